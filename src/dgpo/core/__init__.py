@@ -1,0 +1,23 @@
+"""The paper, equation by equation: pure torch functions without configuration objects or state."""
+
+from dgpo.core.advantages import group_advantages
+from dgpo.core.credit import entropy_gate, gated_scores, redistribute, redistribution_weights
+from dgpo.core.diagnostics import CreditStats, CreditTotals, credit_stats
+from dgpo.core.divergences import per_token_entropy, per_token_hellinger_sq, per_token_kl
+from dgpo.core.policy_loss import aggregate_loss, clipped_policy_loss
+
+__all__ = [
+    "CreditStats",
+    "CreditTotals",
+    "aggregate_loss",
+    "clipped_policy_loss",
+    "credit_stats",
+    "entropy_gate",
+    "gated_scores",
+    "group_advantages",
+    "per_token_entropy",
+    "per_token_hellinger_sq",
+    "per_token_kl",
+    "redistribute",
+    "redistribution_weights",
+]

@@ -1,0 +1,79 @@
+"""The group advantage of GRPO, which DGPO keeps and redistributes."""
+
+from typing import Literal
+
+import torch
+
+from dgpo._typing import Float, Tensor
+
+Scale = Literal["group", "batch", "none"]
+
+
+def group_advantages(
+    rewards: Float[Tensor, " B"],
+    num_generations: int,
+    *,
+    scale: Scale = "group",
+    eps: float = 1e-4,
+) -> Float[Tensor, " B"]:
+    """Return how much better each completion is than the other completions of its prompt.
+
+    A_i = (r_i - mean(r)) / (std(r) + eps), over the completions of one prompt (GRPO, arXiv:2402.03300; equation 1 of
+    `docs/equations.md`). The standard deviation is the unbiased one, as in TRL.
+
+    Args:
+        rewards: One reward per completion, any float dtype, the completions of a prompt next to each other. `nan` marks
+            a completion that could not be scored: it gets 0 and takes no part in the mean or the deviation.
+        num_generations: G, the completions per prompt; must divide B.
+        scale: `"group"` divides by the deviation of the group, `"batch"` by that of all rewards, `"none"` by nothing
+            (Dr. GRPO, arXiv:2503.20783).
+        eps: Added to the deviation.
+
+    Returns:
+        Advantages, float32 (float64 from float64 rewards), no gradient. Exactly 0 for a group of equal rewards and for
+        a group with fewer than two scored completions.
+
+    Raises:
+        ValueError: If `num_generations` is below 2 or does not divide B, or `scale` is unknown.
+
+    Example:
+        >>> import torch
+        >>> group_advantages(torch.tensor([1.0, 0.0, 1.0, 1.0]), 2, scale="none")
+        tensor([ 0.5000, -0.5000,  0.0000,  0.0000])
+    """
+    if rewards.dim() != 1:
+        raise ValueError(f"rewards must have one dimension (B,), got shape {tuple(rewards.shape)}.")
+    if num_generations < 2:
+        raise ValueError(
+            f"num_generations is {num_generations}; a group advantage compares completions, so at least 2 are needed."
+        )
+    if len(rewards) % num_generations:
+        raise ValueError(f"{len(rewards)} rewards do not form groups of {num_generations} (num_generations).")
+    if scale not in ("group", "batch", "none"):
+        raise ValueError(f"scale must be 'group', 'batch' or 'none', got {scale!r}.")
+
+    dtype = torch.float64 if rewards.dtype == torch.float64 else torch.float32
+    groups = rewards.detach().to(dtype).view(-1, num_generations)
+    scored = ~groups.isnan()
+    centred = _centred(groups, scored)
+    if scale == "group":
+        centred = centred / (_deviation(centred, scored, dim=1) + eps)
+    elif scale == "batch":
+        every = _centred(groups.reshape(1, -1), scored.reshape(1, -1))
+        centred = centred / (_deviation(every, scored.reshape(1, -1), dim=1) + eps)
+    return centred.reshape(-1)
+
+
+def _centred(groups: Tensor, scored: Tensor) -> Tensor:
+    """Rewards less their group's mean; exactly 0 where unscored and where all scored rewards are equal."""
+    zero = torch.zeros_like(groups)
+    mean = torch.where(scored, groups, zero).sum(1, keepdim=True) / scored.sum(1, keepdim=True).clamp(min=1)
+    low = torch.where(scored, groups, torch.full_like(groups, torch.inf)).amin(1, keepdim=True)
+    high = torch.where(scored, groups, torch.full_like(groups, -torch.inf)).amax(1, keepdim=True)
+    # The mean of equal numbers is not always that number in floating point; 1e-9 / eps would not be nothing.
+    return torch.where(scored & (high > low), groups - mean, zero)
+
+
+def _deviation(centred: Tensor, scored: Tensor, dim: int) -> Tensor:
+    """Unbiased standard deviation of centred values over the scored ones."""
+    return (centred.square().sum(dim, keepdim=True) / (scored.sum(dim, keepdim=True) - 1).clamp(min=1)).sqrt()

@@ -1,0 +1,150 @@
+"""The redistribution of DGPO: deviation, gated by entropy, turned into weights with mean 1.
+
+A new rule is one more function of this module from per-token statistics to scores; the rest stays as it is.
+"""
+
+import math
+
+import torch
+
+from dgpo._typing import Bool, Float, Tensor
+from dgpo.core._checks import check_advantages, check_mask, check_not_negative, check_positive
+
+
+@torch.no_grad()
+def entropy_gate(entropy: Float[Tensor, "*shape"], *, vocab_size: int, kappa: float = 1.0) -> Float[Tensor, "*shape"]:
+    """Return the gate of each token: the policy's normalised entropy to the power kappa.
+
+    h^kappa with h = H / log V (arXiv:2605.03327; equation 3 of `docs/equations.md`).
+
+    Args:
+        entropy: H in nats, in [0, log V]; rounding outside of that range is clamped.
+        vocab_size: V, at least 2.
+        kappa: Exponent, at least 0; 0 switches the gate off (every gate is 1).
+
+    Returns:
+        Gates in [0, 1], float32 (float64 from float64), no gradient.
+
+    Raises:
+        ValueError: If `kappa` is negative or `vocab_size` is below 2.
+
+    Example:
+        >>> import math, torch
+        >>> entropy_gate(torch.tensor([math.log(4), math.log(2), 0.0]), vocab_size=4, kappa=2)
+        tensor([1.0000, 0.2500, 0.0000])
+    """
+    check_not_negative("kappa", kappa, "Use 0 for no entropy gate, 1 for the paper's.")
+    if vocab_size < 2:
+        raise ValueError(f"vocab_size is {vocab_size}; entropy is normalised by log(vocab_size), so at least 2.")
+    dtype = torch.promote_types(entropy.dtype, torch.float32)
+    return (entropy.to(dtype) / math.log(vocab_size)).clamp(0.0, 1.0) ** kappa
+
+
+@torch.no_grad()
+def gated_scores(
+    hellinger_sq: Float[Tensor, "B T"],
+    entropy: Float[Tensor, "B T"],
+    *,
+    vocab_size: int,
+    kappa: float = 1.0,
+) -> Float[Tensor, "B T"]:
+    """Return the score of each token: its deviation from the reference, gated by the policy's uncertainty.
+
+    s = d * h^kappa with h = H / log V (arXiv:2605.03327; equations 3 and 4 of `docs/equations.md`).
+
+    Args:
+        hellinger_sq: d, the squared Hellinger distances, in [0, 1], any float dtype.
+        entropy: H, the policy's entropies in nats, in [0, log V]. Rounding outside of that range is clamped.
+        vocab_size: V, the size of the vocabulary that both distributions run over; at least 2.
+        kappa: Exponent of the gate. 0 switches the gate off (every gate is 1), larger values trust only the most
+            uncertain tokens.
+
+    Returns:
+        Scores in [0, 1], float32 (float64 from float64), no gradient. Rubbish in masked slots stays in those slots.
+
+    Raises:
+        ValueError: If the shapes differ, `kappa` is negative or `vocab_size` is below 2.
+
+    Example:
+        >>> import math, torch
+        >>> d, entropy = torch.tensor([[0.2, 0.2]]), torch.tensor([[math.log(4), 0.5 * math.log(4)]])
+        >>> gated_scores(d, entropy, vocab_size=4)    # 0.2 * 1 and 0.2 * 1/2
+        tensor([[0.2000, 0.1000]])
+    """
+    if hellinger_sq.shape != entropy.shape:
+        raise ValueError(
+            f"hellinger_sq has shape {tuple(hellinger_sq.shape)} but entropy has {tuple(entropy.shape)};"
+            " both must be (B, T)."
+        )
+    gate = entropy_gate(entropy, vocab_size=vocab_size, kappa=kappa)
+    return hellinger_sq.to(torch.promote_types(hellinger_sq.dtype, gate.dtype)) * gate
+
+
+@torch.no_grad()
+def redistribution_weights(
+    scores: Float[Tensor, "B T"],
+    completion_mask: Bool[Tensor, "B T"],
+    *,
+    tau: float = 0.5,
+) -> Float[Tensor, "B T"]:
+    """Return the share of the completion's advantage that each token gets, as a weight with mean 1.
+
+    w_t = T exp(s_t / tau) / sum_j exp(s_j / tau), over the T trained tokens of the completion (arXiv:2605.03327;
+    equation 5 of `docs/equations.md`).
+
+    Args:
+        scores: s, of any float dtype; what stands in masked slots is not read (nan and inf included).
+        completion_mask: True where a token is trained.
+        tau: Temperature of the softmax, above 0. Small: few tokens take all the credit. Large: GRPO.
+
+    Returns:
+        Weights, float32 (float64 from float64), no gradient: mean 1 over the mask of each row, 0 off it, all 0 in a row
+        with an empty mask. Rows of equal scores get weights of exactly 1, so that DGPO is then exactly GRPO.
+
+    Raises:
+        ValueError: If `tau` is not above 0, or the mask is not boolean or of another shape.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.tensor([[True, True, False]])
+        >>> redistribution_weights(torch.tensor([[0.0, 1.0986123, float("nan")]]), mask, tau=1.0)    # e^s = 1, 3
+        tensor([[0.5000, 1.5000, 0.0000]])
+    """
+    check_mask("scores", scores, completion_mask)
+    check_positive("tau", tau, "The paper uses 0.5; larger values come closer to GRPO.")
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    masked = scores.to(dtype).masked_fill(~completion_mask, -torch.inf)
+    top = masked.amax(-1, keepdim=True).clamp(min=torch.finfo(dtype).min)
+    share = ((masked - top) / tau).exp()
+    num_tokens = completion_mask.sum(-1, keepdim=True)
+    # n / sum first: equal scores give n / n = 1 exactly, which share / sum * n would not.
+    return share * (num_tokens / share.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny))
+
+
+def redistribute(
+    advantages: Float[Tensor, "*shape"],
+    weights: Float[Tensor, "B T"],
+) -> Float[Tensor, "B T"]:
+    """Return the advantage of each token: that of its completion times the token's weight.
+
+    Ahat_it = A_i w_it (arXiv:2605.03327; equation 6 of `docs/equations.md`).
+
+    Args:
+        advantages: A, one per completion (B,) or already one per token (B, T).
+        weights: w of `redistribution_weights`.
+
+    Returns:
+        Token advantages, in the promoted dtype, no gradient; exactly 0 where the weight is 0, whatever stands in
+        `advantages` there.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> redistribute(torch.tensor([-2.0]), torch.tensor([[0.5, 1.5, 0.0]]))
+        tensor([[-1., -3.,  0.]])
+    """
+    per_token = check_advantages(advantages, tuple(weights.shape))
+    product = per_token.detach() * weights.detach()
+    return torch.where(weights == 0, torch.zeros_like(product), product)

@@ -1,0 +1,68 @@
+"""Says, once and in plain words, when a run has been GRPO all along because the weights never left 1."""
+
+import math
+
+from dgpo.core import CreditStats
+
+_NOTICEABLE_WEIGHT = 1.5
+
+
+class InertMonitor:
+    """Counts the steps in a row without a weight outside of 1 +- 0.01, and speaks once when they are enough.
+
+    Args:
+        patience: Steps after which to speak; 0 never does.
+        tau: The run's temperature, for the advice.
+        kappa: The run's gate exponent, for the advice.
+
+    Example:
+        >>> flat = CreditStats(10, 1, 1.0, 0.0, 1.0, 1.0, 1e-4, 2e-3, True)
+        >>> monitor = InertMonitor(patience=2, tau=0.5, kappa=1.0)
+        >>> monitor.update(flat, step=1) is None
+        True
+        >>> print(monitor.update(flat, step=2))    # tau for a top weight of 1.5: 0.002 / log 1.5
+        DGPO has been inert for 2 steps: every weight was within 0.01 of 1, so this is plain GRPO. Only s / tau \
+counts: the largest gated score was 0.002 and tau is 0.5. Lower tau; at about 0.0049 the top token would weigh 1.5. \
+A smaller kappa (now 1.0) raises the scores of confident tokens.
+    """
+
+    def __init__(self, patience: int, tau: float, kappa: float) -> None:
+        self._patience, self._tau, self._kappa = patience, tau, kappa
+        self._last_active_step: int | None = None
+        self._spoken = False
+
+    def update(self, stats: CreditStats, step: int) -> str | None:
+        """Return the warning if it is due now.
+
+        Args:
+            stats: Of all weights since the last call.
+            step: Optimizer steps made, counting the ones that `stats` covers.
+
+        Returns:
+            The sentence, at most once in the life of the monitor; `None` otherwise.
+        """
+        if self._last_active_step is None:
+            self._last_active_step = step - 1
+        if not stats.inert:
+            self._last_active_step = step
+        inert_steps = step - self._last_active_step
+        if self._spoken or not self._patience or inert_steps < self._patience:
+            return None
+        self._spoken = True
+        return self._explain(stats, inert_steps)
+
+    def _explain(self, stats: CreditStats, inert_steps: int) -> str:
+        start = (
+            f"DGPO has been inert for {inert_steps} steps: every weight was within 0.01 of 1, so this is plain GRPO."
+        )
+        if stats.score_max <= 0:
+            return (
+                f"{start} The policy is still equal to its reference (every distance is 0): check that it learns at all"
+                " (learning_rate, rewards with spread, trainable parameters)."
+            )
+        tau = stats.score_max / math.log(_NOTICEABLE_WEIGHT)
+        gate = f" A smaller kappa (now {self._kappa}) raises the scores of confident tokens." if self._kappa > 0 else ""
+        return (
+            f"{start} Only s / tau counts: the largest gated score was {stats.score_max:.3g} and tau is {self._tau}."
+            f" Lower tau; at about {tau:.2g} the top token would weigh {_NOTICEABLE_WEIGHT}.{gate}"
+        )

@@ -1,0 +1,163 @@
+"""The seam: while DGPO scores a batch, TRL's fused LM head calls this kernel in place of its own.
+
+TRL patches `model.forward` so that `model(..., labels=..., fused_lm_head=True)` runs the backbone and hands hidden
+states, head weight, bias, targets, temperature, softcapping and logit scale to one kernel,
+`ChunkedLogProbFunction.apply`. All that surrounds the call (PEFT, FSDP2 gathering, fp32 heads, device maps,
+mixture-of-experts losses) stays TRL's; only that kernel is answered here, in one of three ways:
+
+- reference pass: keep the reference's hidden states and head, compute nothing;
+- pair pass: one pass over both heads gives log-probabilities, entropy, Hellinger distances and the reference's
+  log-probabilities;
+- policy pass: log-probabilities and entropy alone.
+
+All three go through `dgpo.lm_head`, so that old and new log-probabilities are rounded alike: scoring the two with
+different kernels puts bf16 ratios off by 0.02.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import trl.trainer.utils as trl_utils
+from torch import Tensor
+
+from dgpo.lm_head import LMHeadStats, lm_head_stats
+
+
+@dataclass(frozen=True)
+class ReferenceHead:
+    """What the pair pass needs of the reference: hidden states of the scored tokens, and the head."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class _KernelCall:
+    """One call of TRL's head kernel: its arguments, in TRL's order."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    targets: Tensor
+    temperature: float
+    chunk_size: int
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    outputs: tuple[str, ...] = ()
+
+    def stats(self, reference: ReferenceHead | None = None) -> LMHeadStats:
+        """Per-token statistics of these hidden states, against the reference if one is given."""
+        return lm_head_stats(
+            self.hidden,
+            self.weight,
+            self.targets,
+            bias=self.bias,
+            ref_hidden=None if reference is None else reference.hidden,
+            ref_weight=None if reference is None else reference.weight,
+            ref_bias=None if reference is None else reference.bias,
+            temperature=self.temperature,
+            logit_scale=self.logit_scale,
+            softcap=self.softcap,
+        )
+
+
+# (log-probabilities, entropy, log_sum_sq_probs, mean_logits, is_top1), as TRL's kernel returns them
+_KernelResult = tuple[Tensor, Tensor | None, None, None, None]
+
+
+@contextmanager
+def _answering(answer: Callable[[_KernelCall], _KernelResult]) -> Iterator[None]:
+    """Let `answer` serve TRL's head kernel inside of this block.
+
+    The name is looked up in TRL's module on each call; replacing it there for the duration of one forward pass needs no
+    copy of TRL's forward. It is not safe to score with two trainers in two threads of one process at the same time.
+    """
+
+    class _Kernel:
+        @staticmethod
+        def apply(*args: Any) -> _KernelResult:
+            return answer(_KernelCall(*args))
+
+    replaced = {"_ChunkedLogProbFunction": _Kernel, "_use_triton": _score_valid_positions_only}
+    originals = {name: getattr(trl_utils, name) for name in replaced}
+    for name, value in replaced.items():
+        setattr(trl_utils, name, value)
+    try:
+        yield
+    finally:
+        for name, value in originals.items():
+            setattr(trl_utils, name, value)
+
+
+def _score_valid_positions_only(device: torch.device) -> bool:
+    """Answer TRL's question whether to leave out prompt and padding positions: on a CPU as well as on a GPU."""
+    return True
+
+
+@contextmanager
+def policy_pass() -> Iterator[None]:
+    """Serve TRL's head with log-probabilities and entropy."""
+
+    def answer(call: _KernelCall) -> _KernelResult:
+        stats = call.stats()
+        return stats.logps, stats.entropy, None, None, None
+
+    with _answering(answer):
+        yield
+
+
+@contextmanager
+def reference_pass(*, copy_head: bool) -> Iterator[list[ReferenceHead]]:
+    """Serve TRL's head with zeros, and yield a list that receives what the pair pass needs.
+
+    Args:
+        copy_head: Copy the head's weight, for wrappers that free it when the forward returns (FSDP).
+
+    Yields:
+        list[ReferenceHead]: Empty until the model is called, once, inside of the block.
+    """
+    seen: list[ReferenceHead] = []
+
+    def answer(call: _KernelCall) -> _KernelResult:
+        weight, bias = call.weight, call.bias
+        if copy_head:
+            weight, bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
+        # Where both models share the head (LoRA), the very tensor is kept: the pair pass then reads it once for both.
+        seen.append(ReferenceHead(call.hidden.detach(), weight, bias))
+        return call.hidden.new_zeros(len(call.targets), dtype=torch.float32), None, None, None, None
+
+    with _answering(answer):
+        yield seen
+
+
+@contextmanager
+def pair_pass(reference: ReferenceHead) -> Iterator[list[LMHeadStats]]:
+    """Serve TRL's head from both models at once, and yield a list that receives all the statistics."""
+    seen: list[LMHeadStats] = []
+
+    def answer(call: _KernelCall) -> _KernelResult:
+        stats = call.stats(reference)
+        seen.append(stats)
+        return stats.logps, stats.entropy, None, None, None
+
+    with _answering(answer):
+        yield seen
+
+
+def per_completion(stats: LMHeadStats, scored: Tensor) -> dict[str, Tensor]:
+    """Return the statistics of a pair pass as (B, T), without gradient, 0 where nothing was scored.
+
+    Args:
+        stats: Of the scored tokens, flat, in the order of `scored`.
+        scored: (B, T) bool, True where a completion token was scored.
+
+    Returns:
+        The statistics by their name, float32.
+    """
+    flat = {name: getattr(stats, name) for name in ("logps", "entropy", "hellinger_sq", "ref_logps")}
+    zeros = torch.zeros(scored.shape, dtype=torch.float32, device=scored.device)
+    return {name: zeros.masked_scatter(scored, values.detach()) for name, values in flat.items()}

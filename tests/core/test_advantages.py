@@ -1,0 +1,72 @@
+"""The group advantage: TRL's numbers, exact zeros, and completions that could not be scored."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgpo.core import group_advantages
+
+NAN = float("nan")
+
+
+def test_by_hand():
+    # mean 0.5, unbiased std of (1, 0, 1, 0) = sqrt(4 * .25 / 3) = 0.57735
+    a = group_advantages(torch.tensor([1.0, 0.0, 1.0, 0.0]), 4, eps=0.0)
+    assert a.tolist() == pytest.approx([0.5 / 0.57735, -0.5 / 0.57735] * 2, rel=1e-5)
+
+
+def test_groups_do_not_see_each_other():
+    one, other = torch.rand(4), 100 * torch.rand(4)
+    both = group_advantages(torch.cat([one, other]), 4)
+    assert torch.equal(both[:4], group_advantages(one, 4))
+    assert torch.equal(both[4:], group_advantages(other, 4))
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@given(st.floats(-1e6, 1e6, width=32), st.integers(2, 9))
+def test_equal_rewards_give_exact_zeros(scale, reward, size):
+    # 0.1 summed seven times over and divided by seven is not 0.1; the advantage must be 0 all the same
+    assert group_advantages(torch.full((size,), reward), size, scale=scale).tolist() == [0.0] * size
+
+
+def test_unscorable_completions_take_no_part():
+    a = group_advantages(torch.tensor([1.0, NAN, 0.0, NAN]), 4)
+    assert a[[1, 3]].tolist() == [0.0, 0.0]
+    assert torch.equal(a[[0, 2]], group_advantages(torch.tensor([1.0, 0.0]), 2))
+
+
+@pytest.mark.parametrize("rewards", [[NAN, NAN, NAN], [NAN, 0.7, NAN]])
+def test_a_group_with_nothing_to_compare_gives_zeros(rewards):
+    for scale in ("group", "batch", "none"):
+        assert group_advantages(torch.tensor(rewards), 3, scale=scale).tolist() == [0.0] * 3
+
+
+def test_batch_scale_divides_by_the_deviation_of_all_rewards():
+    rewards = torch.tensor([1.0, 3.0, 10.0, 20.0])
+    centred = torch.tensor([-1.0, 1.0, -5.0, 5.0])
+    expected = centred / (rewards.std() + 1e-4)
+    torch.testing.assert_close(group_advantages(rewards, 2, scale="batch"), expected)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_trl_computes_the_same(scale):
+    """The formula of TRL's trainer, written out (GRPOTrainer._generate_and_score_completions)."""
+    rewards = torch.rand(24)
+    groups = rewards.view(-1, 6)
+    std = {"group": groups.std(1).repeat_interleave(6) + 1e-4, "batch": rewards.std() + 1e-4, "none": 1.0}[scale]
+    expected = (rewards - groups.mean(1).repeat_interleave(6)) / std
+    torch.testing.assert_close(group_advantages(rewards, 6, scale=scale), expected)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "size", "options", "message"),
+    [
+        (torch.rand(4), 1, {}, "num_generations is 1"),
+        (torch.rand(5), 2, {}, "5 rewards do not form groups of 2"),
+        (torch.rand(4), 2, {"eps": 1e-4, "scale": "std"}, "scale|'std'"),
+    ],
+)
+def test_bad_input_is_named(rewards, size, options, message):
+    with pytest.raises(Exception, match=message):
+        group_advantages(rewards, size, **options)

@@ -1,0 +1,171 @@
+"""Runs trainings in processes of their own: ranks that must agree, and runs that are killed and resumed.
+
+`python worker.py <scenario> <folder>` imports everything once and forks a process for each rank, so that a killed run
+takes nothing else with it. Results are written to the folder.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from support import FixedDGPOTrainer, lora, make_trainer, parameters
+from transformers import TrainerCallback
+
+from dgpo import DGPOTrainer
+
+TIMEOUT_SECONDS = 240
+
+
+def fork_ranks(run: Callable[[int], None], world_size: int) -> list[int]:
+    """Run `run(rank)` in `world_size` forked processes and return their exit codes (negative: the signal)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(world_size):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(TIMEOUT_SECONDS)
+                if world_size > 1:
+                    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+                    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+                torch.set_num_threads(1)
+                run(rank)
+                code = 0
+            finally:
+                if code:
+                    import traceback
+
+                    traceback.print_exc()
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+# ---------------------------------------------------------------------------------------------- ranks
+
+RANK_CASES = {
+    f"{loss_type}-{accumulation}-{'lora' if adapter else 'full'}-{credit}": (loss_type, accumulation, adapter, credit)
+    for loss_type, accumulation, adapter, credit in [
+        ("grpo", 1, False, "current"),
+        ("dapo", 1, False, "current"),
+        ("dr_grpo", 1, False, "current"),
+        ("dapo", 2, False, "current"),
+        ("dapo", 1, True, "current"),
+        ("dapo", 1, False, "old"),
+    ]
+}
+
+
+def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
+    """Train each case on the same global batches and save gradients and metrics of the main process."""
+
+    def run(rank: int) -> None:
+        results = {}
+        for name, (loss_type, accumulation, adapter, credit) in RANK_CASES.items():
+            options = {"num_iterations": 2} if credit == "old" else {}
+            trainer = make_trainer(
+                FixedDGPOTrainer,
+                checkpoint,
+                folder / f"{name}-{world_size}",
+                perturb=0.05,
+                peft_config=lora() if adapter else None,
+                loss_type=loss_type,
+                gradient_accumulation_steps=accumulation,
+                per_device_train_batch_size=8 // world_size,
+                credit_policy=credit,
+                tau=0.05,
+                **options,
+            )
+            trainer.train()
+            results[name] = (trainer.recorder.gradients, trainer.recorder.steps)
+        if rank == 0:
+            torch.save(results, folder / f"ranks_{world_size}.pt")
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    assert fork_ranks(run, world_size) == [0] * world_size
+
+
+# ---------------------------------------------------------------------------------------------- resume
+
+# "off": checkpoints fall inside of a generation window of 4 micro-steps.
+RESUME_CASES = {
+    "boundary": {"save_steps": 3},
+    "off boundary": {"save_steps": 3, "steps_per_generation": 4},
+    "iterations": {"save_steps": 3, "num_iterations": 2, "credit_policy": "old"},
+    "moving reference": {
+        "save_steps": 3,
+        "sync_ref_model": True,
+        "ref_model_sync_steps": 2,
+        "ref_model_mixup_alpha": 0.6,
+    },
+}
+
+
+class KillAfterCheckpoint(TrainerCallback):
+    """Kills its own process, as a scheduler would: one step after the checkpoint, without a chance to clean up."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
+    """Train each case uninterrupted, killed at step 4, and resumed from step 3, with real generation and Adam."""
+
+    def run_case(name: str, output: str, rank: int, *, kill: bool = False, resume: bool = False) -> torch.Tensor:
+        trainer = make_trainer(
+            DGPOTrainer,
+            checkpoint,
+            folder / f"{output}-{name.replace(' ', '_')}-{world_size}",
+            optim="adamw_torch",
+            learning_rate=3e-3,
+            max_steps=6,
+            per_device_train_batch_size=4,
+            save_strategy="steps",
+            temperature=1.0,
+            lr_scheduler_type="linear",
+            callbacks=(KillAfterCheckpoint(4),) if kill else (),
+            **RESUME_CASES[name],
+        )
+        trainer.train(resume_from_checkpoint=resume or None)
+        return parameters(trainer)
+
+    def finish(rank: int, results: dict, file: str) -> None:
+        if rank == 0:
+            torch.save(results, folder / file)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def uninterrupted(rank: int) -> None:
+        finish(rank, {name: run_case(name, "whole", rank) for name in RESUME_CASES}, f"whole_{world_size}.pt")
+
+    def resumed(rank: int) -> None:
+        results = {name: run_case(name, "killed", rank, resume=True) for name in RESUME_CASES}
+        finish(rank, results, f"resumed_{world_size}.pt")
+
+    assert fork_ranks(uninterrupted, world_size) == [0] * world_size
+    for name in RESUME_CASES:
+        codes = fork_ranks(lambda rank, name=name: run_case(name, "killed", rank, kill=True), world_size)
+        assert codes[0] == -signal.SIGKILL, codes
+    assert fork_ranks(resumed, world_size) == [0] * world_size
+
+
+if __name__ == "__main__":
+    scenario, target, model, processes = sys.argv[1:]
+    {"ranks": train_ranks, "resume": train_resume}[scenario](Path(target), model, int(processes))
