@@ -171,3 +171,31 @@ def test_evaluation_logs_its_own_credit(checkpoint, tmp_path):
     metrics = trainer.evaluate(eval_dataset=make_dataset(4))
     assert metrics["eval_dgpo/hellinger_sq/mean"] > 0
     assert 0 < metrics["eval_dgpo/effective_share"] <= 1
+
+
+def test_no_tensor_of_a_training_step_is_as_large_as_the_logits(tmp_path):
+    from support import make_checkpoint
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    vocab_size = 16384  # several tiles of the vocabulary
+    checkpoint = make_checkpoint(tmp_path / "wide", vocab_size=vocab_size, hidden_size=8)
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, perturb=0.05)
+    inputs = loss_inputs()
+    num_tokens = int(inputs["completion_mask"].sum())
+
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    self.numel = max(self.numel, tensor.untyped_storage().nbytes() // 4)
+            return out
+
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    with Largest() as largest:
+        trainer._compute_loss(trainer.model, inputs).backward()
+    assert largest.numel >= vocab_size * 8  # the head and its gradient were seen
+    assert largest.numel < num_tokens * vocab_size

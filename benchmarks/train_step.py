@@ -1,0 +1,246 @@
+"""Peak memory and time of one training step: DGPO, GRPO and GRPO with a KL term, side by side.
+
+    python benchmarks/train_step.py                       # V = 49152, 3 layers, 4 x 192 tokens, on this machine
+    python benchmarks/train_step.py --vocab-size 151936 --hidden-size 896 --save benchmarks/results/train_step.json
+
+Time: all contenders in one process, repeats interleaved, medians and their spread. Memory: one process per contender,
+peak resident memory above what the process held before its first step (gradients and optimizer included; on a GPU,
+`torch.cuda.max_memory_allocated`). A step is what follows generation: scoring the reference (TRL does it once per
+rollout), the loss and its backward pass. Completions are random token ids; no text is generated.
+
+Contenders: `dgpo`; `grpo` and `grpo_kl`, TRL as it is (beta = 0 and 0.04), which on a CPU projects prompt and padding
+positions as well; `grpo_kl_scored`, TRL's GRPO+KL made to project the scored positions only, as it does on a GPU. The
+last one is the fair comparison of the method's cost, the one before it what a TRL user on a CPU sees.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers
+import trl
+import trl.trainer.utils
+
+TRL_COMPACT = trl.trainer.utils._use_triton
+CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored")
+
+
+def build_model(arguments: argparse.Namespace, folder: Path) -> str:
+    """A random Llama of the asked-for shape, with a tokenizer that is never used to generate."""
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    heads = max(1, arguments.hidden_size // 64)
+    config = LlamaConfig(
+        vocab_size=arguments.vocab_size,
+        hidden_size=arguments.hidden_size,
+        intermediate_size=arguments.hidden_size * 8 // 3,
+        num_hidden_layers=arguments.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=arguments.prompt_length + arguments.completion_length,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    LlamaForCausalLM(config).to(getattr(torch, arguments.dtype)).save_pretrained(folder)
+    words = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "word": 3}
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "padding_side": "left"}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return str(folder)
+
+
+def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace) -> Any:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+
+    from dgpo import DGPOConfig, DGPOTrainer
+
+    options = {
+        "output_dir": tempfile.mkdtemp(),
+        "per_device_train_batch_size": arguments.batch_size,
+        "num_generations": arguments.batch_size,
+        "max_completion_length": arguments.completion_length,
+        "beta": 0.04 if "kl" in contender else 0.0,
+        "report_to": [],
+        "use_cpu": arguments.device == "cpu",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+    }
+    trainer_class, config_class = (
+        (DGPOTrainer, DGPOConfig) if contender == "dgpo" else (trl.GRPOTrainer, trl.GRPOConfig)
+    )
+    trainer = trainer_class(
+        AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, arguments.dtype)),
+        lambda completions, **_: [0.0] * len(completions),
+        config_class(**options),
+        train_dataset=Dataset.from_dict({"prompt": ["word"] * arguments.batch_size}),
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    if contender != "dgpo":
+        return trainer
+    # Weights that are not 1: what happens after the first update.
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
+            parameter.add_(noise, alpha=1e-3)
+    return trainer
+
+
+def run_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> None:
+    """Score, loss and backward pass on one batch of random tokens; every completion has another length."""
+    device = trainer.accelerator.device
+    generator = torch.Generator().manual_seed(2)
+    shape = (arguments.batch_size, arguments.prompt_length + arguments.completion_length)
+    ids = torch.randint(3, arguments.vocab_size, shape, generator=generator).to(device)
+    length = arguments.completion_length
+    lengths = torch.linspace(length // 2, length, arguments.batch_size).long().to(device)
+    inputs = {
+        "prompt_ids": ids[:, :-length],
+        "prompt_mask": torch.ones_like(ids[:, :-length]),
+        "completion_ids": ids[:, -length:],
+        "completion_mask": (torch.arange(length, device=device) < lengths[:, None]).long(),
+        "advantages": torch.linspace(-1, 1, arguments.batch_size).to(device),
+        "num_items_in_batch": lengths.sum().float(),
+    }
+    trl.trainer.utils._use_triton = TRL_COMPACT if contender != "grpo_kl_scored" else lambda device: True
+    if "kl" in contender:
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        with torch.no_grad():
+            scores = trainer._get_per_token_logps_and_entropies(trainer.ref_model, ids, attention, length)
+        inputs["ref_per_token_logps"] = scores[0]
+    trainer._compute_loss(trainer.model, inputs).backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_time(model_path: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds per step of each contender, repeats interleaved; the first round warms up."""
+    trainers = {name: build_trainer(name, model_path, arguments) for name in CONTENDERS}
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for repeat in range(arguments.repeats + 1):
+        for name, trainer in trainers.items():
+            start = time.perf_counter()
+            run_step(name, trainer, arguments)
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def measure_memory(contender: str, model_path: str, arguments: argparse.Namespace) -> float:
+    """MiB that two steps need at their peak above the model, its reference and its gradients."""
+    trainer = build_trainer(contender, model_path, arguments)
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    on_gpu = trainer.accelerator.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        before = resident_bytes("VmRSS")
+    for _ in range(2):
+        run_step(contender, trainer, arguments)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resident_bytes("VmHWM")
+    return (peak - before) / 2**20
+
+
+def resident_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def machine() -> dict[str, Any]:
+    model_name = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
+        platform.processor(),
+    )
+    return {
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else model_name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "trl": trl.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocab-size", type=int, default=49152)
+    parser.add_argument("--hidden-size", type=int, default=576)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--prompt-length", type=int, default=64)
+    parser.add_argument("--completion-length", type=int, default=192)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
+    parser.add_argument("--save", type=Path, help="write the results as JSON")
+    parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--model-path", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if arguments.memory_of:
+        print(measure_memory(arguments.memory_of, arguments.model_path, arguments))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model_path = build_model(arguments, Path(folder))
+        seconds = measure_time(model_path, arguments)
+        memory = {}
+        for name in CONTENDERS:
+            command = [sys.executable, *sys.argv, "--memory-of", name, "--model-path", model_path]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            memory[name] = float(done.stdout.split()[-1])
+    report(arguments, seconds, memory)
+
+
+def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, float]) -> None:
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    tokens = arguments.batch_size * arguments.completion_length * 3 // 4
+    logits = tokens * arguments.vocab_size * 4 / 2**20
+    print(f"one [N, V] tensor of the ~{tokens} trained tokens in float32: {logits:.0f} MiB")
+    print(f"{'':15} {'median s':>9} {'min':>7} {'max':>7} {'dgpo / it':>10} {'peak MiB':>9}")
+    for name, times in seconds.items():
+        ratio = medians["dgpo"] / medians[name]
+        print(
+            f"{name:15} {medians[name]:9.3f} {min(times):7.3f} {max(times):7.3f} {ratio:10.2f} {memory[name]:9.0f}",
+            flush=True,
+        )
+    if arguments.save:
+        settings = {k: v for k, v in vars(arguments).items() if k not in ("save", "memory_of", "model_path")}
+        results = {"command": f"python benchmarks/train_step.py --save {arguments.save}"}
+        results |= {"settings": settings, "machine": machine(), "seconds": seconds, "peak_mib": memory}
+        arguments.save.parent.mkdir(parents=True, exist_ok=True)
+        arguments.save.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
