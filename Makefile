@@ -21,7 +21,7 @@ help:  ## what can be made
 
 $(STAMP): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[trl,dev]'
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[trl,eval,dev]'
 	@touch $@
 
 install: $(STAMP)  ## make .venv with everything that training and the tests need
@@ -41,7 +41,10 @@ lint: $(STAMP)  ## ruff, mypy, import-linter, pydoclint
 	$(BIN)/pydoclint --config pyproject.toml src/dgpo
 
 test: lint  ## everything CI checks
-	$(BIN)/python tools/run_tests.py
+	$(BIN)/python -m pytest -q --doctest-modules src/dgpo
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests
+	rm -rf runs/test-quickstart
+	$(BIN)/dgpo train recipes/quickstart.yaml --max_steps 4 --output_dir runs/test-quickstart
 
 test-fast: $(STAMP)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"

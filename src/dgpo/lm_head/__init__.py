@@ -1,0 +1,6 @@
+"""Per-token statistics of one or two LM heads from hidden states, never holding (N, V) logits."""
+
+from dgpo.lm_head.stats import lm_head_stats
+from dgpo.lm_head.types import LMHeadStats
+
+__all__ = ["LMHeadStats", "lm_head_stats"]

@@ -1,0 +1,186 @@
+"""The running state of a token over pieces of its vocabulary: tiles of one head, or shards of several processes.
+
+With policy logits z, reference logits y, and, over the entries seen so far, mz = max z and my = max y,
+
+    a_v = exp((z_v - mz) / 2)      sz = |a|^2 = sum_v exp(z_v - mz)      tz = sum_v exp(z_v - mz) (z_v - mz)
+    b_v = exp((y_v - my) / 2)      sy = |b|^2 = sum_v exp(y_v - my)      D = |a||b| - a.b
+
+sqrt(p_v) = a_v / |a| and sqrt(q_v) = b_v / |b| over the whole vocabulary, therefore at the end
+
+    log p_t = z_t - mz - log sz      entropy = log sz - tz / sz      d = 1 - sum_v sqrt(p_v q_v) = D / (|a||b|)
+
+D is carried instead of a.b because 1 - a.b / (|a||b|) has lost every digit where p and q are close, and they are
+close wherever training is healthy. No step below subtracts nearly equal sums, so d is never negative and exactly 0
+for equal rows:
+
+  in a piece     D = 1/2 |a||b| |a/|a| - b/|b||^2 = 1/2 (|b|/|a|) |a - (|a|/|b|) b|^2
+  merging two    D = D1 + D2 + (|a1||b2| - |a2||b1|)^2 / (|a||b| + |a1||b1| + |a2||b2|)
+
+The second follows from a.b = a1.b1 + a2.b2 and Lagrange's identity
+|a|^2 |b|^2 = (|a1||b1| + |a2||b2|)^2 + (|a1||b2| - |a2||b1|)^2. Parts are rescaled to the common maxima first:
+|a_i| and |b_i| by exp of half the difference, D_i by their product.
+
+A piece whose entries are all -inf holds nothing: its maximum is the finite `EMPTY_MAX`, so that no inf - inf arises,
+its sums are 0, and merging it changes nothing. Merging is commutative, and associative up to rounding.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from dgpo._typing import Float, Tensor
+from dgpo.lm_head.types import LMHeadStats
+
+EMPTY_MAX = -1e30
+
+
+class PolicyState(NamedTuple):
+    """Maximum and sums of the policy's logits, each (N,)."""
+
+    mz: Float[Tensor, " N"]
+    sz: Float[Tensor, " N"]
+    tz: Float[Tensor, " N"]
+
+
+class PairState(NamedTuple):
+    """Maxima and sums of both heads' logits and the gap D between their amplitudes, each (N,)."""
+
+    mz: Float[Tensor, " N"]
+    sz: Float[Tensor, " N"]
+    tz: Float[Tensor, " N"]
+    my: Float[Tensor, " N"]
+    sy: Float[Tensor, " N"]
+    D: Float[Tensor, " N"]
+
+
+def _amplitudes(x: Float[Tensor, "n v"], factor: float, spare: Tensor, low: Tensor, norm: Tensor) -> Tensor:
+    """Return the amplitudes of logits factor * x in `spare`; write -max/2 and |a|; halve and shift x in place."""
+    torch.amax(x, 1, out=low).mul_(-0.5 * factor).clamp_(max=-0.5 * EMPTY_MAX)
+    torch.add(low[:, None], x, alpha=0.5 * factor, out=x)
+    amplitude = torch.exp(x, out=spare)
+    torch.linalg.vector_norm(amplitude, dim=1, out=norm)
+    return amplitude
+
+
+def _half_entropy_sum(half_shifted: Tensor, amplitude: Tensor, out: Tensor) -> None:
+    # An entry of -inf has amplitude 0 and adds nothing, but 0 * -inf is nan: the sum passes over it. A nan that came in
+    # through the logits is in the amplitudes too, so it still reaches every statistic through sz.
+    torch.nansum(half_shifted.mul_(amplitude).mul_(amplitude), 1, out=out)
+
+
+def reduce_policy(
+    x: Float[Tensor, "n v"], factor: float, spare: Float[Tensor, "n v"], out: Float[Tensor, "3 n"]
+) -> None:
+    """Reduce rows of one piece of z = factor * x to what `policy_state` needs, in as few passes as torch allows.
+
+    Args:
+        x: The policy's logits up to a factor, (n, v) with v >= 1, float32 or float64; destroyed.
+        factor: What makes them logits; > 0.
+        spare: A buffer like x; destroyed.
+        out: Receives -mz/2, |a| and tz/2.
+    """
+    low, norm, half_tz = out.unbind()
+    _half_entropy_sum(x, _amplitudes(x, factor, spare, low, norm), half_tz)
+
+
+def reduce_pair(
+    x: Float[Tensor, "n v"],
+    ref_x: Float[Tensor, "n v"],
+    factor: float,
+    spare: Float[Tensor, "n v"],
+    out: Float[Tensor, "6 n"],
+) -> None:
+    """Reduce rows of one piece of z = factor * x and y = factor * ref_x to what `pair_state` needs.
+
+    Args:
+        x: The policy's logits up to a factor, (n, v) with v >= 1, float32 or float64; destroyed.
+        ref_x: The reference's, like x; destroyed.
+        factor: What makes them logits; > 0.
+        spare: A buffer like x; destroyed.
+        out: Receives -mz/2, |a|, tz/2, -my/2, |b| and |a - (|a|/|b|) b|.
+    """
+    low, norm, half_tz, ref_low, ref_norm, gap = out.unbind()
+    a = _amplitudes(x, factor, spare, low, norm)
+    b = _amplitudes(ref_x, factor, ref_x, ref_low, ref_norm)
+    _half_entropy_sum(x, a, half_tz)
+    # A norm is 0 in an empty piece and otherwise about 1 or more, as the largest amplitude is 1: the floor only keeps
+    # 0 / 0 away.
+    torch.linalg.vector_norm(a.addcmul_(b, (norm / ref_norm.clamp(min=0.5))[:, None], value=-1.0), dim=1, out=gap)
+
+
+def policy_state(reduced: Float[Tensor, "3 N"]) -> PolicyState:
+    """Return the state of a piece from what `reduce_policy` wrote."""
+    low, norm, half_tz = reduced.unbind()
+    return PolicyState(-2.0 * low, norm.square(), 2.0 * half_tz)
+
+
+def pair_state(reduced: Float[Tensor, "6 N"]) -> PairState:
+    """Return the state of a piece from what `reduce_pair` wrote; D is 0 where either head holds nothing."""
+    _, norm, _, ref_low, ref_norm, gap = reduced.unbind()
+    D = gap.square().mul_(0.5 * ref_norm / norm.clamp(min=0.5))
+    return PairState(*policy_state(reduced[:3]), -2.0 * ref_low, ref_norm.square(), D)
+
+
+def _rescale(m1: Tensor, s1: Tensor, m2: Tensor, s2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the common maximum, both sums relative to it, and the factors that made them so."""
+    m = torch.maximum(m1, m2)
+    scale1, scale2 = (m1 - m).exp_(), (m2 - m).exp_()
+    return m, s1 * scale1, s2 * scale2, scale1, scale2
+
+
+def merge_policy(first: PolicyState, second: PolicyState) -> PolicyState:
+    """Return the state of two disjoint pieces of the vocabulary taken together."""
+    mz, sz1, sz2, scale1, scale2 = _rescale(first.mz, first.sz, second.mz, second.sz)
+    tz = first.tz * scale1 + (first.mz - mz) * sz1 + second.tz * scale2 + (second.mz - mz) * sz2
+    return PolicyState(mz, sz1 + sz2, tz)
+
+
+def merge_pair(first: PairState, second: PairState) -> PairState:
+    """Return the state of two disjoint pieces of the vocabulary taken together, D by Lagrange's identity."""
+    # Both heads go through the same operations, so that equal sums stay equal to the last bit and D stays 0.
+    mz, sz1, sz2, z_scale1, z_scale2 = _rescale(first.mz, first.sz, second.mz, second.sz)
+    my, sy1, sy2, y_scale1, y_scale2 = _rescale(first.my, first.sy, second.my, second.sy)
+    sz, sy = sz1 + sz2, sy1 + sy2
+    tz = first.tz * z_scale1 + (first.mz - mz) * sz1 + second.tz * z_scale2 + (second.mz - mz) * sz2
+    D1 = first.D * z_scale1.sqrt_() * y_scale1.sqrt_()
+    D2 = second.D * z_scale2.sqrt_() * y_scale2.sqrt_()
+    a1, a2, b1, b2 = sz1.sqrt_(), sz2.sqrt_(), sy1.sqrt_(), sy2.sqrt_()
+    crossed = (a1 * b2 - a2 * b1).square_()
+    # The denominator is 0 only where one head has seen nothing, and then the numerator is too.
+    whole = (sz * sy).sqrt_() + a1 * b1 + a2 * b2
+    return PairState(mz, sz, tz, my, sy, D1 + D2 + crossed / whole.clamp_(min=1e-38))
+
+
+def empty_state(num_rows: int, *, pair: bool, dtype: torch.dtype, device: torch.device) -> PolicyState | PairState:
+    """Return the state of N tokens of which no entry has been seen: merging it into another leaves that unchanged."""
+    low = torch.full((num_rows,), EMPTY_MAX, dtype=dtype, device=device)
+    zero = torch.zeros_like(low)
+    return PairState(low, zero, zero, low, zero, zero) if pair else PolicyState(low, zero, zero)
+
+
+def finish(
+    state: PolicyState | PairState,
+    target_logits: Float[Tensor, " N"],
+    ref_target_logits: Float[Tensor, " N"] | None,
+    vocab_size: int,
+) -> LMHeadStats:
+    """Return the statistics from the state of a whole vocabulary and the logits of the targets.
+
+    Args:
+        state: The merged state of every piece.
+        target_logits: The policy's logits of the targets, (N,).
+        ref_target_logits: The reference's, (N,), or None for a policy-only state.
+        vocab_size: V; rounding must not lift an entropy above log V.
+
+    Returns:
+        The four statistics, each (N,); the last two None for a policy-only state. No gradient flows.
+    """
+    log_sz = state.sz.log()
+    # Subtracting the maximum first is exact near it; log-sum-exp of logits around 1e4 would be rounded to 1e-3.
+    logps = (target_logits - state.mz) - log_sz
+    entropy = (log_sz - state.tz / state.sz).clamp_(min=0.0, max=math.log(vocab_size))
+    if not isinstance(state, PairState) or ref_target_logits is None:
+        return LMHeadStats(logps, entropy, None, None)
+    hellinger_sq = (state.D / (state.sz.sqrt() * state.sy.sqrt())).clamp_(max=1.0)
+    return LMHeadStats(logps, entropy, hellinger_sq, (ref_target_logits - state.my) - state.sy.log())

@@ -1,0 +1,189 @@
+"""The one public operation on LM heads: it checks its arguments and chooses an implementation."""
+
+import math
+from typing import Literal
+
+import torch
+
+from dgpo._typing import Float, Int, Tensor
+from dgpo.lm_head.reference import reference_stats
+from dgpo.lm_head.streamed import streamed_stats
+from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
+
+Implementation = Literal["auto", "reference", "streamed", "triton"]
+
+
+def lm_head_stats(
+    hidden: Float[Tensor, "N H"],
+    weight: Float[Tensor, "V H"],
+    targets: Int[Tensor, " N"],
+    *,
+    ref_hidden: Float[Tensor, "N G"] | None = None,
+    ref_weight: Float[Tensor, "V G"] | None = None,
+    bias: Float[Tensor, " V"] | None = None,
+    ref_bias: Float[Tensor, " V"] | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    impl: str = "auto",
+) -> LMHeadStats:
+    """Return log-probability, entropy and squared Hellinger distance per token from hidden states.
+
+    With logits z = x * logit_scale, z = softcap * tanh(z / softcap) if there is a softcap, z = z / temperature, for
+    x = hidden @ weight.T + bias and likewise for the reference, p = softmax(z), q = softmax(z_ref):
+
+        logps = log p_t                           entropy = - sum_v p_v log p_v
+        hellinger_sq = 1 - sum_v sqrt(p_v q_v)    ref_logps = log q_t
+
+    (d of arXiv:2605.03327, and its h before the division by log V.) Under `torch.autocast` the projections run in its
+    dtype, otherwise in the dtype of `hidden`; everything after them is float32, or float64 where `hidden` is.
+
+    Args:
+        hidden: Final hidden states of the policy, (N, H), any float dtype.
+        weight: The policy's head, (V, H); cast tile by tile to the dtype of the projection.
+        targets: Token ids, (N,) int64 in [0, V). Checked on the CPU; on an accelerator, where looking would mean
+            waiting for it, the streamed implementation gives an id outside a nan log-probability.
+        ref_hidden: Final hidden states of the reference, (N, G), or None for the policy's statistics alone.
+        ref_weight: The reference's head, (V, G). None with `ref_hidden` given: the reference shares the policy's
+            weight and bias, as it does under LoRA or with a frozen head.
+        bias: The policy's head bias, (V,); -inf rules a token out.
+        ref_bias: The reference's head bias, (V,); only together with `ref_weight`.
+        temperature: Sampling temperature, > 0; applies to both heads.
+        logit_scale: What projections are multiplied by, > 0 (Cohere, Granite).
+        softcap: Final logit softcapping, > 0 (Gemma); None for none.
+        impl: "streamed" holds tiles of the logits; "reference" holds all of them and is the oracle of the tests;
+            "auto" is "streamed", and "reference" where the projection runs in float64.
+
+    Returns:
+        Four tensors of (N,): a gradient flows from logps and entropy to hidden, weight and bias, and none from
+        hellinger_sq and ref_logps, which are None without `ref_hidden`.
+
+    Raises:
+        ValueError: If shapes, dtypes, devices or options do not fit; the message names the value and the remedy.
+        NotImplementedError: If an implementation is asked for that this version does not have.
+
+    Example:
+        >>> import torch
+        >>> head = torch.tensor([[0.98], [0.02]]).log()           # one hidden unit, two tokens
+        >>> stats = lm_head_stats(
+        ...     torch.tensor([[1.0]]), head, torch.tensor([0]), ref_hidden=torch.tensor([[0.0]])
+        ... )
+        >>> round(stats.logps.item(), 4), round(stats.ref_logps.item(), 4)    # log .98, log .5
+        (-0.0202, -0.6931)
+        >>> round(stats.hellinger_sq.item(), 4)    # 1 - (sqrt(.98 * .5) + sqrt(.02 * .5)) = 1 - (.7 + .1)
+        0.2
+    """
+    policy = Head(hidden, weight, bias)
+    ref: Head | None = None
+    if ref_hidden is not None:
+        ref = Head(ref_hidden, weight, bias) if ref_weight is None else Head(ref_hidden, ref_weight, ref_bias)
+    _check_heads(policy, ref, (ref_weight, ref_bias))
+    _check_targets(targets, policy)
+    _check_above_zero("temperature", temperature, "Sampling at temperature 0 is greedy and has no distribution.")
+    _check_above_zero("logit_scale", logit_scale, "Pass 1.0 for logits that are not scaled.")
+    if softcap is not None:
+        _check_above_zero("softcap", softcap, "Pass None for logits that are not capped.")
+
+    device = hidden.device.type
+    compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    transform = LogitTransform(float(logit_scale), None if softcap is None else float(softcap), float(temperature))
+    compute = _IMPLEMENTATIONS[_choose(impl, compute_dtype)]
+    return compute(policy, ref, targets, transform, compute_dtype)
+
+
+# Fused tile kernels take their place here, and in `_choose`, under "triton".
+_IMPLEMENTATIONS = {"reference": reference_stats, "streamed": streamed_stats}
+
+
+def _choose(impl: str, compute_dtype: torch.dtype) -> str:
+    """Return the name of the implementation that runs."""
+    if impl == "auto":
+        return "reference" if compute_dtype == torch.float64 else "streamed"
+    if impl == "triton":
+        raise NotImplementedError("impl='triton' is not in this version; pass impl='auto' or impl='streamed'.")
+    if impl not in _IMPLEMENTATIONS:
+        raise ValueError(f"impl={impl!r} is not known; pass 'auto', 'streamed' or 'reference'.")
+    return impl
+
+
+def _check_above_zero(name: str, value: float, remedy: str) -> None:
+    if isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}. {remedy}")
+
+
+def _check_heads(policy: Head, ref: Head | None, given: tuple[Tensor | None, Tensor | None]) -> None:
+    """Refuse heads that do not fit together; `given` are ref_weight and ref_bias as the caller passed them."""
+    if ref is None and (given[0] is not None or given[1] is not None):
+        raise ValueError(
+            "ref_weight or ref_bias was passed without ref_hidden; pass the reference's hidden states too."
+        )
+    if given[0] is None and given[1] is not None:
+        raise ValueError(
+            "ref_bias was passed without ref_weight: without ref_weight the reference shares the policy's weight and"
+            " bias. Pass both, or neither."
+        )
+    _check_head("", policy, policy.hidden.device)
+    if ref is None:
+        return
+    _check_head("ref_", ref, policy.hidden.device)
+    if ref.hidden.shape[0] != policy.hidden.shape[0]:
+        raise ValueError(
+            f"ref_hidden has {ref.hidden.shape[0]} rows but hidden has {policy.hidden.shape[0]}. Both must be of the"
+            " same tokens: select the same positions from policy and reference."
+        )
+    if ref.weight.shape[0] != policy.weight.shape[0]:
+        raise ValueError(
+            f"ref_weight has a vocabulary of {ref.weight.shape[0]} but weight has {policy.weight.shape[0]}. The"
+            " Hellinger distance compares probabilities token by token: use a reference with the same tokenizer, and"
+            " where only padding rows differ, cut both heads to the tokenizer's size."
+        )
+
+
+def _check_head(prefix: str, head: Head, device: torch.device) -> None:
+    """Refuse a head whose parts do not fit together."""
+    for name, tensor, dims in zip(("hidden", "weight", "bias"), head, (2, 2, 1), strict=True):
+        if tensor is None:
+            continue
+        shape = ("(N, H)", "(V, H)", "(V,)")[("hidden", "weight", "bias").index(name)]
+        if tensor.dim() != dims:
+            raise ValueError(
+                f"{prefix}{name} must have shape {shape}, got {tuple(tensor.shape)}. Flatten batch and time first:"
+                " x.flatten(0, -2)."
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(f"{prefix}{name} must be a float tensor, got {tensor.dtype}. Dequantize the head first.")
+        if tensor.device != device:
+            raise ValueError(f"{prefix}{name} is on {tensor.device} but hidden is on {device}; move it there.")
+    if head.hidden.shape[1] != head.weight.shape[1]:
+        remedy = " A reference of another hidden size needs its own ref_weight." if prefix else ""
+        raise ValueError(
+            f"{prefix}hidden has hidden size {head.hidden.shape[1]} but its head has {head.weight.shape[1]}:"
+            f" weight must be (V, H) for hidden of (N, H).{remedy}"
+        )
+    if head.weight.shape[0] == 0:
+        raise ValueError(f"{prefix}weight has no rows: a vocabulary needs at least one token.")
+    if head.bias is not None and head.bias.shape[0] != head.weight.shape[0]:
+        raise ValueError(
+            f"{prefix}bias has {head.bias.shape[0]} entries but {prefix}weight has {head.weight.shape[0]} rows;"
+            " both are one per token of the vocabulary."
+        )
+
+
+def _check_targets(targets: Tensor, policy: Head) -> None:
+    num_rows, vocab_size = policy.hidden.shape[0], policy.weight.shape[0]
+    if targets.dtype != torch.int64 or targets.shape != (num_rows,):
+        raise ValueError(
+            f"targets must be int64 of shape ({num_rows},), one token id per row of hidden, got {targets.dtype} of"
+            f" shape {tuple(targets.shape)}. Flatten it like hidden, and cast it with .long()."
+        )
+    if targets.device != policy.hidden.device:
+        raise ValueError(f"targets is on {targets.device} but hidden is on {policy.hidden.device}; move it there.")
+    # Only where it is cheap: on an accelerator the comparison would wait for everything queued before it.
+    if targets.device.type == "cpu" and num_rows > 0:
+        lowest, highest = (int(x) for x in targets.aminmax())
+        if lowest < 0 or highest >= vocab_size:
+            worst = lowest if lowest < 0 else highest
+            raise ValueError(
+                f"targets contains {worst}, outside the vocabulary [0, {vocab_size}). Give padding and ignored"
+                " positions any valid id (0, say) and mask their results."
+            )

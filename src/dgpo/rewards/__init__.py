@@ -1,0 +1,24 @@
+"""Functions that score completions, in TRL's form: `fn(completions, answer, **columns)` gives one number each.
+
+A completion is a text or a list of chat messages; `None` marks one that cannot be scored, because its gold answer is
+missing or of the wrong kind, and keeps it out of the group's mean.
+"""
+
+from dgpo.rewards.checked import checked
+from dgpo.rewards.completions import completion_text
+from dgpo.rewards.exact import exact_match_reward
+from dgpo.rewards.numbers import is_number, last_number, last_number_reward, parse_number
+from dgpo.rewards.registry import can_score, get_reward, reward_names
+
+__all__ = [
+    "can_score",
+    "checked",
+    "completion_text",
+    "exact_match_reward",
+    "get_reward",
+    "is_number",
+    "last_number",
+    "last_number_reward",
+    "parse_number",
+    "reward_names",
+]

@@ -1,0 +1,33 @@
+"""What a task is: prompts with verifiable answers, a held-out split, and the functions that score a completion."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+RewardFn = Callable[..., list[float | None]]
+"""TRL's signature: `fn(prompts, completions, completion_ids, **columns)` gives one number per completion, or `None`
+where it cannot score."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts and the way to score what a model answers.
+
+    Attributes:
+        name: What the recipe calls it, such as `"forks"` or `"reasoning_gym:chain_sum"`.
+        train_dataset: Column `prompt` (text, or a list of chat messages), and the columns that the reward reads.
+        eval_dataset: Held-out rows of the same columns, disjoint from `train_dataset`; `None` if there are none.
+        reward_funcs: The task's own scorers. The first one is the accuracy that is reported before and after.
+        description: One line for `--dry-run`.
+        metadata: Facts that a report may want (sizes, options, where the rows came from).
+    """
+
+    name: str
+    train_dataset: "Dataset"
+    eval_dataset: "Dataset | None"
+    reward_funcs: tuple[RewardFn, ...]
+    description: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)

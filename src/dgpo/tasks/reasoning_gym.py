@@ -1,0 +1,287 @@
+"""Procedural tasks of reasoning-gym, `reasoning_gym:<name>`, each with its own scorer."""
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from dgpo.errors import DataError, RecipeError
+from dgpo.rewards._names import did_you_mean
+from dgpo.rewards.completions import Completion, completion_text
+from dgpo.rewards.numbers import last_number
+from dgpo.tasks._entries import dump_entry, load_entry
+from dgpo.tasks._progress import track
+from dgpo.tasks.base import RewardFn, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Extraction = Literal["whole", "last_number", "tag"]
+"""Which part of a completion is the answer: all of it, its last number, or what `<answer>...</answer>` holds."""
+
+SYSTEM_PROMPT = "Answer with only the final answer, nothing else."
+CODE_RUNNING_SCORERS = frozenset(
+    {
+        "binary_matrix",
+        "countdown",
+        "intermediate_integration",
+        "n_queens",
+        "polynomial_multiplication",
+        "puzzle24",
+        "simple_integration",
+        "spiral_matrix",
+        "string_insertion",
+        "composite",  # may hold any of the above
+    }
+)
+"""Data sets whose scorer hands the completion to `eval` or to sympy's parser, which runs it as Python code."""
+
+_EVAL_SIZE = 128
+# An entry is drawn from Random(seed + index), so two seeds that are near share entries. Runs stay this far apart ...
+_SEED_STRIDE = 1_000_000
+# ... and the held-out entries lie beyond all of them, below 2**32, which is as far as numpy's seeds go.
+_EVAL_OFFSET = 2**31
+_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+# Drawing stops after this many entries for each one wanted: some data sets have few different questions.
+_PATIENCE = 20
+
+
+def load_reasoning_gym(
+    name: str,
+    *,
+    seed: int = 0,
+    eval_size: int | None = None,
+    size: int = 2000,
+    system_prompt: str | None = SYSTEM_PROMPT,
+    answer_extraction: Extraction = "whole",
+    allow_code_execution: bool = False,
+    **options: Any,
+) -> Task:
+    """Return a reasoning-gym data set as a task.
+
+    Args:
+        name: The data set, such as `"chain_sum"`.
+        seed: Which entries. Held-out entries come from another range of seeds, and questions that occur there are left
+            out of the training rows.
+        eval_size: Held-out questions, all different; by default 128, or a quarter of the different questions found if
+            that is less; 0 for none.
+        size: Training rows.
+        system_prompt: The first message of each prompt; `None` or `""` for none.
+        answer_extraction: Which part of the completion the scorer gets.
+        allow_code_execution: Accept a data set of `CODE_RUNNING_SCORERS`, whose scorer runs what the model wrote.
+        **options: The data set's own options, such as `min_terms`.
+
+    Returns:
+        A task with chat prompts and columns `answer` and `entry` (JSON).
+
+    Raises:
+        RecipeError: If the name or an option is unknown or refused by reasoning-gym.
+        DataError: If no training question is left beside the held-out ones.
+
+    Example:
+        >>> task = load_reasoning_gym("chain_sum", size=4, eval_size=2, min_terms=2, max_terms=2)
+        >>> task.reward_funcs[0].__name__, task.train_dataset.num_rows, task.eval_dataset.num_rows
+        ('chain_sum', 4, 2)
+    """
+    _check_options(name, seed, eval_size, size, answer_extraction)
+    if name in CODE_RUNNING_SCORERS and not allow_code_execution:
+        raise RecipeError(
+            f"reasoning_gym:{name}: its scorer runs the model's completions as Python code on this machine. Set "
+            "allow_code_execution: true if that is acceptable, in a container say."
+        )
+    train_seed = seed * _SEED_STRIDE % (_EVAL_OFFSET - _SEED_STRIDE)
+
+    def entries(offset: int) -> Iterator[dict[str, Any]]:
+        # One data set after the other rather than a large one: some refuse a size beyond what they can make.
+        count = max(size, eval_size or 0)
+        for start in range(0, _SEED_STRIDE, count):
+            part = _create(name, options, seed=train_seed + offset + start, size=count)
+            yield from (part[index] for index in range(count))
+
+    train, held_out = _split(name, entries(0), entries(_EVAL_OFFSET), size, eval_size)
+    questions = len({entry["question"] for entry in train})
+    return Task(
+        name=f"reasoning_gym:{name}",
+        train_dataset=_dataset(train, system_prompt),
+        eval_dataset=_dataset(held_out, system_prompt) if held_out else None,
+        reward_funcs=(_reward(name, _create(name, options, seed=train_seed, size=1), answer_extraction),),
+        description=(
+            f"reasoning_gym:{name}: {len(train)} rows of {questions} different questions, {len(held_out)} held out"
+        ),
+        metadata={"size": len(train), "eval_size": len(held_out), "questions": questions, "options": options},
+    )
+
+
+def dataset_names() -> list[str]:
+    """Return the names of reasoning-gym's data sets.
+
+    Returns:
+        The names, sorted.
+
+    Example:
+        >>> "chain_sum" in dataset_names()
+        True
+    """
+    return sorted(_datasets())
+
+
+def extract_answer(text: str, how: Extraction) -> str | None:
+    """Return the part of a completion that is its answer, or `None` if it has none.
+
+    Args:
+        text: The completion.
+        how: `"whole"`: all of it, stripped; `"last_number"`: its last number, as `dgpo.rewards.last_number` reads it;
+            `"tag"`: what its last `<answer>...</answer>` holds.
+
+    Returns:
+        The answer.
+
+    Example:
+        >>> extract_answer("3 + 4 = 7.", "last_number"), extract_answer("<answer> 7 </answer>", "tag")
+        ('7', '7')
+    """
+    if how == "last_number":
+        number = last_number(text)
+        return None if number is None else f"{number:f}"
+    if how == "tag":
+        tagged = _TAG.findall(text)
+        return tagged[-1].strip() if tagged else None
+    return text.strip()
+
+
+def _datasets() -> dict[str, tuple[Any, Any]]:
+    try:
+        with warnings.catch_warnings():
+            # One of its dependencies compares with `is` where it means `==`; Python says so once per installation.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise RecipeError(
+            "tasks of reasoning_gym need the package reasoning-gym; install dgpo with its extra: pip install dgpo[trl]."
+        ) from error
+    return DATASETS
+
+
+def _check_options(name: str, seed: int, eval_size: int | None, size: int, answer_extraction: str) -> None:
+    if name not in _datasets():
+        hint = did_you_mean(name, _datasets())
+        raise RecipeError(f"reasoning_gym has no data set {name!r}.{hint} It has {len(_datasets())} others.")
+    if answer_extraction not in get_args(Extraction):
+        raise RecipeError(
+            f"reasoning_gym:{name}: answer_extraction is {answer_extraction!r}; it must be one of "
+            f"{', '.join(get_args(Extraction))}."
+        )
+    most = _SEED_STRIDE // _PATIENCE
+    for option, value, least in (("size", size, 1), ("eval_size", eval_size, 0), ("seed", seed, 0)):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= least and (value <= most or option == "seed")):
+            raise RecipeError(
+                f"reasoning_gym:{name}: {option} is {value!r}; it must be a whole number of at least {least}"
+                f"{'' if option == 'seed' else f' and at most {most}'}."
+            )
+
+
+def _create(name: str, options: dict[str, Any], *, seed: int, size: int) -> Any:
+    """reasoning-gym's data set; what it refuses is said with the options it has."""
+    dataset_class, config_class = _datasets()[name]
+    valid = sorted({field.name for field in dataclasses.fields(config_class)} - {"seed", "size"})
+    for option in options:
+        if option not in valid:
+            raise RecipeError(
+                f"reasoning_gym:{name} has no option {option!r}.{did_you_mean(option, valid)} "
+                f"Its options are: {', '.join(valid)}."
+            )
+    try:
+        return dataset_class(config=config_class(**options, seed=seed, size=size))
+    # Whatever a wrong value makes it raise: an assertion, a comparison of a text with a number, ...
+    except Exception as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "its defaults"
+        raise RecipeError(
+            f"reasoning_gym:{name} refuses {given}: {str(error) or type(error).__name__}. "
+            f"Its options are: {', '.join(valid)}."
+        ) from error
+
+
+def _split(
+    name: str,
+    train_entries: Iterator[dict[str, Any]],
+    held_out_entries: Iterator[dict[str, Any]],
+    size: int,
+    eval_size: int | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and held-out entries that share no question."""
+    train = [next(train_entries) for _ in track(range(size), f"making reasoning_gym:{name}")]
+    if eval_size is None:
+        eval_size = min(_EVAL_SIZE, len({entry["question"] for entry in train}) // 4)
+    held_out: dict[str, dict[str, Any]] = {}
+    for entry in islice(held_out_entries, eval_size * _PATIENCE):
+        held_out.setdefault(entry["question"], entry)
+        if len(held_out) == eval_size:
+            break
+    kept = [entry for entry in train if entry["question"] not in held_out]
+    kept += _fresh(train_entries, held_out, size - len(kept))
+    if not kept:
+        raise DataError(
+            f"reasoning_gym:{name}: all questions are among the {len(held_out)} held-out ones, none is left for "
+            "training. Lower eval_size, or give options with more different questions."
+        )
+    return kept, list(held_out.values())
+
+
+def _fresh(entries: Iterator[dict[str, Any]], held_out: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Up to `count` more entries whose question is not held out."""
+    tried = islice(entries, count * _PATIENCE)
+    return list(islice((entry for entry in tried if entry["question"] not in held_out), count))
+
+
+def _dataset(entries: Sequence[dict[str, Any]], system_prompt: str | None) -> "Dataset":
+    from datasets import Dataset
+
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return Dataset.from_dict(
+        {
+            "prompt": [[*system, {"role": "user", "content": entry["question"]}] for entry in entries],
+            # Some puzzles have many right answers and name none.
+            "answer": [None if entry["answer"] is None else str(entry["answer"]) for entry in entries],
+            "entry": [dump_entry(entry) for entry in entries],
+        }
+    )
+
+
+def _reward(name: str, dataset: Any, how: Extraction) -> RewardFn:
+    """The data set's scorer as a reward function that bears the data set's name."""
+    unreadable_seen = False
+
+    def reward(completions: Sequence[Completion], entry: Sequence[str], **columns: Any) -> list[float | None]:
+        nonlocal unreadable_seen
+        rewards: list[float | None] = []
+        for completion, text in zip(completions, entry, strict=True):
+            answer = extract_answer(completion_text(completion), how)
+            score, problem = (0.0, None) if answer is None else _score(dataset, answer, load_entry(text))
+            if problem is not None and not unreadable_seen:
+                unreadable_seen = True
+                warnings.warn(
+                    f"reasoning_gym:{name}: its scorer raised {type(problem).__name__} ({problem}) on the answer "
+                    f"{answer!r}; answers that it cannot read get 0.",
+                    stacklevel=2,
+                )
+            rewards.append(score)
+        return rewards
+
+    reward.__name__ = reward.__qualname__ = name
+    reward.__doc__ = f"Return reasoning-gym's score of each completion of `{name}`, from 0 to 1."
+    return reward
+
+
+def _score(dataset: Any, answer: str, entry: dict[str, Any]) -> tuple[float, Exception | None]:
+    """The score; or 0 and what the scorer raised, if it is the answer that it cannot read."""
+    try:
+        return float(dataset.score_answer(answer=answer, entry=entry)), None
+    except Exception as error:
+        # Many scorers parse the answer and raise on what they cannot read. Such an answer is wrong, and no reason to
+        # end a run; a scorer that raises on the right answer too is broken, and that is one.
+        if entry["answer"] is not None:
+            dataset.score_answer(answer=entry["answer"], entry=entry)
+        return 0.0, error

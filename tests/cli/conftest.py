@@ -1,0 +1,35 @@
+import logging
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+
+from dgpo.cli.schema import recipe_schema
+
+
+@pytest.fixture(autouse=True)
+def _libraries_as_they_were():
+    """The command line silences libraries for its own process; other tests must not notice."""
+    own = logging.getLogger("dgpo")
+    handlers, propagate = list(own.handlers), own.propagate
+    with warnings.catch_warnings():
+        yield
+    own.handlers, own.propagate = handlers, propagate
+
+
+@pytest.fixture(scope="session")
+def schema():
+    return recipe_schema()
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """Writes a recipe and returns its path."""
+
+    def write(text: str, name: str = "small.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write

@@ -1,0 +1,69 @@
+"""The package from outside: what importing it loads, what it exports, and README snippets that run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dgpo
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("trl", "transformers", "accelerate", "datasets", "peft", "triton", "ray", "verl", "matplotlib", "rich", "yaml")
+
+
+def run_python(code: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def test_importing_dgpo_loads_torch_and_nothing_heavier(tmp_path):
+    # torch itself may load triton; what counts is what comes on top of it.
+    code = "import sys, torch; before = set(sys.modules); import dgpo; print(*(set(sys.modules) - before), sep='\\n')"
+    loaded = {name.partition(".")[0] for name in run_python(code, tmp_path).split()}
+    assert loaded >= {"dgpo"}
+    assert loaded & set(HEAVY) == set()
+
+
+def test_the_trainer_is_loaded_when_asked_for(tmp_path):
+    assert run_python("import dgpo; print(dgpo.DGPOTrainer.__name__)", tmp_path).strip() == "DGPOTrainer"
+
+
+def test_every_public_name_exists():
+    assert [name for name in dgpo.__all__ if not hasattr(dgpo, name)] == []
+    assert set(dgpo.__all__) <= set(dir(dgpo))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'DPGOTrainer'"):
+        dgpo.DPGOTrainer  # noqa: B018
+
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_readme_has_snippets():
+    assert len(SNIPPETS) >= 2
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {i}" for i in range(len(SNIPPETS))])
+def test_readme_snippet_runs(snippet, tmp_path):
+    run_python(snippet, tmp_path)
+
+
+def test_the_readme_names_every_folder():
+    readme = (ROOT / "README.md").read_text()
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {path.partition("/")[0] for path in tracked.split() if "/" in path}
+    rooms = {path.split("/")[2] for path in tracked.split() if path.startswith("src/dgpo/") and path.count("/") > 2}
+    unnamed = [folder for folder in sorted(folders | rooms) if f"`{folder}/`" not in readme]
+    assert unnamed == []
+
+
+def test_the_equations_page_names_functions_that_exist():
+    page = (ROOT / "docs" / "equations.md").read_text()
+    names = set(re.findall(r"`dgpo\.(\w+)[`(]", page))
+    assert {"group_advantages", "redistribution_weights", "lm_head_stats"} <= names
+    assert [name for name in names if not hasattr(dgpo, name)] == []
