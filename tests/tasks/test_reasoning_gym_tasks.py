@@ -1,20 +1,23 @@
 """reasoning-gym's data sets as tasks: their own scorers, disjoint splits, refused options."""
 
+import decimal
 import inspect
 import json
 import re
 import warnings
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo.errors import DataError, RecipeError
-from dgpo.rewards import last_number_reward
+from dgpo.rewards import exact_match_reward, last_number_reward
 from dgpo.tasks import load_task
 from dgpo.tasks import reasoning_gym as gym
 from dgpo.tasks._entries import dump_entry, load_entry
-from dgpo.tasks.reasoning_gym import SYSTEM_PROMPT, dataset_names, extract_answer
+from dgpo.tasks._gym_scoring import CODE_RUNNING_SCORERS, extract_answer, scorer_reward
+from dgpo.tasks.reasoning_gym import SYSTEM_PROMPT, dataset_names
 
 ONE_DIGIT_SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 
@@ -115,6 +118,17 @@ def test_neighbouring_seeds_share_no_run_of_entries() -> None:
     assert len(set.union(*sets)) == 50 + 20 + 50 + 20
 
 
+@pytest.mark.parametrize("name", ["decimal_arithmetic", "pool_matrix"])
+def test_global_state_is_left_alone(name) -> None:
+    precision = decimal.getcontext().prec
+    np.random.seed(5)
+    expected = np.random.rand()
+    np.random.seed(5)
+    load(name, size=3, eval_size=1)
+    assert decimal.getcontext().prec == precision
+    assert np.random.rand() == expected
+
+
 def test_no_held_out_rows_and_no_system_prompt() -> None:
     task = load(size=2, eval_size=0, system_prompt=None)
     assert task.eval_dataset is None
@@ -158,6 +172,21 @@ def test_a_scorer_that_runs_completions_as_code_needs_consent() -> None:
     assert load("countdown", size=2, eval_size=1, allow_code_execution=True).train_dataset.num_rows == 2
 
 
+def test_a_scorer_that_is_not_used_needs_no_consent() -> None:
+    task = load("spiral_matrix", size=2, eval_size=1, rewards=["exact_match"])
+    assert task.reward_funcs == (exact_match_reward,)
+    with pytest.raises(RecipeError, match="allow_code_execution"):
+        load("spiral_matrix", size=2, eval_size=1, rewards=["exact_match", "task"])
+
+
+def test_a_scorer_that_accepts_anything_is_refused() -> None:
+    with pytest.raises(
+        RecipeError, match=r"game_of_life_halting: its scorer gives full marks to any answer.*exact_match"
+    ):
+        load("game_of_life_halting", size=4, eval_size=1)
+    assert load("game_of_life_halting", size=4, eval_size=1, rewards=["exact_match"]).train_dataset.num_rows == 4
+
+
 def test_every_scorer_that_runs_completions_is_known() -> None:
     """Read from the installed version: a scorer that newly evaluates its answer fails here."""
     runs = re.compile(r"\b(?:eval|exec|parse_expr|sympify)\((?:[^)]*\b)?answer\b")
@@ -166,7 +195,7 @@ def test_every_scorer_that_runs_completions_is_known() -> None:
         source = inspect.getsource(dataset_class.score_answer).replace('entry["answer"]', "gold")
         if runs.search(source):
             found.add(name)
-    assert found | {"composite"} == gym.CODE_RUNNING_SCORERS
+    assert found | {"composite"} == CODE_RUNNING_SCORERS
 
 
 # --- entries survive the column
@@ -213,6 +242,8 @@ def test_right_answers_score_full_marks_after_the_column(name) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in dataset_names() if name != "composite"])
 def test_every_data_set_works(name) -> None:
+    if name == "game_of_life_halting":
+        pytest.skip("refused: its scorer accepts any answer")
     task = load(name, size=2, eval_size=1, allow_code_execution=True)
     answers = task.train_dataset["answer"][:]
     if None not in answers:
@@ -235,7 +266,7 @@ class Scorer:
 
 
 def test_an_answer_that_the_scorer_cannot_read_is_wrong_and_said_once() -> None:
-    reward = gym._reward("digits", Scorer(), "whole")
+    reward = scorer_reward("digits", Scorer(), "whole")
     entries = [dump_entry({"answer": "7"})] * 3
     with pytest.warns(UserWarning, match="digits: its scorer raised ValueError") as caught:
         rewards = [reward(completions=texts, entry=entries) for texts in (["seven", "7", "VII"], ["x", "8", "7"])]
@@ -244,6 +275,6 @@ def test_an_answer_that_the_scorer_cannot_read_is_wrong_and_said_once() -> None:
 
 
 def test_a_scorer_that_cannot_read_the_right_answer_either_is_an_error() -> None:
-    reward = gym._reward("digits", Scorer(broken=True), "whole")
+    reward = scorer_reward("digits", Scorer(broken=True), "whole")
     with pytest.raises(RuntimeError, match="always"):
         reward(completions=["7"], entry=[dump_entry({"answer": "7"})])

@@ -7,18 +7,30 @@ missing or of the wrong kind, and keeps it out of the group's mean.
 from dgpo.rewards.checked import checked
 from dgpo.rewards.completions import completion_text
 from dgpo.rewards.exact import exact_match_reward
+from dgpo.rewards.extraction import extract_answer
+from dgpo.rewards.format import think_answer_format_reward, think_format_reward
+from dgpo.rewards.length import SoftOverlong, soft_overlong_reward
+from dgpo.rewards.math import MathReward, compute_score, math_reward
 from dgpo.rewards.numbers import is_number, last_number, last_number_reward, parse_number
 from dgpo.rewards.registry import can_score, get_reward, reward_names
 
 __all__ = [
+    "MathReward",
+    "SoftOverlong",
     "can_score",
     "checked",
     "completion_text",
+    "compute_score",
     "exact_match_reward",
+    "extract_answer",
     "get_reward",
     "is_number",
     "last_number",
     "last_number_reward",
+    "math_reward",
     "parse_number",
     "reward_names",
+    "soft_overlong_reward",
+    "think_answer_format_reward",
+    "think_format_reward",
 ]

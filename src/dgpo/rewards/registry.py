@@ -6,7 +6,21 @@ from typing import Any
 from dgpo.errors import RecipeError
 from dgpo.rewards._names import did_you_mean
 from dgpo.rewards.exact import exact_match_reward, has_text
+from dgpo.rewards.format import think_answer_format_reward, think_format_reward
+from dgpo.rewards.length import soft_overlong_reward
+from dgpo.rewards.math import (
+    math_answer_reward,
+    math_boxed_reward,
+    math_hashes_reward,
+    math_last_number_reward,
+    math_reward,
+)
 from dgpo.rewards.numbers import is_number, last_number_reward
+
+
+def _any_gold(gold: Any) -> bool:
+    return True
+
 
 RewardFn = Callable[..., list[float | None]]
 
@@ -14,6 +28,15 @@ RewardFn = Callable[..., list[float | None]]
 _REWARDS: dict[str, tuple[RewardFn, Callable[[Any], bool]]] = {
     "last_number": (last_number_reward, is_number),
     "exact_match": (exact_match_reward, has_text),
+    "math": (math_reward, has_text),
+    "math_boxed": (math_boxed_reward, has_text),
+    "math_answer": (math_answer_reward, has_text),
+    "math_hashes": (math_hashes_reward, has_text),
+    "math_last_number": (math_last_number_reward, has_text),
+    # These look at the completion alone.
+    "think_format": (think_format_reward, _any_gold),
+    "think_answer_format": (think_answer_format_reward, _any_gold),
+    "soft_overlong": (soft_overlong_reward, _any_gold),
 }
 
 
@@ -24,8 +47,8 @@ def reward_names() -> tuple[str, ...]:
         The names, in the order that messages list them.
 
     Example:
-        >>> reward_names()
-        ('last_number', 'exact_match')
+        >>> reward_names()[:3]
+        ('last_number', 'exact_match', 'math')
     """
     return tuple(_REWARDS)
 

@@ -1,49 +1,30 @@
 """Procedural tasks of reasoning-gym, `reasoning_gym:<name>`, each with its own scorer."""
 
 import dataclasses
-import re
+import decimal
+import random
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from dgpo.errors import DataError, RecipeError
 from dgpo.rewards._names import did_you_mean
-from dgpo.rewards.completions import Completion, completion_text
-from dgpo.rewards.numbers import last_number
-from dgpo.tasks._entries import dump_entry, load_entry
+from dgpo.tasks._entries import dump_entry
+from dgpo.tasks._gym_scoring import CODE_RUNNING_SCORERS, Extraction, refuse_if_blind, scorer_reward
 from dgpo.tasks._progress import track
-from dgpo.tasks.base import RewardFn, Task
+from dgpo.tasks.base import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Extraction = Literal["whole", "last_number", "tag"]
-"""Which part of a completion is the answer: all of it, its last number, or what `<answer>...</answer>` holds."""
-
 SYSTEM_PROMPT = "Answer with only the final answer, nothing else."
-CODE_RUNNING_SCORERS = frozenset(
-    {
-        "binary_matrix",
-        "countdown",
-        "intermediate_integration",
-        "n_queens",
-        "polynomial_multiplication",
-        "puzzle24",
-        "simple_integration",
-        "spiral_matrix",
-        "string_insertion",
-        "composite",  # may hold any of the above
-    }
-)
-"""Data sets whose scorer hands the completion to `eval` or to sympy's parser, which runs it as Python code."""
-
 _EVAL_SIZE = 128
 # An entry is drawn from Random(seed + index), so two seeds that are near share entries. Runs stay this far apart ...
 _SEED_STRIDE = 1_000_000
 # ... and the held-out entries lie beyond all of them, below 2**32, which is as far as numpy's seeds go.
 _EVAL_OFFSET = 2**31
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 # Drawing stops after this many entries for each one wanted: some data sets have few different questions.
 _PATIENCE = 20
 
@@ -57,6 +38,7 @@ def load_reasoning_gym(
     system_prompt: str | None = SYSTEM_PROMPT,
     answer_extraction: Extraction = "whole",
     allow_code_execution: bool = False,
+    own_scorer: bool = True,
     **options: Any,
 ) -> Task:
     """Return a reasoning-gym data set as a task.
@@ -71,6 +53,7 @@ def load_reasoning_gym(
         system_prompt: The first message of each prompt; `None` or `""` for none.
         answer_extraction: Which part of the completion the scorer gets.
         allow_code_execution: Accept a data set of `CODE_RUNNING_SCORERS`, whose scorer runs what the model wrote.
+        own_scorer: Whether the data set's scorer will be used; one that runs code or accepts nonsense is then refused.
         **options: The data set's own options, such as `min_terms`.
 
     Returns:
@@ -86,10 +69,10 @@ def load_reasoning_gym(
         ('chain_sum', 4, 2)
     """
     _check_options(name, seed, eval_size, size, answer_extraction)
-    if name in CODE_RUNNING_SCORERS and not allow_code_execution:
+    if own_scorer and name in CODE_RUNNING_SCORERS and not allow_code_execution:
         raise RecipeError(
             f"reasoning_gym:{name}: its scorer runs the model's completions as Python code on this machine. Set "
-            "allow_code_execution: true if that is acceptable, in a container say."
+            "allow_code_execution: true if that is acceptable, in a container say, or name other rewards."
         )
     train_seed = seed * _SEED_STRIDE % (_EVAL_OFFSET - _SEED_STRIDE)
 
@@ -100,13 +83,17 @@ def load_reasoning_gym(
             part = _create(name, options, seed=train_seed + offset + start, size=count)
             yield from (part[index] for index in range(count))
 
-    train, held_out = _split(name, entries(0), entries(_EVAL_OFFSET), size, eval_size)
+    with _global_state_kept():
+        train, held_out = _split(name, entries(0), entries(_EVAL_OFFSET), size, eval_size)
+        scorer = _create(name, options, seed=train_seed, size=1)
+        if own_scorer:
+            refuse_if_blind(name, scorer, train[:4])
     questions = len({entry["question"] for entry in train})
     return Task(
         name=f"reasoning_gym:{name}",
         train_dataset=_dataset(train, system_prompt),
         eval_dataset=_dataset(held_out, system_prompt) if held_out else None,
-        reward_funcs=(_reward(name, _create(name, options, seed=train_seed, size=1), answer_extraction),),
+        reward_funcs=(scorer_reward(name, scorer, answer_extraction),),
         description=(
             f"reasoning_gym:{name}: {len(train)} rows of {questions} different questions, {len(held_out)} held out"
         ),
@@ -127,30 +114,6 @@ def dataset_names() -> list[str]:
     return sorted(_datasets())
 
 
-def extract_answer(text: str, how: Extraction) -> str | None:
-    """Return the part of a completion that is its answer, or `None` if it has none.
-
-    Args:
-        text: The completion.
-        how: `"whole"`: all of it, stripped; `"last_number"`: its last number, as `dgpo.rewards.last_number` reads it;
-            `"tag"`: what its last `<answer>...</answer>` holds.
-
-    Returns:
-        The answer.
-
-    Example:
-        >>> extract_answer("3 + 4 = 7.", "last_number"), extract_answer("<answer> 7 </answer>", "tag")
-        ('7', '7')
-    """
-    if how == "last_number":
-        number = last_number(text)
-        return None if number is None else f"{number:f}"
-    if how == "tag":
-        tagged = _TAG.findall(text)
-        return tagged[-1].strip() if tagged else None
-    return text.strip()
-
-
 def _datasets() -> dict[str, tuple[Any, Any]]:
     try:
         with warnings.catch_warnings():
@@ -162,6 +125,20 @@ def _datasets() -> dict[str, tuple[Any, Any]]:
             "tasks of reasoning_gym need the package reasoning-gym; install dgpo with its extra: pip install dgpo[trl]."
         ) from error
     return DATASETS
+
+
+@contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """`decimal_arithmetic` sets the precision of all decimals, `pool_matrix` the seed of numpy: not for the others."""
+    import numpy as np
+
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with decimal.localcontext():
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def _check_options(name: str, seed: int, eval_size: int | None, size: int, answer_extraction: str) -> None:
@@ -248,40 +225,3 @@ def _dataset(entries: Sequence[dict[str, Any]], system_prompt: str | None) -> "D
             "entry": [dump_entry(entry) for entry in entries],
         }
     )
-
-
-def _reward(name: str, dataset: Any, how: Extraction) -> RewardFn:
-    """The data set's scorer as a reward function that bears the data set's name."""
-    unreadable_seen = False
-
-    def reward(completions: Sequence[Completion], entry: Sequence[str], **columns: Any) -> list[float | None]:
-        nonlocal unreadable_seen
-        rewards: list[float | None] = []
-        for completion, text in zip(completions, entry, strict=True):
-            answer = extract_answer(completion_text(completion), how)
-            score, problem = (0.0, None) if answer is None else _score(dataset, answer, load_entry(text))
-            if problem is not None and not unreadable_seen:
-                unreadable_seen = True
-                warnings.warn(
-                    f"reasoning_gym:{name}: its scorer raised {type(problem).__name__} ({problem}) on the answer "
-                    f"{answer!r}; answers that it cannot read get 0.",
-                    stacklevel=2,
-                )
-            rewards.append(score)
-        return rewards
-
-    reward.__name__ = reward.__qualname__ = name
-    reward.__doc__ = f"Return reasoning-gym's score of each completion of `{name}`, from 0 to 1."
-    return reward
-
-
-def _score(dataset: Any, answer: str, entry: dict[str, Any]) -> tuple[float, Exception | None]:
-    """The score; or 0 and what the scorer raised, if it is the answer that it cannot read."""
-    try:
-        return float(dataset.score_answer(answer=answer, entry=entry)), None
-    except Exception as error:
-        # Many scorers parse the answer and raise on what they cannot read. Such an answer is wrong, and no reason to
-        # end a run; a scorer that raises on the right answer too is broken, and that is one.
-        if entry["answer"] is not None:
-            dataset.score_answer(answer=entry["answer"], entry=entry)
-        return 0.0, error

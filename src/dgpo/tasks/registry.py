@@ -59,7 +59,10 @@ def load_task(
     if name.startswith(_GYM):
         from dgpo.tasks.reasoning_gym import load_reasoning_gym
 
-        gym = load_reasoning_gym(name.removeprefix(_GYM), seed=seed, eval_size=eval_size, **task_args)
+        own_scorer = names is None or "task" in names
+        gym = load_reasoning_gym(
+            name.removeprefix(_GYM), seed=seed, eval_size=eval_size, **{**task_args, "own_scorer": own_scorer}
+        )
         return _with_rewards(gym, names)
     load = load_file if _is_file(name) else load_hub if _HUB_ID.fullmatch(name) else None
     if load is None:
