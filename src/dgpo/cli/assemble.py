@@ -84,7 +84,7 @@ def model_path(recipe: Recipe, config: Any) -> str:
     if recipe["model_name_or_path"] != FORKS:
         from dgpo.models import resolve_model
 
-        return str(resolve_model(recipe["model_name_or_path"]))
+        return resolve_model(recipe["model_name_or_path"])
     from dgpo.tasks.forks import warm_up_model
 
     task_args = recipe["task_args"] if recipe["task"] == FORKS else {}

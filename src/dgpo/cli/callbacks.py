@@ -129,6 +129,13 @@ class RunRecorder(TrainerCallback):
         self._batches += 1
         self._progress.advance(self._batches)
 
+    def keep_unlogged_completions(self) -> None:
+        """Write what was sampled for the step that failed: often the very completions that say why."""
+        if self._directory is not None and self._unwritten:
+            step = self.step + 1
+            self._directory.write_completions(step, [{"step": step, **row} for row in self._unwritten])
+            self._unwritten = []
+
     def _keep_completions(self, step: int) -> None:
         """Write what was sampled since the last log; several steps may train on one sampling."""
         self._logs_seen += 1

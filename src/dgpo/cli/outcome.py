@@ -127,6 +127,8 @@ class Outcome:
     def _close(self, status: str, message: str) -> None:
         """Write the summary of a run that stopped; a disk that is full must not hide why it did."""
         self.session.progress.end()
+        if self.recorder is not None:
+            _survives(self.recorder.keep_unlogged_completions)
         _survives(lambda: self.write(status, message))
 
     def _write_trace(self) -> str:
