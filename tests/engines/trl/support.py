@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -89,7 +90,8 @@ class Recorder(TrainerCallback):
         self.logs: list[dict[str, float]] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        grads = [p.grad.detach().flatten().clone() for p in model.parameters() if p.grad is not None]
+        grads = [p.grad.detach() for p in model.parameters() if p.grad is not None]
+        grads = [(g.full_tensor() if isinstance(g, DTensor) else g).flatten().clone() for g in grads]
         self.gradients.append(torch.cat(grads))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -112,6 +114,7 @@ def make_trainer(
     callbacks: tuple = (),
     dtype: torch.dtype = torch.float32,
     tokenizer: Any = None,
+    after_config: Any = None,
     **options: Any,
 ) -> Any:
     """A trainer of either kind. SGD without clipping by default: Adam would hide a wrong normaliser of the loss."""
@@ -137,6 +140,8 @@ def make_trainer(
     }
     is_dgpo = issubclass(trainer_class, DGPOTrainer)
     args = (DGPOConfig if is_dgpo else GRPOConfig)(**{**defaults, **options})
+    if after_config is not None:
+        after_config()
     model = model if model is not None else AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
     if perturb:
         generator = torch.Generator().manual_seed(1)

@@ -87,3 +87,44 @@ def test_true_weights_do_change_the_update(checkpoint, tmp_path):
     """The comparison above could not fail if the weights never reached the loss."""
     grpo, dgpo = train_both(checkpoint, tmp_path, {"tau": 0.001}, perturb=0.05)
     assert (parameters(dgpo) - parameters(grpo)).abs().max() > 1e-3
+
+
+ARCHITECTURES = {
+    "Gemma2": {"final_logit_softcapping": 5.0, "head_dim": 8, "sliding_window": 16},  # softcapped logits
+    "Cohere": {"logit_scale": 0.3},  # scaled logits
+    "Phi": {"tie_word_embeddings": False},  # a bias in the head
+    "Mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True},  # an auxiliary loss
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_heads_of_other_architectures(tmp_path, name):
+    import transformers
+    from support import WORDS, make_tokenizer
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        **{
+            "vocab_size": len(WORDS),
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.2,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "bos_token_id": 2,
+            **ARCHITECTURES[name],
+        }
+    )
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    if name == "Phi":
+        torch.nn.init.normal_(model.lm_head.bias)
+    model.save_pretrained(tmp_path / "model")
+    make_tokenizer(WORDS).save_pretrained(tmp_path / "model")
+    grpo, dgpo = train_both(str(tmp_path / "model"), tmp_path, disable_dropout=True, max_steps=2)
+    assert dgpo.recorder.steps[0]["dgpo/hellinger_sq/max"] == 0
+    assert dgpo.recorder.steps[1]["dgpo/hellinger_sq/max"] > 0
+    assert_same_training(dgpo, grpo, relative=1e-5)

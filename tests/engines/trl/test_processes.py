@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from worker import RANK_CASES, RESUME_CASES
+from worker import RANK_CASES, RESUME_CASES, SHARDED_CASES
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -46,6 +46,24 @@ def test_two_ranks_log_the_metrics_of_one(ranks, case):
                 assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-7), name
                 compared += 1
     assert compared >= 12 * len(one) >= 24
+
+
+@pytest.fixture(scope="module")
+def sharded(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    for world_size in (1, 2):
+        run_worker("sharded", folder, checkpoint, world_size)
+    return [torch.load(folder / f"sharded_{world_size}.pt", weights_only=False) for world_size in (1, 2)]
+
+
+@pytest.mark.parametrize("case", SHARDED_CASES)
+def test_a_model_sharded_by_fsdp2_gives_the_gradients_of_one_process(sharded, case):
+    (one, metrics_of_one), (two, metrics_of_two) = (results[case] for results in sharded)
+    for step, (a, b) in enumerate(zip(one, two, strict=True)):
+        assert (a - b).norm() <= 3e-6 * a.norm(), f"update {step}"
+    for a, b in zip(metrics_of_one, metrics_of_two, strict=True):
+        for name in (name for name in a if name.startswith("dgpo/")):
+            assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-8), name
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])

@@ -98,6 +98,55 @@ def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
     assert fork_ranks(run, world_size) == [0] * world_size
 
 
+# ---------------------------------------------------------------------------------------------- FSDP2
+
+SHARDED_CASES = {
+    "full": {},
+    "lora": {"peft_config": lora()},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "moving reference": {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.6},
+}
+
+
+def train_sharded(folder: Path, checkpoint: str, world_size: int) -> None:
+    """Train each case with the model and its reference sharded by FSDP2, or on one process."""
+
+    def pretend() -> None:
+        from accelerate import PartialState
+        from accelerate.utils import DistributedType
+
+        # accelerate wraps CPU processes in DDP and never in FSDP; the name of another device lets it through.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+
+    def run(rank: int) -> None:
+        results = {}
+        options: dict = {}
+        if world_size > 1:
+            layers = {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}
+            options = {"fsdp": "full_shard auto_wrap", "fsdp_config": layers, "after_config": pretend}
+        for name, case in SHARDED_CASES.items():
+            trainer = make_trainer(
+                FixedDGPOTrainer,
+                checkpoint,
+                folder / f"{name.replace(' ', '_')}-{world_size}",
+                perturb=0.05,
+                loss_type="grpo",
+                tau=0.05,
+                per_device_train_batch_size=8 // world_size,
+                **case,
+                **options,
+            )
+            trainer.train()
+            assert trainer.is_fsdp_enabled == (world_size > 1)
+            results[name] = (trainer.recorder.gradients, trainer.recorder.steps)
+        if rank == 0:
+            torch.save(results, folder / f"sharded_{world_size}.pt")
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    assert fork_ranks(run, world_size) == [0] * world_size
+
+
 # ---------------------------------------------------------------------------------------------- resume
 
 # "off": checkpoints fall inside of a generation window of 4 micro-steps.
@@ -168,4 +217,5 @@ def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
 
 if __name__ == "__main__":
     scenario, target, model, processes = sys.argv[1:]
-    {"ranks": train_ranks, "resume": train_resume}[scenario](Path(target), model, int(processes))
+    scenarios = {"ranks": train_ranks, "sharded": train_sharded, "resume": train_resume}
+    scenarios[scenario](Path(target), model, int(processes))
