@@ -46,6 +46,7 @@ Task and model
   eval_size                        held-out prompts; by default the task's own choice, mostly 256
   eval_before_and_after  true      measure the accuracy on them before the first and after the last step
   completions_every      1         keep the completions of every n-th logged step; 0 keeps none
+  num_threads                      threads of torch on the CPU, one a core by default; 1 is best for tiny models
   model_name_or_path               a folder, a hub id, or forks for the small model of that task
   use_peft               false     LoRA instead of full fine-tuning; lora_r, lora_alpha, lora_target_modules
   dtype                  float32   type of the weights: float32, bfloat16, auto

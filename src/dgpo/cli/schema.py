@@ -36,6 +36,10 @@ class RunOptions:
     completions_every: int = field(
         default=1, metadata={"help": "Keep the completions of every n-th logged step; 0 keeps none."}
     )
+    num_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads of torch on the CPU; by default one a core. Tiny models are fastest with 1."},
+    )
 
 
 # Fields of TRL's classes that a recipe cannot set, and what to do instead.

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dgpo.cli import validate
 from dgpo.cli.assemble import build_config, build_trainer, load_task, model_path, reward_names, weight_bytes
 from dgpo.cli.noise import quiet_libraries
@@ -42,6 +44,8 @@ def train(request: Request) -> int:
         if config.process_index == 0:
             print(describe_plan(recipe, config, path, full=request.dry_run == "full"))
         return 0
+    if recipe["num_threads"] is not None:
+        torch.set_num_threads(recipe["num_threads"])
     # Data that cannot be used, or a model that is not there, leaves no directory behind.
     with config.main_process_first(desc="task"):
         task = load_task(recipe)

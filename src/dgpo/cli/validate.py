@@ -30,6 +30,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "top_p": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "eval_size": ("0 or more", lambda x: x >= 0),
     "completions_every": ("0 or more", lambda x: x >= 0),
+    "num_threads": ("1 or more", lambda x: x >= 1),
     "lora_r": ("1 or more", lambda x: x >= 1),
     "lora_dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
 }
