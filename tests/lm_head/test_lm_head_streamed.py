@@ -12,6 +12,7 @@ from lm_head_cases import (
     run_reference,
     run_streamed,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgpo.lm_head.streamed import streamed_stats
 from dgpo.lm_head.tiles import Tiling
@@ -242,3 +243,34 @@ def test_the_weight_may_be_kept_in_another_dtype():
     grads = [torch.autograd.grad(out.logps.sum(), x.weight)[0] for out, x in zip(outs, (mixed, rounded), strict=True)]
     assert grads[0].dtype == torch.float32
     assert torch.equal(grads[0].bfloat16(), grads[1])
+
+
+def test_a_closed_target_has_an_entropy_gradient():
+    """log p = -inf at the target must not make nan of 0 * -inf; the gradient is that of any other token of p = 0."""
+    exact = make_case(5, 4, 20, bias=True).to(torch.float64, grad=True)
+    with torch.no_grad():
+        exact.policy.bias[3] = -torch.inf
+    exact = exact._replace(targets=torch.full((5,), 3))
+    rounded = exact.to(torch.float32, grad=True)
+    _, e = upstream(5)
+    truth = gradients(exact, run_reference(exact), None, e)
+    for mine, true in zip(gradients(rounded, run_streamed(rounded), None, e), truth, strict=True):
+        assert relative_error(mine, true) <= 1e-5
+
+
+def test_an_entropy_that_is_only_looked_at_costs_nothing():
+    class CountOps(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for asked in (1, 2):
+        stats = run_streamed(make_case(20, 8, 300).to(torch.float32, grad=True))
+        with CountOps() as ops:
+            sum(x.sum() for x in stats[:asked]).backward()
+        counts.append(ops.count)
+    num_blocks = 3 * 5  # vocabulary tiles of 100; row tiles of 16 + 4 in blocks of 5
+    assert counts[1] - counts[0] >= 3 * num_blocks  # the entropy's gradient: clamp, multiply, add and once more

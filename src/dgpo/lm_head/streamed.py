@@ -169,12 +169,12 @@ def _backward_tiles(
                 grad = logit_grad.overwrite(x, slice(rows.start + block.start, rows.start + block.stop), work)
                 if dlogits.dtype != grad.dtype:
                     dlogits[block].copy_(grad)
-            place = logit_grad.targets_in(rows, vocab)
+            places = logit_grad.find_targets(rows, vocab)
             if hidden_grad is not None:
                 # The targets' own entries are by far the largest; they are added in fp32 below.
-                logit_grad.put_targets(dlogits, rows, place, as_zero=True)
+                logit_grad.put_targets(dlogits, rows, places, as_zero=True)
                 hidden_grad.add(rows, dlogits, weight_rows)
-            logit_grad.put_targets(dlogits, rows, place, as_zero=False)
+            logit_grad.put_targets(dlogits, rows, places, as_zero=False)
             if bias_grad is not None:
                 bias_grad[vocab] += dlogits.sum(0, dtype=work.stat_dtype)
             if weight_grad is not None:
