@@ -20,10 +20,10 @@ class InertMonitor:
         >>> monitor = InertMonitor(patience=2, tau=0.5, kappa=1.0)
         >>> monitor.update(flat, step=1) is None
         True
-        >>> print(monitor.update(flat, step=2))    # tau for a top weight of 1.5: 0.002 / log 1.5
+        >>> print(monitor.update(flat, step=2))    # 0.002 / log 1.5 = 0.0049
         DGPO has been inert for 2 steps: every weight was within 0.01 of 1, so this is plain GRPO. Only s / tau \
-counts: the largest gated score was 0.002 and tau is 0.5. Lower tau; at about 0.0049 the top token would weigh 1.5. \
-A smaller kappa (now 1.0) raises the scores of confident tokens.
+counts: the largest gated score was 0.002 and tau is 0.5. Lower tau; at about 0.0049 that token would weigh 1.5 times \
+one of score 0. A smaller kappa (now 1) raises the scores of confident tokens.
     """
 
     def __init__(self, patience: int, tau: float, kappa: float) -> None:
@@ -61,8 +61,10 @@ A smaller kappa (now 1.0) raises the scores of confident tokens.
                 " (learning_rate, rewards with spread, trainable parameters)."
             )
         tau = stats.score_max / math.log(_NOTICEABLE_WEIGHT)
-        gate = f" A smaller kappa (now {self._kappa}) raises the scores of confident tokens." if self._kappa > 0 else ""
+        gate = (
+            f" A smaller kappa (now {self._kappa:g}) raises the scores of confident tokens." if self._kappa > 0 else ""
+        )
         return (
-            f"{start} Only s / tau counts: the largest gated score was {stats.score_max:.3g} and tau is {self._tau}."
-            f" Lower tau; at about {tau:.2g} the top token would weigh {_NOTICEABLE_WEIGHT}.{gate}"
+            f"{start} Only s / tau counts: the largest gated score was {stats.score_max:.3g} and tau is {self._tau:g}."
+            f" Lower tau; at about {tau:.2g} that token would weigh {_NOTICEABLE_WEIGHT} times one of score 0.{gate}"
         )
