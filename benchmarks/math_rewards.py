@@ -5,8 +5,8 @@
 
 Both check the same kinds of answers with the same limit on time. One process per answer is what a user would write
 without a pool: it starts Python, imports math-verify, checks one answer, and is killed at the limit. It is measured on
-the first `--alone` answers, of which 1 % hang as well, as all 10,000 would take hours. Every score of the pool is compared
-with the one expected; a single one out of place ends the benchmark.
+the first `--alone` answers, of which 1 % hang as well, as all 10,000 would take hours. Every score of the pool is
+compared with the one expected; a single one out of place ends the benchmark.
 """
 
 import argparse
@@ -63,12 +63,7 @@ def measure_pool(rows: list[tuple[str, str, str]], seconds: float, workers: int)
     misplaced = sum(verdict.outcome != expected for verdict, (_, _, expected) in zip(verdicts, rows, strict=True))
     if misplaced:
         sys.exit(f"{misplaced} of {len(rows)} outcomes are not the expected ones")
-    return {
-        "answers": len(rows),
-        "seconds": elapsed,
-        "answers_per_second": len(rows) / elapsed,
-        "out_of_place": misplaced,
-    }
+    return figures(len(rows), elapsed, misplaced)
 
 
 def measure_alone(rows: list[tuple[str, str, str]], seconds: float, workers: int) -> dict[str, float]:
@@ -86,11 +81,15 @@ def measure_alone(rows: list[tuple[str, str, str]], seconds: float, workers: int
         found = list(threads.map(check, rows))
     elapsed = time.perf_counter() - started
     agree = sum((outcome == "correct") == (row[2] == "correct") for outcome, row in zip(found, rows, strict=True))
+    return figures(len(rows), elapsed, len(rows) - agree)
+
+
+def figures(answers: int, seconds: float, out_of_place: int) -> dict[str, float]:
     return {
-        "answers": len(rows),
-        "seconds": elapsed,
-        "answers_per_second": len(rows) / elapsed,
-        "out_of_place": len(rows) - agree,
+        "answers": answers,
+        "seconds": seconds,
+        "answers_per_second": answers / seconds,
+        "out_of_place": out_of_place,
     }
 
 

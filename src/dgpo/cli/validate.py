@@ -30,6 +30,8 @@ _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "top_p": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "eval_size": ("0 or more", lambda x: x >= 0),
     "completions_every": ("0 or more", lambda x: x >= 0),
+    "eval_every": ("0 or more", lambda x: x >= 0),
+    "eval_samples": ("1 or more", lambda x: x >= 1),
     "num_threads": ("1 or more", lambda x: x >= 1),
     "lora_r": ("1 or more", lambda x: x >= 1),
     "lora_dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
@@ -65,6 +67,11 @@ def check_recipe(recipe: Recipe) -> list[str]:
             problems.append(f"{recipe.place(name)}: {name} is {value}, and must be {rule}")
     if recipe["max_steps"] == 0:
         problems.append(f"{recipe.place('max_steps')}: max_steps is 0, so nothing would be trained; use -1 for epochs")
+    if recipe["eval_every"] and not recipe["eval_task"]:
+        problems.append(
+            f"{recipe.place('eval_every')}: eval_every is {recipe['eval_every']}, and there is no eval_task; "
+            "add a line such as `eval_task: aime24`"
+        )
     problems += _check_batches(recipe)
     problems += _check_remote_code(recipe)
     return problems

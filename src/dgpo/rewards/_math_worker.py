@@ -137,6 +137,9 @@ def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str 
         gold: The right answer.
         answer: The model's; `None` if it gave none.
         raw: Whether `answer` is a whole completion, in which math-verify looks for the answer.
+
+    Returns:
+        One of the outcomes above, and a text or `None`.
     """
     golds = _parsed_gold(gold)
     if not golds:

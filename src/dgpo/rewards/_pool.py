@@ -2,94 +2,25 @@
 
 import atexit
 import contextlib
-import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dgpo.errors import RewardError
-from dgpo.rewards._math_worker import BAD_GOLD, COMMAND, CORRECT, CRASH, FORK, KILL, READY, UNPARSEABLE, WRONG
+from dgpo.rewards._math_worker import BAD_GOLD, COMMAND, CRASH, FORK, KILL
+from dgpo.rewards._verifier import OUTCOMES, TIMEOUT, Question, Verdict, Worker, start_keeper
 
-TIMEOUT = "timeout"
-OUTCOMES = (CORRECT, WRONG, UNPARSEABLE, TIMEOUT, CRASH, BAD_GOLD)
+__all__ = ["OUTCOMES", "Question", "Verdict", "VerifierPool"]
 
-_SCRIPT = Path(__file__).with_name("_math_worker.py")
-# Importing sympy takes a second or two; on a machine that is busy, or a network disk, much longer.
-_START_SECONDS = 120.0
-# The kernel ends a worker at its limits; this much later the pool has it killed after all.
-_GRACE_SECONDS = 2.0
 # sympy's caches grow: a worker is replaced after so many answers.
 _ANSWERS_PER_WORKER = 5000
 _MAX_BAD_GOLDS = 10_000
-# A verifier that a completion talked into running code should find no keys in its environment.
-_PASSED_ON = ("PATH", "PYTHON", "LD_", "DYLD_", "LC_", "LANG", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT")
-
-
-class Question(NamedTuple):
-    """One answer to check.
-
-    Attributes:
-        gold: The right answer.
-        answer: The model's; `None` if it gave none.
-        raw: Whether `answer` is a whole completion, in which math-verify looks for the answer.
-    """
-
-    gold: str
-    answer: str | None
-    raw: bool = False
-
-
-class Verdict(NamedTuple):
-    """What came of a question.
-
-    Attributes:
-        outcome: One of `OUTCOMES`.
-        answer: The answer as math-verify read it; `None` if it read none.
-        seconds: Processor time, or wall time for a worker that was ended.
-    """
-
-    outcome: str
-    answer: str | None = None
-    seconds: float = 0.0
-
-
-class _Worker:
-    """One worker process and the socket to it."""
-
-    def __init__(self, link: socket.socket) -> None:
-        self.link = link
-        self.stream = link.makefile("rwb")
-        link.settimeout(_START_SECONDS)
-        self.pid = int(json.loads(self.stream.readline() or b"{}").get("pid", 0))
-        self.answers = 0
-
-    def ask(self, question: Question, wall_seconds: float) -> Verdict | None:
-        """The verdict; `None` if the worker ended instead of giving one."""
-        self.answers += 1
-        self.link.settimeout(wall_seconds + _GRACE_SECONDS)
-        self.stream.write(json.dumps(question._asdict()).encode() + b"\n")
-        self.stream.flush()
-        line = self.stream.readline()
-        if not line.endswith(b"\n"):
-            return None
-        reply = json.loads(line)
-        if reply["outcome"] not in OUTCOMES:
-            raise ValueError(f"unknown outcome {reply['outcome']!r}")
-        return Verdict(reply["outcome"], reply["answer"], float(reply["seconds"]))
-
-    def close(self) -> None:
-        """Close the socket; an idle worker ends when it notices."""
-        for part in (self.stream, self.link):
-            with contextlib.suppress(OSError):
-                part.close()
 
 
 class VerifierPool:
@@ -112,28 +43,23 @@ class VerifierPool:
     """
 
     def __init__(self, *, seconds: float = 3.0, memory_mb: int = 1024, num_workers: int | None = None) -> None:
-        if num_workers is None:
-            num_workers = min(
-                8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            )
-        for name, value, least in (
-            ("seconds", seconds, 0.01),
-            ("memory_mb", memory_mb, 256),
-            ("num_workers", num_workers, 1),
-        ):
-            if not value >= least:
-                raise RewardError(f"the verifier's {name} is {value!r}; it must be at least {least}.")
+        num_workers = min(8, _num_processors()) if num_workers is None else num_workers
+        least = {"seconds": (seconds, 0.01), "memory_mb": (memory_mb, 256), "num_workers": (num_workers, 1)}
+        for name, (value, bound) in least.items():
+            if not value >= bound:
+                raise RewardError(f"the verifier's {name} is {value!r}; it must be at least {bound}.")
         self.seconds, self.memory_mb, self.num_workers = seconds, memory_mb, num_workers
         self._reset()
         _POOLS.add(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
+        self._generation = 0
         self._executor: ThreadPoolExecutor | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._idle: list[_Worker] = []
-        self._open: set[_Worker] = set()
+        self._idle: list[Worker] = []
+        self._open: set[Worker] = set()
         self._bad_golds: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,7 +111,7 @@ class VerifierPool:
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self.num_workers, thread_name_prefix="dgpo-verifier")
-            return [self._executor.submit(self._verdict, question) for question in questions]
+            return [self._executor.submit(self._verdict, question, self._generation) for question in questions]
 
     def close(self) -> None:
         """End all processes; the pool starts new ones if it is used again. What is being checked ends as `crash`."""
@@ -194,6 +120,7 @@ class VerifierPool:
             workers = list(self._open)
             self._executor = self._keeper = self._control = None
             self._idle, self._open = [], set()
+            self._generation += 1  # whoever still has a question from before starts no process any more
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
         if control is not None:
@@ -209,17 +136,19 @@ class VerifierPool:
         for worker in workers:
             worker.close()
 
-    def _verdict(self, question: Question) -> Verdict:
+    def _verdict(self, question: Question, generation: int) -> Verdict:
         """The verdict on a question; an answer whose worker crashed is tried once more in a new one."""
         if question.gold in self._bad_golds:
             return Verdict(BAD_GOLD)
-        verdict = self._attempt(question)
+        verdict = self._attempt(question, generation)
         if verdict.outcome == CRASH:
-            verdict = self._attempt(question)
+            verdict = self._attempt(question, generation)
+        if generation != self._generation:
+            return verdict  # the pool was closed meanwhile, which says nothing about the gold answer
         if verdict.outcome in (TIMEOUT, CRASH) and question.answer is not None:
             # Is it the gold answer that cannot be read?
-            alone = self._attempt(question._replace(answer=None))
-            if alone.outcome in (TIMEOUT, CRASH, BAD_GOLD):
+            alone = self._attempt(question._replace(answer=None), generation)
+            if generation == self._generation and alone.outcome in (TIMEOUT, CRASH, BAD_GOLD):
                 if len(self._bad_golds) < _MAX_BAD_GOLDS:
                     self._bad_golds.add(question.gold)
                 return Verdict(BAD_GOLD)
@@ -227,8 +156,8 @@ class VerifierPool:
             return Verdict(BAD_GOLD)
         return verdict
 
-    def _attempt(self, question: Question) -> Verdict:
-        worker = self._take()
+    def _attempt(self, question: Question, generation: int) -> Verdict:
+        worker = self._take(generation)
         if worker is None:
             return Verdict(CRASH)
         started = time.monotonic()
@@ -247,11 +176,17 @@ class VerifierPool:
         # One thread cannot use up the processor time in less wall time: whoever died earlier died of something else.
         return Verdict(TIMEOUT if seconds >= self.seconds else CRASH, None, seconds)
 
-    def _take(self) -> _Worker | None:
+    def _take(self, generation: int) -> Worker | None:
         """An idle worker, or a new one; `None` if it died before it said hello."""
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            if generation != self._generation:
+                return None
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.is_alive():
+                    return worker
+                self._open.discard(worker)
+                worker.close()
             control = self._control_of_keeper()
             ours, theirs = socket.socketpair()
             try:
@@ -262,7 +197,7 @@ class VerifierPool:
             finally:
                 theirs.close()
         try:
-            worker = _Worker(ours)
+            worker = Worker(ours)
         except (OSError, ValueError):
             ours.close()
             return None
@@ -270,17 +205,20 @@ class VerifierPool:
             worker.close()
             return None
         with self._lock:
-            self._open.add(worker)
-        return worker
+            if generation == self._generation:
+                self._open.add(worker)
+                return worker
+        worker.close()
+        return None
 
-    def _give_back(self, worker: _Worker) -> None:
+    def _give_back(self, worker: Worker) -> None:
         with self._lock:
             if worker in self._open:
                 self._idle.append(worker)
                 return
         worker.close()
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: Worker) -> None:
         """Have the keeper kill a worker, if it still lives."""
         worker.close()
         with self._lock:
@@ -295,43 +233,12 @@ class VerifierPool:
             return self._control
         if self._control is not None:
             self._control.close()
-        self._keeper, self._control = _start_keeper(self.seconds, self.wall_seconds, self.memory_mb)
+        self._keeper, self._control = start_keeper(self.seconds, self.wall_seconds, self.memory_mb)
         return self._control
 
 
-def _start_keeper(
-    seconds: float, wall_seconds: float, memory_mb: int
-) -> tuple["subprocess.Popen[bytes]", socket.socket]:
-    ours, theirs = socket.socketpair()
-    environment = {key: value for key, value in os.environ.items() if key.startswith(_PASSED_ON)}
-    # Sets of sympy iterate in the order of their hashes; with a fixed seed a score can be repeated.
-    environment["PYTHONHASHSEED"] = "0"
-    arguments = [str(theirs.fileno()), str(seconds), str(wall_seconds), str(memory_mb * 2**20)]
-    keeper = subprocess.Popen(
-        # -P: the script's own folder holds a math.py that must not stand in for the standard library's.
-        [sys.executable, "-P", str(_SCRIPT), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        pass_fds=[theirs.fileno()],
-        # Ctrl-C is for this process, which then ends the others in good order.
-        start_new_session=True,
-    )
-    theirs.close()
-    ours.settimeout(_START_SECONDS)
-    hello = b""
-    with contextlib.suppress(OSError):
-        while len(hello) < 512 and (part := ours.recv(512 - len(hello))):
-            hello += part
-    if hello.rstrip(b"\0") == READY:
-        return keeper, ours
-    ours.close()
-    keeper.kill()
-    keeper.wait()
-    reason = hello.rstrip(b"\0").decode(errors="replace") or f"it ended with exit code {keeper.returncode}"
-    remedy = "pip install 'dgpo[eval]'" if "No module" in reason else "set DGPO_DEBUG=1 and try again"
-    raise RewardError(f"the verifier of mathematical answers does not start: {reason}. Remedy: {remedy}.")
+def _num_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _POOLS: "weakref.WeakSet[VerifierPool]" = weakref.WeakSet()

@@ -10,8 +10,8 @@ from dgpo.rewards.completions import Completion, completion_text
 def think_format_reward(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
     """Return 1 for each completion that is `<think>thoughts</think>` and then an answer, 0 for the others.
 
-    Unlike TRL's reward of this name, it takes texts as well as chats, wants an answer after the thoughts, and wants each
-    tag exactly once. A completion may begin inside the thoughts, as it does where the prompt ends with `<think>`.
+    Unlike TRL's reward of this name, it takes texts as well as chats, wants an answer after the thoughts, and each tag
+    exactly once. A completion may begin inside the thoughts, as it does where the prompt ends with `<think>`.
 
     Args:
         completions: Texts, or lists of chat messages.

@@ -97,8 +97,12 @@ class MathReward:
             One verdict per text, in order.
         """
         questions = self._questions(texts, golds)
-        futures = await asyncio.to_thread(self.pool.submit, questions)
-        return self._counted(questions, list(await asyncio.gather(*map(asyncio.wrap_future, futures))))
+        futures = [asyncio.wrap_future(future) for future in self.pool.submit(questions)]
+        try:
+            return self._counted(questions, list(await asyncio.gather(*futures)))
+        finally:
+            for future in futures:
+                future.cancel()
 
     def __call__(
         self,

@@ -1,0 +1,76 @@
+"""How often the 95 % intervals of `dgpo eval` and `dgpo compare` hold the truth, on simulated exams of 30 problems.
+
+    python benchmarks/interval_coverage.py
+
+A model is simulated by the chance p of solving a problem, drawn from a Beta distribution with much weight near 0 and 1,
+as on AIME. Each exam draws 30 problems and 32 completions of each; the truth is the mean over all problems there could
+be.
+For comparison the interval of someone who takes the 960 completions for independent, and the plain normal interval over
+problems.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from dgpo.evaluation import metrics
+from dgpo.evaluation.metrics import bootstrap, pass_at_k
+
+SPREADS = {
+    "very weak, mean 0.07": (0.15, 1.85),
+    "weak, mean 0.17": (0.25, 1.25),
+    "middle, mean 0.4": (0.4, 0.6),
+    "strong, mean 0.6": (0.6, 0.4),
+    "very strong, mean 0.8": (1.2, 0.3),
+}
+PROBLEMS, SAMPLES, K = 30, 32, 8
+
+
+def coverage(a: float, b: float, exams: int, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    table = np.array([pass_at_k(SAMPLES, c, K) for c in range(SAMPLES + 1)])
+    mean = a / (a + b)
+    passing = 1 - math.prod((b + i) / (a + b + i) for i in range(K))
+    hits = dict.fromkeys(("avg", f"pass@{K}", "difference", "normal, by problem", "normal, by completion"), 0)
+    for exam in range(exams):
+        chances = rng.beta(a, b, size=PROBLEMS)
+        right, other = rng.binomial(SAMPLES, chances) / SAMPLES, rng.binomial(SAMPLES, chances) / SAMPLES
+        columns = np.stack([right, table[np.round(right * SAMPLES).astype(int)], other - right], axis=1)
+        estimates = bootstrap(columns.tolist(), seed=exam)
+        for name, truth, found in zip(hits, (mean, passing, 0.0), estimates, strict=False):
+            hits[name] += found.low <= truth <= found.high
+        by_problem = 1.96 * right.std(ddof=1) / math.sqrt(PROBLEMS)
+        by_completion = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / (PROBLEMS * SAMPLES))
+        hits["normal, by problem"] += abs(right.mean() - mean) <= by_problem
+        hits["normal, by completion"] += abs(right.mean() - mean) <= by_completion
+    return {name: count / exams for name, count in hits.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exams", type=int, default=4000)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "interval_coverage.json")
+    options = parser.parse_args()
+    metrics.RESAMPLES = 2000  # of 10,000; more exams are worth more here
+    found = {}
+    for name, (a, b) in SPREADS.items():
+        found[name] = {"beta": [a, b], **coverage(a, b, options.exams, seed=1)}
+        print(name, found[name], flush=True)
+    result = {
+        "command": "python benchmarks/interval_coverage.py",
+        "exams": options.exams,
+        "problems": PROBLEMS,
+        "samples_per_problem": SAMPLES,
+        "resamples": metrics.RESAMPLES,
+        "standard_error": math.sqrt(0.95 * 0.05 / options.exams),
+        "coverage": found,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""`dgpo eval`: samples a model on a task, scores the completions, and says how good it is and how sure that is."""
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dgpo.errors import RecipeError
+
+DEFAULT_BATCH_SIZE = 32
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of leaving the process, so that every refusal looks alike."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(f"{message}; see `{self.prog} --help`.")
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return what the command line asks for.
+
+    Args:
+        words: The words after `dgpo eval`; `--top_p` is the same as `--top-p`.
+
+    Returns:
+        The options; `None` where the protocol decides.
+
+    Raises:
+        RecipeError: For an option that does not exist or a value of the wrong kind.
+    """
+    parser = _Parser("dgpo eval", add_help=False, allow_abbrev=False)
+    parser.add_argument("model")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--protocol")
+    parser.add_argument("--n", type=int)
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--max-tokens", type=int)
+    parser.add_argument("--k", type=_numbers, default=None)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--device")
+    parser.add_argument("--task-args", type=_mapping, default={})
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args([re.sub(r"(?<=\w)_", "-", word) if _is_option(word) else word for word in words])
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("--") and "=" not in word
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    import yaml
+
+    found = yaml.safe_load(text)
+    if not isinstance(found, dict):
+        raise ValueError(text)
+    return found
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """Evaluate, and return the exit code.
+
+    Args:
+        words: The words after `dgpo eval`.
+
+    Returns:
+        0 when the evaluation is complete.
+
+    Raises:
+        DgpoError: For input that cannot work.
+    """
+    options = parse(words)
+    protocol = _protocol(options)
+    _refuse_bad_numbers(options, protocol)
+    from dgpo.cli.noise import quiet_libraries
+    from dgpo.cli.progress import Progress
+    from dgpo.evaluation.problems import load_problems
+    from dgpo.evaluation.records import PLOT, EvaluationDirectory
+    from dgpo.evaluation.run import evaluate as run
+    from dgpo.evaluation.run import fit_to_context
+    from dgpo.evaluation.sampling import Sampling, choose_backend
+
+    quiet_libraries()
+    backend = choose_backend(options.backend)
+    problems = load_problems(options.task, limit=options.limit, seed=options.seed, task_args=options.task_args)
+    problems = problems.with_template(protocol.prompt_template)
+    model = _model_path(options)
+    sampler = _sampler(model, backend, options)
+    max_tokens = fit_to_context(sampler, problems, protocol.max_tokens)
+    sampling = Sampling(protocol.temperature, protocol.top_p, max_tokens, options.seed)
+    facts = asdict(protocol) | {"max_tokens": max_tokens}
+    settings = {
+        "model": options.model,
+        "weights": _weights_fingerprint(model),
+        "task": options.task,
+        "problems": len(problems.problems),
+        "problems_sha256": problems.fingerprint(),
+        "protocol": facts.pop("name"),
+        **facts,
+        "changed": _changed(options),
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "backend": backend,
+        "dtype": options.dtype,
+    }
+    directory = EvaluationDirectory(options.output or _default_output(options, settings))
+    directory.open(settings)
+    progress = Progress()
+    progress.say(f"Evaluation: {directory.path}")
+    if max_tokens < protocol.max_tokens:
+        progress.say(f"Completions end at {max_tokens} tokens: the model holds no more beside the longest prompt.")
+    bar = _Bar(progress, directory.path)
+    try:
+        result = run(
+            sampler,
+            problems,
+            n=protocol.n,
+            sampling=sampling,
+            answer_format=protocol.answer_format,
+            batch_size=options.batch_size,
+            directory=directory,
+            on_batch=bar,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted; what is finished is kept in {directory.path}. Run it again.") from None
+    finally:
+        progress.end()
+    print_result(result, progress.console, options.k)
+    from dgpo.evaluation.plots import draw_pass_at_k
+
+    draw_pass_at_k({options.model: result}, f"{options.task}, protocol {protocol.name}", directory.path / PLOT)
+    return 0
+
+
+class _Bar:
+    """Shows the completions that are done."""
+
+    def __init__(self, progress: Any, path: Path) -> None:
+        self._progress, self._path, self._begun = progress, path, False
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._begun:
+            self._begun = True
+            if done:
+                self._progress.say(f"Continuing: {done} of {total} completions are there.")
+            self._progress.begin("sampling", total, done)
+        self._progress.advance(done)
+
+
+def _protocol(options: argparse.Namespace) -> Any:
+    """The protocol with what the command line changes of it."""
+    from dataclasses import replace
+
+    from dgpo.evaluation.protocols import get_protocol
+
+    own_scorer = options.task == "forks" or options.task.startswith("reasoning_gym:")
+    protocol = get_protocol(options.protocol or ("plain" if own_scorer else "dapo"))
+    return replace(protocol, **_changed(options))
+
+
+def _changed(options: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(options, name) for name in ("n", "temperature", "top_p", "max_tokens")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _refuse_bad_numbers(options: argparse.Namespace, protocol: Any) -> None:
+    from dgpo.evaluation.run import check_counts
+    from dgpo.evaluation.sampling import Sampling
+
+    Sampling(protocol.temperature, protocol.top_p, protocol.max_tokens, options.seed)
+    check_counts(protocol.n, protocol.temperature, options.batch_size)
+    for k in options.k or ():
+        if not 1 <= k <= protocol.n:
+            raise RecipeError(
+                f"k is {k}, and must be from 1 to n, which is {protocol.n}: pass@{k} needs {k} completions."
+            )
+
+
+def _model_path(options: argparse.Namespace) -> str:
+    from dgpo.models import resolve_model
+
+    if options.model != "forks":
+        return str(resolve_model(options.model))
+    from dgpo.tasks.forks import warm_up_model
+
+    given = options.task_args if options.task == "forks" else {}
+    return str(warm_up_model(**{key: given[key] for key in ("num_forks", "correctness") if key in given}))
+
+
+def _sampler(model: str, backend: str, options: argparse.Namespace) -> Any:
+    from dgpo.evaluation.sampling import TransformersSampler
+
+    if backend == "vllm":
+        from dgpo.evaluation.vllm_sampling import VllmSampler
+
+        return VllmSampler(model, dtype=options.dtype)
+    return TransformersSampler.load(model, dtype=options.dtype, device=options.device)
+
+
+def _weights_fingerprint(model: str) -> str | None:
+    """A hash of sizes, heads and tails of a local model's weights, so that a run does not go on with other weights."""
+    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size} ".encode() + handle.read(2**20))
+            handle.seek(max(0, size - 2**20))
+            digest.update(handle.read())
+    return digest.hexdigest()[:16]
+
+
+def _default_output(options: argparse.Namespace, settings: dict[str, Any]) -> Path:
+    """A folder named after the settings: the same command finds what it wrote before."""
+    names = [Path(options.model).name or "model", Path(options.task).stem if "/" in options.task else options.task]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return Path("evals") / "-".join([*(re.sub(r"[^\w.]+", "_", name) for name in names), settings["protocol"], digest])
+
+
+def print_result(result: dict[str, Any], console: Any, ks: Sequence[int] | None = None) -> None:
+    """Print the figures of a result as a table.
+
+    Args:
+        result: What `result.json` holds.
+        console: Where to print.
+        ks: Which pass@k; by default the powers of 2, and n.
+    """
+    from rich.table import Table
+
+    settings, metrics, n = result["settings"], result["metrics"], result["samples_per_problem"]
+    chosen = set(ks or [k for k in range(1, n + 1) if k & (k - 1) == 0 or k == n])
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, found in metrics.items():
+        if name.startswith("pass@") and int(name[5:]) not in chosen:
+            continue
+        scale, unit = (1, "") if name == "tokens" else (100, " %")
+        ends = [f"{scale * found[end]:.1f}" if found[end] is not None else "?" for end in ("low", "high")]
+        table.add_row(name, f"{scale * found['value']:.1f}{unit}", f"{ends[0]} to {ends[1]}")
+    asked = f"{settings['task']}: {result['problems']} problems x {n} completions, protocol {settings['protocol']}"
+    sampled = (
+        f"temperature {settings['temperature']}, top_p {settings['top_p']}, at most {settings['max_tokens']} tokens"
+    )
+    console.print(f"{asked}; {sampled}", markup=False)
+    console.print(table)
+    counts = ", ".join(f"{outcome} {count}" for outcome, count in result["outcomes"].items())
+    console.print(f"outcomes: {counts}", markup=False)
+    if result["unscored_problems"]:
+        console.print(f"{result['unscored_problems']} problems have a gold answer that cannot be read; not counted.")

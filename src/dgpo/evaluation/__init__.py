@@ -1,0 +1,20 @@
+"""How good is a model: sampling, avg@n, pass@k and maj@k with intervals, paired comparison, protocols by name."""
+
+from dgpo.evaluation.compare import Comparison, compare
+from dgpo.evaluation.metrics import Estimate, Sample, pass_at_k, summarize
+from dgpo.evaluation.problems import ProblemSet, load_problems
+from dgpo.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+
+__all__ = [
+    "PROTOCOLS",
+    "Comparison",
+    "Estimate",
+    "ProblemSet",
+    "Protocol",
+    "Sample",
+    "compare",
+    "get_protocol",
+    "load_problems",
+    "pass_at_k",
+    "summarize",
+]

@@ -1,0 +1,42 @@
+"""Draws pass@k against k, with the band of its interval."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Okabe and Ito's colours can be told apart with any kind of sight.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def draw_pass_at_k(results: Mapping[str, dict[str, Any]], title: str, path: Path) -> None:
+    """Write the pass@k curves of one or several results as a PNG file.
+
+    Args:
+        results: Name to what `result.json` holds.
+        title: Stands above the picture.
+        path: The file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # No pyplot: it keeps global state and may look for a display.
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for index, (name, result) in enumerate(results.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        curve = {int(key[5:]): found for key, found in result["metrics"].items() if key.startswith("pass@")}
+        ks = sorted(curve)
+        axes.plot(ks, [curve[k]["value"] for k in ks], color=colour, marker="o", markersize=3, label=name)
+        if curve[ks[0]]["low"] is not None:
+            low, high = ([curve[k][end] for k in ks] for end in ("low", "high"))
+            axes.fill_between(ks, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("k, completions tried")
+    axes.set_ylabel("pass@k with 95 % interval over problems")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_title(title)
+    axes.legend(loc="lower right", frameon=False)
+    axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,51 @@
+"""Samples completions with vLLM; nothing of it is loaded before an engine is made."""
+
+from collections.abc import Sequence
+
+from dgpo.evaluation.sampling import Completion, Request, Sampling, encode_prompt, load_tokenizer, seed_of
+from dgpo.tasks._layouts import Prompt
+
+
+class VllmSampler:
+    """Samples with vLLM; every completion has a seed of its own, so batches do not matter.
+
+    Args:
+        model: Folder or hub id.
+        dtype: vLLM's own name for it, `auto` by default.
+        max_model_len: Tokens of prompt and completion; by default the model's own.
+    """
+
+    def __init__(self, model: str, *, dtype: str = "auto", max_model_len: int | None = None) -> None:
+        from vllm import LLM
+
+        self.tokenizer = load_tokenizer(model)
+        self.engine = LLM(model=model, dtype=dtype, max_model_len=max_model_len, seed=0)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the engine was set up for."""
+        return int(self.engine.llm_engine.model_config.max_model_len)
+
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """Return a prompt as ids."""
+        return encode_prompt(self.tokenizer, prompt)
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling, batch: int) -> list[Completion]:
+        """Return one completion per request."""
+        from vllm import SamplingParams
+
+        outputs = self.engine.generate(
+            [{"prompt_token_ids": self.prompt_tokens(request.prompt)} for request in requests],
+            [
+                SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_tokens,
+                    seed=seed_of(sampling.seed, request.problem, request.sample),
+                )
+                for request in requests
+            ],
+            use_tqdm=False,
+        )
+        choices = [output.outputs[0] for output in outputs]
+        return [Completion(c.text, len(c.token_ids), c.finish_reason == "length") for c in choices]

@@ -1,0 +1,385 @@
+"""The verifier under hostile answers, crashes, threads, forks and kills: one score each, and nothing left behind."""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dgpo.errors import RewardError
+from dgpo.rewards import _verifier, checked, compute_score, get_reward
+from dgpo.rewards._pool import OUTCOMES, Question, VerifierPool
+from dgpo.rewards.math import MathReward, math_boxed_reward
+
+TOWER = "9^{9^{9^{9}}}"  # asks sympy for a number with more digits than there are atoms
+BOMB = "__import__('os').system('touch PWNED')"
+
+HOSTILE = [
+    ("9**9**9**9", {"timeout"}),
+    (TOWER, {"timeout"}),
+    ("10000000!", {"timeout"}),
+    ("(" * 1500, {"unparseable", "timeout", "crash"}),
+    ("{" * 800 + "}" * 800, {"unparseable", "timeout", "crash"}),
+    ("\\sqrt{" * 600 + "2" + "}" * 600, {"unparseable", "timeout", "crash"}),
+    ("\\begin{matrix}" * 200, {"unparseable", "timeout", "crash"}),
+    ("x" * 3999, {"unparseable", "timeout", "crash", "wrong"}),
+    ("1" * 3999, {"wrong"}),
+    ("\\frac{1}{2}" * 90_000, {"unparseable"}),  # 1 MB of LaTeX: longer than any answer
+    ("nan", {"wrong"}),
+    ("-\\infty", {"wrong"}),
+    ("", {"unparseable"}),
+    (" \t", {"unparseable"}),
+    ("\x00\ud800\udfff", {"unparseable", "wrong"}),
+    ("💣", {"unparseable", "wrong"}),
+    (BOMB, {"unparseable", "wrong"}),
+    ("\\text{" + BOMB + "}", {"unparseable", "wrong"}),
+    ("lambda: open('PWNED', 'w')", {"unparseable", "wrong"}),
+    ("().__class__.__mro__[1].__subclasses__()", {"unparseable", "wrong"}),
+    ("exec(\"open('PWNED','w')\")", {"unparseable", "wrong"}),
+    ("\\input{/etc/passwd}", {"unparseable", "wrong"}),
+    ("3", {"correct"}),
+]
+
+
+def processes_of(pool):
+    """The keeper and its workers."""
+    keeper = pool._keeper.pid
+    return [keeper, *children(keeper)]
+
+
+def children(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except FileNotFoundError:
+        return []
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pids, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [pid for pid in pids if alive(pid)]
+
+
+@pytest.fixture
+def own_pool():
+    with VerifierPool(seconds=0.5, num_workers=2) as pool:
+        yield pool
+
+
+def test_a_hostile_set_ends_with_named_outcomes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with VerifierPool(seconds=0.5, num_workers=2) as pool:
+        pool.check([Question("3", "3")])
+        started = time.monotonic()
+        verdicts = MathReward("boxed", pool=pool).verdicts(
+            [f"\\boxed{{{text}}}" for text, _ in HOSTILE], ["3"] * len(HOSTILE)
+        )
+        elapsed = time.monotonic() - started
+        pids = processes_of(pool)
+    surprises = [
+        (text[:40], verdict.outcome)
+        for (text, allowed), verdict in zip(HOSTILE, verdicts, strict=True)
+        if verdict.outcome not in allowed
+    ]
+    assert surprises == []
+    # No answer may take more than its four times 0.5 s of wall time, and none is tried more than twice.
+    assert elapsed < len(HOSTILE) * 4 * 0.5
+    assert all(verdict.seconds <= 4 * 0.5 + 1 for verdict in verdicts)
+    assert list(tmp_path.iterdir()) == []
+    assert wait_until_gone(pids) == []
+
+
+def test_whole_completions_that_are_hostile_end_too(own_pool):
+    texts = ["$" * 100_000, "answer " * 50_000, "\\boxed{" * 30_000, "1 " * 100_000, "$x$ and " * 20_000]
+    verdicts = MathReward("math_verify", pool=own_pool).verdicts(texts, ["3"] * len(texts))
+    assert all(verdict.outcome in OUTCOMES and verdict.outcome != "correct" for verdict in verdicts)
+    assert MathReward("math_verify", pool=own_pool)(["so 3"], ["3"]) == [1.0]
+
+
+def test_no_score_is_out_of_place_among_hanging_answers(own_pool):
+    rng = random.Random(0)
+    rows, expected = [], []
+    for index in range(600):
+        kind = "hang" if index % 100 == 50 else rng.choice(["right", "wrong", "nothing", "no gold"])
+        number = rng.randrange(1000)
+        text, gold, outcome = {
+            "hang": (f"\\boxed{{{TOWER}}}", str(number), "timeout"),
+            "right": (f"\\boxed{{{number}}}", f"{number}.0", "correct"),
+            "wrong": (f"\\boxed{{{number + 1}}}", str(number), "wrong"),
+            "nothing": ("I do not know", str(number), "unparseable"),
+            "no gold": (f"\\boxed{{{number}}}", "", "unparseable_gold"),
+        }[kind]
+        rows.append((text, gold))
+        expected.append(outcome)
+    reward = MathReward("boxed", pool=own_pool)
+    verdicts = reward.verdicts([text for text, _ in rows], [gold for _, gold in rows])
+    assert [verdict.outcome for verdict in verdicts] == expected
+    assert sum(reward.counts.values()) == 600
+    assert reward.counts["timeout"] == 6
+
+
+def test_a_gold_answer_that_hangs_costs_time_once(own_pool):
+    gold = "\\begin{matrix}" + "{" * 700  # math-verify does not get to the end of it
+    first = own_pool.check([Question(gold, "3")])[0]
+    assert first.outcome == "unparseable_gold"
+    started = time.monotonic()
+    verdicts = own_pool.check([Question(gold, str(number)) for number in range(100)])
+    assert {verdict.outcome for verdict in verdicts} == {"unparseable_gold"}
+    assert time.monotonic() - started < 5
+
+
+def test_an_answer_that_eats_memory_takes_nobody_with_it():
+    with VerifierPool(seconds=20, memory_mb=256, num_workers=1) as pool:
+        # 2 to the power of 2**33: a number of a gigabyte, which is more than the worker gets.
+        verdicts = pool.check([Question("3", "3"), Question("3", "2**2**33"), Question("3", "3")])
+        assert [verdict.outcome for verdict in verdicts][::2] == ["correct", "correct"]
+        assert verdicts[1].outcome in ("crash", "wrong")  # sympy catches some failures of memory itself
+        for pid in processes_of(pool):
+            with open(f"/proc/{pid}/status") as file:
+                peak = next(line for line in file if line.startswith("VmHWM"))
+            assert int(peak.split()[1]) < 400 * 1024
+
+
+def test_a_killed_worker_is_replaced_and_its_answer_tried_again(own_pool):
+    own_pool.check([Question("3", "3")] * 4)
+    questions = [Question("3", TOWER), Question("3", TOWER), *[Question(str(n), str(n)) for n in range(200)]]
+    futures = own_pool.submit(questions)
+    for _ in range(6):
+        time.sleep(0.1)
+        for pid in processes_of(own_pool)[1:]:
+            os.kill(pid, signal.SIGKILL)
+    outcomes = [future.result(timeout=60).outcome for future in futures]
+    assert len(outcomes) == 202
+    # A crash is reported only if both attempts were hit.
+    assert outcomes[2:].count("correct") >= 190
+    assert set(outcomes) <= {"correct", "timeout", "crash"}
+    assert own_pool.check([Question("3", "3")])[0].outcome == "correct"
+
+
+def test_workers_that_were_killed_while_idle_cost_no_answer(own_pool):
+    own_pool.check([Question("3", "3")] * 8)
+    for pid in processes_of(own_pool)[1:]:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.1)
+    assert [verdict.outcome for verdict in own_pool.check([Question("3", "3")] * 8)] == ["correct"] * 8
+
+
+def test_a_killed_keeper_is_replaced(own_pool):
+    own_pool.check([Question("3", "3")])
+    before = processes_of(own_pool)
+    os.kill(before[0], signal.SIGKILL)
+    assert wait_until_gone(before) == []  # the workers do not outlive it
+    assert [verdict.outcome for verdict in own_pool.check([Question("3", "3")] * 10)] == ["correct"] * 10
+
+
+def test_a_stopped_worker_is_killed_after_the_grace_time():
+    with VerifierPool(seconds=0.1, num_workers=1) as pool:
+        pool.check([Question("3", "3")])
+        (worker,) = processes_of(pool)[1:]
+        os.kill(worker, signal.SIGSTOP)
+        verdict = pool.check([Question("3", "3")])[0]
+        assert verdict.outcome == "timeout"
+        assert wait_until_gone([worker]) == []
+
+
+def test_threads_and_event_loops_share_a_pool(pool):
+    reward = MathReward("boxed", pool=pool)
+
+    def score(number):
+        texts = [f"\\boxed{{{number + offset}}}" for offset in range(20)]
+        return reward(texts, [str(number)] * 20)
+
+    async def score_async():
+        groups = [reward.verdicts_async([f"\\boxed{{{n}}}", "\\boxed{0}"], [str(n)] * 2) for n in range(1, 20)]
+        return await asyncio.gather(*groups)
+
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(score, range(40)))
+    assert results == [[1.0] + [0.0] * 19] * 40
+    verdicts = asyncio.run(score_async())
+    assert [[verdict.outcome for verdict in pair] for pair in verdicts] == [["correct", "wrong"]] * 19
+    assert sum(reward.counts.values()) == 40 * 20 + 19 * 2
+
+
+def test_an_event_loop_is_not_blocked(own_pool):
+    reward = MathReward("boxed", pool=own_pool)
+
+    async def run():
+        ticks = 0
+        task = asyncio.create_task(reward.verdicts_async([f"\\boxed{{{TOWER}}}"] * 2, ["3", "3"]))
+        while not task.done():
+            await asyncio.sleep(0.05)
+            ticks += 1
+        return ticks, [verdict.outcome for verdict in await task]
+
+    ticks, outcomes = asyncio.run(run())
+    assert ticks >= 5  # half a second of sympy, and the loop went on
+    assert outcomes == ["timeout", "timeout"]
+
+
+def test_a_pickled_reward_scores_the_same(pool):
+    reward = pickle.loads(pickle.dumps(MathReward("answer", pool=pool, name="mine")))
+    assert (reward.__name__, reward.answer_format, reward.pool.seconds) == ("mine", "answer", 1.0)
+    assert reward(["Answer: 3"], ["3"]) == [1.0]
+    reward.pool.close()
+
+
+def _score_in_child(queue):
+    queue.put(MathReward("boxed")(["\\boxed{3}"], ["3"]))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_starts_its_own_verifiers(method):
+    assert math_boxed_reward(["\\boxed{3}"], ["3"]) == [1.0]
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    child = context.Process(target=_score_in_child, args=(queue,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert queue.get() == [1.0]
+    assert math_boxed_reward(["\\boxed{3}"], ["3"]) == [1.0]  # the parent's still work
+
+
+SCRIPT = """
+    import os, signal, sys, time
+    from dgpo.rewards._pool import Question, VerifierPool
+
+    pool = VerifierPool(seconds=30, num_workers=2)
+    pool.check([Question("3", "3")] * 8)
+    futures = pool.submit([Question("3", "9^{9^{9^{9}}}")] * 2)
+    time.sleep(0.3)
+    children = open(f"/proc/{pool._keeper.pid}/task/{pool._keeper.pid}/children").read().split()
+    print(pool._keeper.pid, *children, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "[future.cancel() for future in futures]; pool.close()",
+        "os._exit(0)",
+        "os.fork() or time.sleep(60); os.kill(os.getpid(), signal.SIGKILL)",  # a forked child holds no socket
+    ],
+)
+def test_nothing_is_left_behind_when_the_parent_ends(ending, tmp_path):
+    code = textwrap.dedent(SCRIPT) + ending
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    others = children(process.pid)
+    assert len(pids) == 3
+    process.wait(60)
+    try:
+        assert wait_until_gone(pids) == []  # they had half a minute of work before them
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        for pid in set(others) - set(pids):
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_closing_while_answers_are_checked_ends_at_once():
+    pool = VerifierPool(seconds=30, num_workers=2)
+    pool.check([Question("3", "3")] * 2)
+    pids = processes_of(pool)
+    futures = pool.submit([Question("3", TOWER)] * 2)
+    time.sleep(0.3)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 5
+    assert [future.result().outcome for future in futures] == ["crash", "crash"]
+    assert wait_until_gone(pids) == []
+    assert pool._keeper is None
+    pool.close()  # twice does no harm
+    assert pool.check([Question("3", "3")])[0].outcome == "correct"  # and it can be used again
+    pool.close()
+
+
+def test_trl_hands_over_chats_columns_and_hooks(pool):
+    logged = {}
+    reward = checked(MathReward("auto", pool=pool))
+    chats = [[{"role": "assistant", "content": f"\\boxed{{{n}}}"}] for n in (1, 2, 3, 4)]
+    scores = reward(
+        prompts=["?"] * 4,
+        completions=chats,
+        completion_ids=[[1]] * 4,
+        solution=["1", "1", "", "\\boxed{4}"],
+        log_metric=lambda name, value: logged.__setitem__(name, value),
+    )
+    assert reward.__name__ == "math"
+    assert scores == [1.0, 0.0, None, 1.0]
+    assert logged["math/correct"] == 0.5
+    assert logged["math/unparseable_gold"] == 0.25
+    assert set(logged) == {f"math/{outcome}" for outcome in OUTCOMES}
+
+
+def test_a_missing_gold_column_is_said(pool):
+    with pytest.raises(RewardError, match=r"column 'answer' or 'solution'; the data set has gold"):
+        MathReward(pool=pool)(completions=["1"], gold=["1"])
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        MathReward(pool=pool)(["1", "2"], ["1"])
+
+
+def test_verls_face():
+    assert compute_score("math_dapo", "Answer: 1/2", "0.5", {"index": 3}, sandbox_fusion_url=None) == {
+        "score": 1.0,
+        "acc": True,
+        "pred": "1/2",
+        "outcome": "correct",
+    }
+    assert compute_score("x", "no", "")["score"] == 0.0
+    assert compute_score("x", "Answer: 3\n4", "4", answer_format="answer")["score"] == 0.0
+    json.dumps(compute_score("x", "no", "3"))
+
+
+@pytest.mark.parametrize("name", ["math", "math_boxed", "math_answer", "math_hashes", "math_last_number"])
+def test_recipes_know_the_names(name):
+    assert get_reward(name).__name__ == name
+    assert get_reward(name)(["Answer: \\boxed{3}\n#### 3"], answer=["3"]) == [1.0]
+
+
+def test_a_verifier_that_does_not_start_says_why(tmp_path, monkeypatch):
+    (tmp_path / "math_verify.py").write_text("raise ImportError('No module named this')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with VerifierPool() as pool, pytest.raises(RewardError, match=r"No module named this.*pip install 'dgpo\[eval\]'"):
+        pool.check([Question("3", "3")])
+
+
+def test_the_workers_see_no_secrets(monkeypatch, own_pool):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    own_pool.check([Question("3", "3")])
+    for pid in processes_of(own_pool):
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            assert b"secret" not in file.read()
+
+
+@pytest.mark.parametrize(("name", "value"), [("seconds", 0), ("memory_mb", 1), ("num_workers", 0)])
+def test_limits_that_cannot_work_are_refused(name, value):
+    with pytest.raises(RewardError, match=f"verifier's {name} is {value}"):
+        VerifierPool(**{name: value})
+
+
+def test_the_script_loads_neither_torch_nor_this_package():
+    code = f"import sys; sys.argv = ['x']; exec(open({str(_verifier._SCRIPT)!r}).read().partition('if __name__')[0]); "
+    code += "check_answer('1/2', '0.5', raw=False); assert not {'torch', 'dgpo', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
