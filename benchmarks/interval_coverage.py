@@ -38,8 +38,9 @@ def coverage(a: float, b: float, exams: int, seed: int) -> dict[str, float]:
     for exam in range(exams):
         chances = rng.beta(a, b, size=PROBLEMS)
         right, other = rng.binomial(SAMPLES, chances) / SAMPLES, rng.binomial(SAMPLES, chances) / SAMPLES
-        columns = np.stack([right, table[np.round(right * SAMPLES).astype(int)], other - right], axis=1)
+        columns = np.stack([right, table[np.round(right * SAMPLES).astype(int)]], axis=1)
         estimates = bootstrap(columns.tolist(), seed=exam)
+        estimates += bootstrap((other - right)[:, None].tolist(), seed=exam, skewed=False)
         for name, truth, found in zip(hits, (mean, passing, 0.0), estimates, strict=False):
             hits[name] += found.low <= truth <= found.high
         by_problem = 1.96 * right.std(ddof=1) / math.sqrt(PROBLEMS)

@@ -18,9 +18,9 @@ class InertMonitor:
     Example:
         >>> flat = CreditStats(10, 1, 1.0, 0.0, 1.0, 1.0, 1e-4, 2e-3, True)
         >>> monitor = InertMonitor(patience=2, tau=0.5, kappa=1.0)
-        >>> monitor.update(flat, step=1) is None
+        >>> monitor.update(flat, first_step=1, last_step=1) is None
         True
-        >>> print(monitor.update(flat, step=2))    # 0.002 / log 1.5 = 0.0049
+        >>> print(monitor.update(flat, first_step=2, last_step=2))    # 0.002 / log 1.5 = 0.0049
         DGPO has been inert for 2 steps: every weight was within 0.01 of 1, so this is plain GRPO. Only s / tau \
 counts: the largest gated score was 0.002 and tau is 0.5. Lower tau; at about 0.0049 that token would weigh 1.5 times \
 one of score 0. A smaller kappa (now 1) raises the scores of confident tokens.
@@ -28,24 +28,26 @@ one of score 0. A smaller kappa (now 1) raises the scores of confident tokens.
 
     def __init__(self, patience: int, tau: float, kappa: float) -> None:
         self._patience, self._tau, self._kappa = patience, tau, kappa
-        self._last_active_step: int | None = None
+        self._inert_since: int | None = None
         self._spoken = False
 
-    def update(self, stats: CreditStats, step: int) -> str | None:
-        """Return the warning if it is due now.
+    def update(self, stats: CreditStats, first_step: int, last_step: int) -> str | None:
+        """Return the notice if it is due now.
 
         Args:
             stats: Of all weights since the last call.
-            step: Optimizer steps made, counting the ones that `stats` covers.
+            first_step: The first step that `stats` covers. Steps between two calls kept the weights of the earlier one.
+            last_step: The last step that it covers.
 
         Returns:
             The sentence, at most once in the life of the monitor; `None` otherwise.
         """
-        if self._last_active_step is None:
-            self._last_active_step = step - 1
         if not stats.inert:
-            self._last_active_step = step
-        inert_steps = step - self._last_active_step
+            self._inert_since = None
+            return None
+        if self._inert_since is None:
+            self._inert_since = first_step
+        inert_steps = last_step - self._inert_since + 1
         if self._spoken or not self._patience or inert_steps < self._patience:
             return None
         self._spoken = True

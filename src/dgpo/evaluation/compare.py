@@ -66,7 +66,7 @@ def compare(
     ks = range(1, count + 1)
     pairs = [(per_problem(scored_first[name], ks), per_problem(scored_second[name], ks)) for name in shared]
     metrics = list(pairs[0][0])
-    estimates = bootstrap([[b[metric] - a[metric] for metric in metrics] for a, b in pairs], seed=seed)
+    estimates = bootstrap([[b[metric] - a[metric] for metric in metrics] for a, b in pairs], seed=seed, skewed=False)
     differences = dict(zip(metrics, estimates, strict=True))
     return Comparison(
         *names,

@@ -191,7 +191,9 @@ def summarize(problems: Mapping[str, Sequence[Sample]], *, seed: int = 0) -> dic
     }
 
 
-def bootstrap(rows: Sequence[Sequence[float]], *, seed: int = 0, level: float = 0.95) -> list[Estimate]:
+def bootstrap(
+    rows: Sequence[Sequence[float]], *, seed: int = 0, level: float = 0.95, skewed: bool = True
+) -> list[Estimate]:
     """Return the mean of each column with a bootstrap interval that resamples rows: one row is one problem.
 
     A row is drawn or left out as a whole, so samples of one problem are not mistaken for independent evidence. The
@@ -203,6 +205,8 @@ def bootstrap(rows: Sequence[Sequence[float]], *, seed: int = 0, level: float = 
         rows: One row per problem, one column per figure.
         seed: Of the resampling; equal rows and seed give equal intervals.
         level: Probability that an interval covers the true mean.
+        skewed: Correct for skewness, as shares near 0 or 1 have it. Differences of two models are spread evenly around
+            their mean; there the percentiles alone, widened by sqrt(n / (n - 1)), cover better.
 
     Returns:
         One estimate per column.
@@ -219,10 +223,11 @@ def bootstrap(rows: Sequence[Sequence[float]], *, seed: int = 0, level: float = 
     if count < 2:
         return [Estimate(float(mean), None, None) for mean in means]
     draws = _resampled_means(values, seed)
-    quantile = student_quantile(0.5 + level / 2, count - 1)
+    quantile = student_quantile(0.5 + level / 2, count - 1) * (1 if skewed else math.sqrt(count / (count - 1)))
     estimates = []
     for column, mean in enumerate(means):
-        tails = [_tail(values[:, column] - mean, side * quantile) for side in (-1, 1)]
+        deviations = values[:, column] - mean if skewed else np.zeros(1)
+        tails = [_tail(deviations, side * quantile) for side in (-1, 1)]
         low, high = np.quantile(draws[:, column], tails)
         estimates.append(Estimate(float(mean), float(min(low, mean)), float(max(high, mean))))
     return estimates
@@ -246,9 +251,7 @@ def _resampled_means(values: "np.ndarray", seed: int) -> "np.ndarray":
 def _tail(deviations: "np.ndarray", quantile: float) -> float:
     """Share of the resampled means below one end of the interval."""
     squares = float((deviations**2).sum())
-    if squares == 0:
-        return 0.5
-    skew = float((deviations**3).sum()) / (6 * squares**1.5)
+    skew = float((deviations**3).sum()) / (6 * squares**1.5) if squares else 0.0
     return NormalDist().cdf(skew + (skew + quantile) / (1 - skew * (skew + quantile)))
 
 

@@ -142,7 +142,7 @@ class VerifierPool:
             return Verdict(BAD_GOLD)
         verdict = self._attempt(question, generation)
         if verdict.outcome == CRASH:
-            verdict = self._attempt(question, generation)
+            verdict = self._attempt(question, generation, fresh=True)
         if generation != self._generation:
             return verdict  # the pool was closed meanwhile, which says nothing about the gold answer
         if verdict.outcome in (TIMEOUT, CRASH) and question.answer is not None:
@@ -156,8 +156,8 @@ class VerifierPool:
             return Verdict(BAD_GOLD)
         return verdict
 
-    def _attempt(self, question: Question, generation: int) -> Verdict:
-        worker = self._take(generation)
+    def _attempt(self, question: Question, generation: int, *, fresh: bool = False) -> Verdict:
+        worker = self._take(generation, fresh=fresh)
         if worker is None:
             return Verdict(CRASH)
         started = time.monotonic()
@@ -176,12 +176,12 @@ class VerifierPool:
         # One thread cannot use up the processor time in less wall time: whoever died earlier died of something else.
         return Verdict(TIMEOUT if seconds >= self.seconds else CRASH, None, seconds)
 
-    def _take(self, generation: int) -> Worker | None:
+    def _take(self, generation: int, *, fresh: bool) -> Worker | None:
         """An idle worker, or a new one; `None` if it died before it said hello."""
         with self._lock:
             if generation != self._generation:
                 return None
-            while self._idle:
+            while self._idle and not fresh:
                 worker = self._idle.pop()
                 if worker.is_alive():
                     return worker

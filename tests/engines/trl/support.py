@@ -115,6 +115,7 @@ def make_trainer(
     dtype: torch.dtype = torch.float32,
     tokenizer: Any = None,
     after_config: Any = None,
+    rows: int = 64,
     **options: Any,
 ) -> Any:
     """A trainer of either kind. SGD without clipping by default: Adam would hide a wrong normaliser of the loss."""
@@ -153,7 +154,7 @@ def make_trainer(
         model,
         reward,
         args,
-        train_dataset=make_dataset(),
+        train_dataset=make_dataset(rows),
         processing_class=tokenizer or AutoTokenizer.from_pretrained(checkpoint),
         peft_config=copy.deepcopy(peft_config),
         callbacks=[recorder, *callbacks],

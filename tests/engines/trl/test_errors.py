@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import WORDS, FixedDGPOTrainer, loss_inputs, make_checkpoint, make_tokenizer, make_trainer, spread_reward
+from support import (
+    WORDS,
+    FixedDGPOTrainer,
+    lora,
+    loss_inputs,
+    make_checkpoint,
+    make_tokenizer,
+    make_trainer,
+    spread_reward,
+)
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from trl import GRPOConfig
 
@@ -121,15 +130,16 @@ def test_nan_parameters_are_never_saved(checkpoint, tmp_path):
 
 def test_rollouts_that_cannot_be_saved_exactly_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="'num_images' of type list"):
-        state.save_rollout_state(tmp_path, 0, 3, [{"num_images": [1, 2]}])
+        state.save_rollout_state(tmp_path, 0, 3, [{"num_images": [1, 2]}], {})
 
 
 def test_rollout_state_survives_a_round_trip(tmp_path):
     inputs = loss_inputs()
     halves = [{k: v[i::2] if v.dim() else v for k, v in inputs.items()} for i in range(2)]
-    state.save_rollout_state(tmp_path, 1, 7, halves)
-    step, buffer = state.load_rollout_state(tmp_path, 1, torch.device("cpu"))
+    state.save_rollout_state(tmp_path, 1, 7, halves, {"num_processes": 2})
+    step, buffer, layout = state.load_rollout_state(tmp_path, 1, torch.device("cpu"))
     assert step == 7
+    assert layout == {"num_processes": 2}
     for ours, theirs in zip(buffer, halves, strict=True):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) and ours[k].dtype == theirs[k].dtype for k in theirs)
@@ -147,3 +157,49 @@ def test_a_checkpoint_of_another_vocabulary_size_is_not_mistaken(tmp_path):
     trainer = make_trainer(FixedDGPOTrainer, wide, tmp_path / "run", max_steps=1)
     trainer.train()  # a head padded beyond the tokenizer's words is common and right
     assert trainer.recorder.steps[0]["dgpo/hellinger_sq/max"] == 0
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_adapters_that_train_the_models_own_biases_are_refused(checkpoint, tmp_path, bias):
+    adapter = lora()
+    adapter.bias = bias
+    with pytest.raises(RecipeError, match=rf"bias='{bias}'.*Use bias='none'"):
+        make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=adapter)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", False])
+def test_adapters_that_start_elsewhere_than_the_model_are_refused(checkpoint, tmp_path, init):
+    adapter = lora()
+    adapter.init_lora_weights = init
+    with pytest.raises(RecipeError, match=rf"init_lora_weights={init!r}.*would be the reference"):
+        make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=adapter)
+
+
+def saved_run(checkpoint, tmp_path, **options):
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, **options}
+    make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options).train()
+
+
+def test_rollouts_of_another_layout_are_refused(checkpoint, tmp_path):
+    saved_run(checkpoint, tmp_path, num_iterations=2)
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, num_iterations=1)
+    with pytest.raises(TrainingError, match=r"'num_iterations': 2.*'num_iterations': 1.*do not fit"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_the_moving_reference_is_refused(checkpoint, tmp_path):
+    saved_run(checkpoint, tmp_path)
+    options = {"sync_ref_model": True, "ref_model_sync_steps": 1}
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options)
+    with pytest.raises(TrainingError, match=r"reference\.safetensors is missing"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_half_written_checkpoint_is_not_called_the_last(tmp_path):
+    from dgpo.engines.trl.checks import last_checkpoint_note
+
+    (tmp_path / "checkpoint-7" / "dgpo_state").mkdir(parents=True)
+    assert last_checkpoint_note(str(tmp_path)) == "No checkpoint had been saved."
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint_note(str(tmp_path)).endswith("checkpoint-5.")

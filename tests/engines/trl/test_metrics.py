@@ -80,3 +80,16 @@ def test_an_inert_run_is_told_once(checkpoint, tmp_path, caplog, steps, tau, war
 def test_totals_are_zero_safe():
     nothing = CreditTotals.of(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
     assert nothing.stats().num_tokens == 0
+
+
+def test_steps_that_reuse_active_weights_are_not_called_inert():
+    from dgpo.core import CreditStats
+    from dgpo.engines.inert import InertMonitor
+
+    flat = CreditStats(10, 1, 1.0, 0.0, 1.0, 1.0, 1e-4, 2e-3, True)
+    active = CreditStats(10, 1, 0.5, 1.0, 0.1, 3.0, 0.1, 0.3, False)
+    monitor = InertMonitor(patience=3, tau=0.5, kappa=1.0)
+    # Rollouts at steps 1 and 5, four updates each: steps 2 to 4 kept the active weights of step 1.
+    assert monitor.update(active, 1, 1) is None
+    assert monitor.update(flat, 5, 5) is None
+    assert "inert for 5 steps" in monitor.update(flat, 9, 9)

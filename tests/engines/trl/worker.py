@@ -154,6 +154,8 @@ RESUME_CASES = {
     "boundary": {"save_steps": 3},
     "off boundary": {"save_steps": 3, "steps_per_generation": 4},
     "iterations": {"save_steps": 3, "num_iterations": 2, "credit_policy": "old"},
+    "second epoch": {"save_steps": 3, "rows": 2},
+    "epoch boundary": {"save_steps": 3, "rows": 3},
     "moving reference": {
         "save_steps": 3,
         "sync_ref_model": True,

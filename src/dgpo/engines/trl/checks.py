@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig
 
 from dgpo.engines.trl.config import DGPOConfig
@@ -46,7 +46,8 @@ def check_text_only(processing_class: Any) -> None:
 
 def check_same_vocabulary(model: PreTrainedModel, ref_model: PreTrainedModel) -> None:
     """Refuse a reference whose head runs over another vocabulary."""
-    sizes = [len(m.get_output_embeddings().weight) for m in (model, ref_model)]
+    # Not the heads themselves: outside of a forward pass a wrapper may hold them in pieces.
+    sizes = [m.config.get_text_config().vocab_size for m in (model, ref_model)]
     if sizes[0] != sizes[1]:
         raise RecipeError(
             f"The policy's head has {sizes[0]} words and the reference's {sizes[1]}; the Hellinger distance compares"
@@ -71,10 +72,33 @@ def check_same_tokenizer(tokenizer: PreTrainedTokenizerBase, reference_path: str
             )
 
 
+def check_adapter(config: Any, *, has_copy: bool) -> None:
+    """Refuse adapters whose switching off does not give the initial policy back.
+
+    Args:
+        config: A `PeftConfig`, or `None`.
+        has_copy: Whether a frozen copy of the adapter is the reference, and not the model without it.
+    """
+    bias = getattr(config, "bias", "none")
+    if bias != "none":
+        raise RecipeError(
+            f"The adapter trains biases of the model itself (bias={bias!r}); they stay changed when the adapter is"
+            " switched off, so that the reference would follow the policy unseen. Use bias='none'."
+        )
+    init = getattr(config, "init_lora_weights", True)
+    if not has_copy and init not in (True, "gaussian", "eva"):
+        raise RecipeError(
+            f"init_lora_weights={init!r} starts from another policy than the model without the adapter, which would be"
+            " the reference. Use True or 'gaussian'; or wrap the model with get_peft_model yourself and pass it: its"
+            " adapter is then copied as the reference."
+        )
+
+
 def last_checkpoint_note(output_dir: str | None) -> str:
-    """Return a sentence that says where the last checkpoint is, for messages of runs that had to stop."""
-    last = get_last_checkpoint(output_dir) if output_dir and Path(output_dir).is_dir() else None
-    return f"The last checkpoint is kept: {last}." if last else "No checkpoint had been saved."
+    """Return a sentence that says where the last complete checkpoint is, for messages of runs that had to stop."""
+    complete = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json") if output_dir else ()
+    steps = {int(path.parent.name.rpartition("-")[2]): path.parent for path in complete}
+    return f"The last checkpoint is kept: {steps[max(steps)]}." if steps else "No checkpoint had been saved."
 
 
 def non_finite_error(what: str, step: int, output_dir: str | None) -> DgpoError:

@@ -15,6 +15,7 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
     # overridden
     "_compute_loss": ("self", "model", "inputs"),
     "_generate_and_score_completions": ("self", "inputs"),
+    "_get_train_sampler": ("self", "dataset"),
     "_get_per_token_logps_and_entropies": (
         *("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
         *("batch_size", "compute_entropy", "compute_aux_loss"),

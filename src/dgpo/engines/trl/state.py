@@ -20,7 +20,9 @@ from dgpo.errors import TrainingError
 FOLDER = "dgpo_state"
 
 
-def save_rollout_state(checkpoint: Path, rank: int, step: int, buffer: list[dict[str, Any]] | None) -> None:
+def save_rollout_state(
+    checkpoint: Path, rank: int, step: int, buffer: list[dict[str, Any]] | None, layout: dict[str, int]
+) -> None:
     """Write the micro-step counter and the buffered rollouts of one rank.
 
     Args:
@@ -28,6 +30,7 @@ def save_rollout_state(checkpoint: Path, rank: int, step: int, buffer: list[dict
         rank: Index of the process.
         step: TRL's count of forward and backward passes (`_step`).
         buffer: TRL's buffered batches (`_buffered_inputs`): dictionaries of tensors and `None`.
+        layout: What the counter and the buffer depend on: numbers of processes, steps per generation and so on.
 
     Raises:
         TrainingError: If the buffer holds something else than tensors, whose restoration could not be exact.
@@ -40,29 +43,29 @@ def save_rollout_state(checkpoint: Path, rank: int, step: int, buffer: list[dict
                 tensors[f"{index}.{name}"] = value.detach().cpu().contiguous().clone()
             elif value is not None:
                 raise TrainingError(
-                    f"The rollout buffer holds {name!r} of type {type(value).__name__}, which cannot be saved; a"
-                    " resumed run would differ. Save on generation boundaries with save_only_model=True instead."
+                    f"The rollout buffer holds {name!r} of type {type(value).__name__}, which cannot be saved,"
+                    " so that no run could be resumed exactly. Set save_strategy='no', or save_only_model=True."
                 )
-    facts = {"step": step, "num_batches": None if buffer is None else len(buffer)}
+    facts = {"step": step, "num_batches": None if buffer is None else len(buffer), "layout": layout}
     _write(checkpoint / FOLDER / f"rank_{rank}.safetensors", tensors, facts)
 
 
 def load_rollout_state(
     checkpoint: Path, rank: int, device: torch.device
-) -> tuple[int, list[dict[str, Any]] | None] | None:
-    """Return the counter and the buffer that `save_rollout_state` wrote, or `None` where it wrote nothing."""
+) -> tuple[int, list[dict[str, Any]] | None, dict[str, int]] | None:
+    """Return the counter, the buffer and the layout that were written, or `None` where nothing was."""
     path = checkpoint / FOLDER / f"rank_{rank}.safetensors"
     if not path.exists():
         return None
     with safe_open(str(path), framework="pt", device="cpu") as file:
         facts = json.loads(file.metadata()["dgpo"])
         if facts["num_batches"] is None:
-            return facts["step"], None
+            return facts["step"], None, facts["layout"]
         buffer: list[dict[str, Any]] = [{} for _ in range(facts["num_batches"])]
         for key in file.keys():  # noqa: SIM118  a safetensors file is not a dictionary
             index, _, name = key.partition(".")
             buffer[int(index)][name] = file.get_tensor(key).to(device)
-    return facts["step"], buffer
+    return facts["step"], buffer, facts["layout"]
 
 
 def save_reference(checkpoint: Path, rank: int, reference: nn.Module, *, sharded: bool) -> None:
@@ -88,8 +91,8 @@ def load_reference(checkpoint: Path, rank: int, reference: nn.Module, *, sharded
     path = _reference_path(checkpoint, rank, sharded)
     if not path.exists():
         raise TrainingError(
-            f"{path} is missing: the checkpoint does not hold the moving reference, which sync_ref_model needs. Resume"
-            " with as many processes as the run had, or start a new run."
+            f"{path} is missing: the checkpoint does not hold the moving reference, which sync_ref_model needs (was"
+            " save_only_model set?). Resume from another checkpoint, or start a new run."
         )
     with safe_open(str(path), framework="pt", device="cpu") as file, torch.no_grad():
         for name, parameter in reference.named_parameters():

@@ -1,9 +1,10 @@
-"""`DGPOTrainer`: TRL's `GRPOTrainer` with token advantages, through six narrow hooks (see `compat.py`).
+"""`DGPOTrainer`: TRL's `GRPOTrainer` with token advantages, through seven narrow hooks (see `compat.py`).
 
 One step costs the policy's forward and backward pass, the reference's backbone forward, and one streamed pass over both
 heads: what GRPO with a KL term costs. No logits of either model exist.
 """
 
+import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -22,6 +26,7 @@ from dgpo.engines.inert import InertMonitor
 from dgpo.engines.trl import checks, heads, state
 from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig
+from dgpo.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +74,21 @@ class DGPOTrainer(GRPOTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = DGPOConfig(f"{name.rstrip('/').split('/')[-1]}-DGPO")
         checks.check_config(args)
-        checks.check_text_only(options.get("processing_class"))
-        checks.check_model(model, is_peft=options.get("peft_config") is not None or hasattr(model, "peft_config"))
+        given = inspect.signature(GRPOTrainer.__init__).bind_partial(
+            self, model, reward_funcs, args, *others, **options
+        )
+        new_adapter = given.arguments.get("peft_config")
+        checks.check_text_only(given.arguments.get("processing_class"))
+        checks.check_model(model, is_peft=new_adapter is not None or hasattr(model, "peft_config"))
+        checks.check_adapter(new_adapter, has_copy=False)
 
         self._kl_beta: float = args.beta
         self._held_inputs: dict[str, Any] | None = None  # inputs of the loss being computed, without advantages
         self._advantages = torch.empty(0)  # and those advantages
         self._sampled: dict[str, Tensor] | None = None  # statistics of the policy that sampled, credit_policy="old"
         self._totals: dict[str, CreditTotals] = {}
+        self._first_counted_step = 1  # of the training totals
+        self._train_sampler: Any = None
         self._inert_monitor = InertMonitor(args.inert_warning_steps, args.tau, args.kappa)
         with _reference_wanted(args):
             super().__init__(model, reward_funcs, args, *others, **options)
@@ -87,6 +99,8 @@ class DGPOTrainer(GRPOTrainer):
         if self.ref_model is not None:
             checks.check_same_vocabulary(self.model, self.accelerator.unwrap_model(self.ref_model))
             checks.check_same_tokenizer(self._tokenizer, self.model.config._name_or_path)
+        for name, adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).items():
+            checks.check_adapter(adapter, has_copy=name == "ref" or "ref" in self.model.peft_config)
 
     @contextmanager
     def _reference_policy(self) -> Iterator[Any]:
@@ -197,18 +211,27 @@ class DGPOTrainer(GRPOTrainer):
         mode = "train" if self.model.training else "eval"
         if mode == "train" and self._step == 0 and self.state.global_step == 0:
             self._warn_of_another_reference(totals)
-        self._totals[mode] = self._totals[mode] + totals if mode in self._totals else totals
+        if mode in self._totals:
+            totals = self._totals[mode] + totals
+        elif mode == "train":
+            self._first_counted_step = self.state.global_step + 1
+        self._totals[mode] = totals
 
     def _warn_of_another_reference(self, totals: CreditTotals) -> None:
         distance = totals.metrics()["dgpo/hellinger_sq/max"]
-        if distance > _SAME_POLICY and self.accelerator.is_main_process:
-            logger.warning(
-                "The policy differs from its reference before the first update (largest squared Hellinger distance"
-                " %.2g; 0 is expected). The reference is loaded from config._name_or_path=%r; a policy changed in"
-                " memory or dropout (disable_dropout=True switches it off) does this.",
-                distance,
-                self.model.config._name_or_path,
-            )
+        if distance <= _SAME_POLICY or not self.accelerator.is_main_process:
+            return
+        if self.ref_model is None:
+            cause = "The reference is the model with the adapter switched off; an adapter that is not new"
+        else:
+            path = self.model.config._name_or_path
+            cause = f"The reference is loaded from config._name_or_path={path!r}; a policy changed in memory"
+        logger.warning(
+            "The policy differs from its reference before the first update (largest squared Hellinger distance %.2g;"
+            " 0 is expected). %s or dropout (disable_dropout=True switches it off) does this.",
+            distance,
+            cause,
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log TRL's metrics and the credit of all tokens since the last call."""
@@ -220,51 +243,85 @@ class DGPOTrainer(GRPOTrainer):
                 metrics["kl"] = totals.mean_kl()
             for name, value in metrics.items():
                 self._metrics[mode][name].append(value)
-            warning = self._inert_monitor.update(totals.stats(), self.state.global_step) if mode == "train" else None
-            if warning and self.accelerator.is_main_process:
-                logger.warning(warning)
+            if mode == "train":
+                steps = (self._first_counted_step, self.state.global_step)
+                notice = self._inert_monitor.update(totals.stats(), *steps)
+                if notice and self.accelerator.is_main_process:
+                    logger.warning(notice)
         super().log(logs, start_time)
 
     # -------------------------------------------------------------------------------- stopping and resuming
 
+    def _on_any_rank(self, condition: bool | Tensor) -> bool:
+        """Whether a condition holds on some rank: what stops one must stop all, or the others wait forever."""
+        flag = torch.as_tensor(condition, device=self.accelerator.device).float()
+        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+
     def _refuse_non_finite(self, loss: Tensor) -> None:
-        """Stop every rank when the loss of one of them is not finite."""
-        broken = self.accelerator.reduce((~torch.isfinite(loss.detach())).float(), reduction="sum")
-        if broken > 0:
+        if self._on_any_rank(~torch.isfinite(loss.detach())):
             raise checks.non_finite_error("The loss", self.state.global_step + 1, self.args.output_dir)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Keep hold of TRL's sampler, whose order of prompts a resumed run has to continue."""
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
+    def _layout(self) -> dict[str, int]:
+        """What must not change between a checkpoint and the run that continues it."""
+        names = ("steps_per_generation", "num_iterations", "per_device_train_batch_size", "gradient_accumulation_steps")
+        return {"num_processes": self.accelerator.num_processes, **{name: getattr(self.args, name) for name in names}}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save what TRL leaves out, and that first: `trainer_state.json`, written last, marks a complete checkpoint."""
         finite = all(bool(torch.isfinite(p.detach()).all()) for p in self.model.parameters() if p.requires_grad)
-        if not finite:
+        if self._on_any_rank(not finite):
             raise checks.non_finite_error("A parameter", self.state.global_step, self.args.output_dir)
         if not self.args.save_only_model:
             folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            checkpoint = Path(self._get_output_dir(trial=trial)) / folder
-            rank = self.accelerator.process_index
-            state.save_rollout_state(checkpoint, rank, self._step, self._buffered_inputs)
+            failure = self._try_to_save_state(Path(self._get_output_dir(trial=trial)) / folder)
+            if self._on_any_rank(failure is not None):
+                raise failure or TrainingError("Another process could not write its part of the checkpoint.")
+        super()._save_checkpoint(model, trial)
+
+    def _try_to_save_state(self, checkpoint: Path) -> Exception | None:
+        rank = self.accelerator.process_index
+        try:
+            state.save_rollout_state(checkpoint, rank, self._step, self._buffered_inputs, self._layout())
             if self.args.sync_ref_model:
                 reference = self.accelerator.unwrap_model(self.ref_model)
                 state.save_reference(checkpoint, rank, reference, sharded=self.is_fsdp_enabled)
-            self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, TrainingError) as error:
+            return error
+        return None
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Restore what `_save_checkpoint` saved, where TRL restores its own."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        rank = self.accelerator.process_index
-        saved = state.load_rollout_state(Path(checkpoint), rank, self.accelerator.device)
-        if saved is None:
-            logger.warning(
-                "%s was not saved by DGPOTrainer with this many processes: resuming is not exact.", checkpoint
-            )
-            return
-        self._step, self._buffered_inputs = saved
+        folder, rank = Path(checkpoint), self.accelerator.process_index
         if self.args.sync_ref_model:
             reference = self.accelerator.unwrap_model(self.ref_model)
-            state.load_reference(Path(checkpoint), rank, reference, sharded=self.is_fsdp_enabled)
+            state.load_reference(folder, rank, reference, sharded=self.is_fsdp_enabled)
+        saved = state.load_rollout_state(folder, rank, self.accelerator.device)
+        is_missing = self._on_any_rank(saved is None)
+        if is_missing and not self._on_any_rank(saved is not None):
+            logger.warning("%s holds no state of DGPOTrainer (save_only_model?): resuming is not exact.", checkpoint)
+            return
+        if is_missing or saved is None or self._on_any_rank(saved[2] != self._layout()):
+            before = saved[2] if saved is not None else "another number of processes"
+            raise TrainingError(
+                f"{checkpoint} was saved with {before}, and this run has {self._layout()}: its rollouts do not fit."
+                " Resume with the same, or start a new run from its weights."
+            )
+        self._step, self._buffered_inputs, _ = saved
+        self._skip_past_epochs(folder)
+
+    def _skip_past_epochs(self, checkpoint: Path) -> None:
+        """Bring the sampler's generator to where it was: it draws one order of the prompts an epoch."""
+        epoch = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).epoch or 0.0
+        for _ in range(int(epoch + 1e-6) if self._train_sampler is not None else 0):
+            next(iter(self._train_sampler), None)
 
 
 @contextmanager
