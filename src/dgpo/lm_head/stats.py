@@ -1,16 +1,17 @@
 """The one public operation on LM heads: it checks its arguments and chooses an implementation."""
 
 import math
-from typing import Literal
+import os
+import warnings
+from functools import cache
 
 import torch
 
 from dgpo._typing import Float, Int, Tensor
 from dgpo.lm_head.reference import reference_stats
-from dgpo.lm_head.streamed import streamed_stats
+from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
+from dgpo.lm_head.tiles import projection_dtype
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
-
-Implementation = Literal["auto", "reference", "streamed", "triton"]
 
 
 def lm_head_stats(
@@ -36,7 +37,9 @@ def lm_head_stats(
         hellinger_sq = 1 - sum_v sqrt(p_v q_v)    ref_logps = log q_t
 
     (d of arXiv:2605.03327, and its h before the division by log V.) Under `torch.autocast` the projections run in its
-    dtype, otherwise in the dtype of `hidden`; everything after them is float32, or float64 where `hidden` is.
+    dtype, otherwise in the dtype of `hidden`; everything after them is float32, or float64 where `hidden` is. On a
+    processor that has no instructions for bfloat16 (float16) products they run in float32, which is faster and rounds
+    less.
 
     Args:
         hidden: Final hidden states of the policy, (N, H), any float dtype.
@@ -51,16 +54,17 @@ def lm_head_stats(
         temperature: Sampling temperature, > 0; applies to both heads.
         logit_scale: What projections are multiplied by, > 0 (Cohere, Granite).
         softcap: Final logit softcapping, > 0 (Gemma); None for none.
-        impl: "streamed" holds tiles of the logits; "reference" holds all of them and is the oracle of the tests;
-            "auto" is "streamed", and "reference" where the projection runs in float64.
+        impl: "streamed" holds tiles of the logits, "triton" works on the same tiles by fused kernels (CUDA);
+            "reference" holds all of the logits and is the oracle of the tests. "auto" is "triton" where it runs, else
+            "streamed", and "reference" where the projection runs in float64.
 
     Returns:
         Four tensors of (N,): a gradient flows from logps and entropy to hidden, weight and bias, and none from
         hellinger_sq and ref_logps, which are None without `ref_hidden`.
 
     Raises:
-        ValueError: If shapes, dtypes, devices or options do not fit; the message names the value and the remedy.
-        NotImplementedError: If an implementation is asked for that this version does not have.
+        ValueError: If shapes, dtypes, devices or options do not fit, or impl="triton" cannot run here; the message
+            names the value and the remedy.
 
     Example:
         >>> import torch
@@ -87,23 +91,62 @@ def lm_head_stats(
     device = hidden.device.type
     compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     transform = LogitTransform(float(logit_scale), None if softcap is None else float(softcap), float(temperature))
-    compute = _IMPLEMENTATIONS[_choose(impl, compute_dtype)]
-    return compute(policy, ref, targets, transform, compute_dtype)
+    impl = _choose(impl, compute_dtype, hidden.device)
+    if impl == "reference":
+        return reference_stats(policy, ref, targets, transform, compute_dtype)
+    tile_work = tile_work_of(impl, hidden.device)
+    compute_dtype = projection_dtype(compute_dtype, hidden.device)
+    return streamed_stats(policy, ref, targets, transform, compute_dtype, tile_work=tile_work)
 
 
-# Fused tile kernels take their place here, and in `_choose`, under "triton".
-_IMPLEMENTATIONS = {"reference": reference_stats, "streamed": streamed_stats}
-
-
-def _choose(impl: str, compute_dtype: torch.dtype) -> str:
+def _choose(impl: str, compute_dtype: torch.dtype, device: torch.device) -> str:
     """Return the name of the implementation that runs."""
+    if impl not in ("auto", "streamed", "triton", "reference"):
+        raise ValueError(f"impl={impl!r} is not known; pass 'auto', 'streamed', 'triton' or 'reference'.")
+    if compute_dtype == torch.float64:
+        if impl == "triton":
+            raise ValueError("impl='triton' computes in float32 and hidden is float64; pass impl='auto'.")
+        return "reference" if impl == "auto" else impl
     if impl == "auto":
-        return "reference" if compute_dtype == torch.float64 else "streamed"
-    if impl == "triton":
-        raise NotImplementedError("impl='triton' is not in this version; pass impl='auto' or impl='streamed'.")
-    if impl not in _IMPLEMENTATIONS:
-        raise ValueError(f"impl={impl!r} is not known; pass 'auto', 'streamed' or 'reference'.")
+        return "triton" if device.type == "cuda" and _triton_tiles(device) is not None else "streamed"
     return impl
+
+
+def tile_work_of(impl: str, device: torch.device) -> TileWork:
+    """Return what works on the tiles for "streamed" or "triton", or say why the latter cannot."""
+    if impl == "streamed":
+        return TORCH_TILES
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"impl='triton' needs a CUDA device and hidden is on {device}; pass impl='auto'. (TRITON_INTERPRET=1, set"
+            " before Triton is imported, runs the kernels slowly on a CPU, for tests.)"
+        )
+    tile_work = _triton_tiles(device)
+    if tile_work is None:
+        raise ValueError("impl='triton' needs Triton, which is not installed or cannot compile here; pass impl='auto'.")
+    return tile_work
+
+
+@cache
+def _triton_tiles(device: torch.device) -> TileWork | None:
+    """Return the work on tiles by Triton if it runs on a device; tried once."""
+    try:
+        from dgpo.lm_head import triton_tiles
+    except ImportError:
+        return None
+    try:
+        with torch.enable_grad():
+            triton_tiles.check_on(device)
+    except Exception as error:  # a compiler that is missing, a driver too old: training goes on without the kernels
+        warnings.warn(
+            f"Triton's kernels do not run on {device} ({type(error).__name__}: {error}); the slower torch"
+            " implementation of the LM head's statistics is used. A C compiler and Python's headers are what is"
+            " mostly missing.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return triton_tiles.TRITON_TILES
 
 
 def _check_above_zero(name: str, value: float, remedy: str) -> None:

@@ -1,31 +1,30 @@
-"""The statistics and their gradient by tiles of the vocabulary, in torch: no tensor of (N, V) forward or backward.
+"""The statistics and their gradient by tiles of the vocabulary: no tensor of (N, V) forward or backward.
 
 The vocabulary is the outer loop: each row of a weight is read once, each row of its gradient written once. The backward
-pass recomputes every logits tile instead of keeping it.
+pass recomputes every logits tile instead of keeping it. The matrix products are torch's; what is done with each tile
+between them is torch's too (`torch_tiles`) or one fused kernel (`triton_tiles`).
 """
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from dgpo._typing import Float, Int, Tensor
-from dgpo.lm_head.logit_grad import LogitGrad
-from dgpo.lm_head.state import (
-    PairState,
-    PolicyState,
-    empty_state,
-    finish,
-    merge_pair,
-    merge_policy,
-    pair_state,
-    policy_state,
-    reduce_pair,
-    reduce_policy,
-)
-from dgpo.lm_head.tiles import HiddenGrad, Tiling, WeightGrad, Workspace, choose_tiling
+from dgpo.lm_head.state import PairState, PolicyState, finish
+from dgpo.lm_head.tiles import HiddenGrad, Tiling, WeightGrad, Workspace, choose_tiling, spans
+from dgpo.lm_head.torch_tiles import ProjectedTile, TorchLogitGrad, TorchReduction
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
+
+
+class TileWork(NamedTuple):
+    """Who does the work on the tiles: classes with the methods of those in `torch_tiles`."""
+
+    reduction: type[TorchReduction]
+    logit_grad: type[TorchLogitGrad]
+
+
+TORCH_TILES = TileWork(TorchReduction, TorchLogitGrad)
 
 
 def streamed_stats(
@@ -35,6 +34,7 @@ def streamed_stats(
     transform: LogitTransform,
     compute_dtype: torch.dtype,
     tiling: Tiling | None = None,
+    tile_work: TileWork = TORCH_TILES,
 ) -> LMHeadStats:
     """Return the statistics tile by tile.
 
@@ -46,18 +46,28 @@ def streamed_stats(
         transform: Logit scale, softcap and temperature, applied to both heads.
         compute_dtype: What the projections run in; statistics and gradient sums are float32, or float64 for float64.
         tiling: Sizes of the tiles; chosen by device and shape when None.
+        tile_work: What works on the tiles.
 
     Returns:
         The four statistics; logps and entropy carry gradient to the policy's tensors.
     """
     tiling = tiling or choose_tiling(policy.hidden.shape[0], policy.weight.shape[0], policy.hidden.device)
     ref_tensors = (None, None, None) if ref is None else tuple(ref)
-    return LMHeadStats(*_Streamed.apply(*policy, targets, *ref_tensors, transform, compute_dtype, tiling))
+    plan = Plan(transform, compute_dtype, tiling, tile_work)
+    return LMHeadStats(*_Streamed.apply(*policy, targets, *ref_tensors, plan))
 
 
-def _spans(total: int, step: int) -> Iterator[slice]:
-    for start in range(0, total, step):
-        yield slice(start, min(total, start + step))
+class Plan(NamedTuple):
+    """How a pass over the tiles runs."""
+
+    transform: LogitTransform
+    compute_dtype: torch.dtype
+    tiling: Tiling
+    tile_work: TileWork
+
+    def workspace(self, device: torch.device) -> Workspace:
+        """Return fresh buffers for one pass."""
+        return Workspace(self.tiling, self.compute_dtype, device)
 
 
 def _projectable(hidden: Float[Tensor, "N H"], compute_dtype: torch.dtype) -> Float[Tensor, "N H"]:
@@ -65,25 +75,8 @@ def _projectable(hidden: Float[Tensor, "N H"], compute_dtype: torch.dtype) -> Fl
     return hidden.to(compute_dtype).contiguous()
 
 
-def _inner_block(
-    work: Workspace, name: str, tile: Tensor, start: int, bias: Tensor | None, transform: LogitTransform
-) -> Float[Tensor, "m v"]:
-    """Return a block of a logits tile up to the transform's factor, in fp32, free to be overwritten."""
-    block = work.block(name, tile, start)
-    if bias is not None:
-        block.add_(bias)
-    return transform.inner_(block)
-
-
-def _pick(tile: Float[Tensor, "n v"], local: Int[Tensor, " n"], out: Float[Tensor, " n"]) -> None:
-    """Write the entries at `local` that lie in the tile; no synchronisation with an accelerator."""
-    last = tile.shape[1] - 1
-    entries = tile.gather(1, local.clamp(0, last)[:, None])[:, 0].to(out.dtype)
-    torch.where((local >= 0) & (local <= last), entries, out, out=out)
-
-
 class _HeadTiles:
-    """One head during the forward pass: its logits tiles and, on the way, the projections of the targets."""
+    """One head during the forward pass: its tiles and, on the way, the projections of the targets."""
 
     def __init__(self, name: str, head: Head, targets: Tensor, transform: LogitTransform, work: Workspace) -> None:
         self._name, self._head, self._targets, self._transform, self._work = name, head, targets, transform, work
@@ -100,81 +93,91 @@ class _HeadTiles:
         self._bias = None if bias is None else bias[vocab].to(self._work.stat_dtype)
         return rows
 
-    def project(self, rows: slice) -> None:
-        """Compute the logits tile of some rows and keep the projections of those targets that lie in it."""
-        self._tile = self._work.project(self._name, self._hidden[rows], self._weight_rows)
-        _pick(self._tile, self._targets[rows] - self._vocab.start, self._picked[rows])
-
-    def block(self, start: int) -> Float[Tensor, "m v"]:
-        """Return a block of the tile's rows, up to the transform's factor."""
-        return _inner_block(self._work, self._name + ".block", self._tile, start, self._bias, self._transform)
+    def project(self, rows: slice) -> ProjectedTile:
+        """Return the tile of some rows."""
+        values = self._work.project(self._name, self._hidden[rows], self._weight_rows)
+        return ProjectedTile(values, self._bias, self._targets[rows] - self._vocab.start, self._picked[rows])
 
     def target_logits(self) -> Float[Tensor, " N"]:
-        """Return the logits of the targets, once every tile has been seen."""
+        """Return the logits of the targets, once every tile has been seen; nan for those in no tile."""
         picked, bias = self._picked, self._head.bias
         if bias is not None:
             picked = picked + bias[self._targets.clamp(0, bias.shape[0] - 1)].to(picked.dtype)
         return self._transform.inner_(picked).mul_(self._transform.factor)
 
 
-def _forward_state(
-    policy: _HeadTiles, ref: _HeadTiles | None, is_shared: bool, size: tuple[int, int], factor: float, work: Workspace
-) -> PolicyState | PairState:
-    """Return the state of N tokens over the whole vocabulary."""
-    (num_rows, vocab_size), tiling = size, work.tiling
-    state = empty_state(num_rows, pair=ref is not None, dtype=work.stat_dtype, device=work.device)
-    for vocab in _spans(vocab_size, tiling.vocab):
-        weight_rows = policy.open(vocab)
-        if ref is not None:
-            ref.open(vocab, weight_rows if is_shared else None)
-        # Merged once a vocabulary tile, for all rows together: a merge is forty operations on short vectors.
-        reduced = work.buffer("reduced", (len(state), num_rows), work.stat_dtype)
-        for rows in _spans(num_rows, tiling.rows):
-            policy.project(rows)
-            if ref is not None:
-                ref.project(rows)
-            for block in _spans(rows.stop - rows.start, tiling.block):
-                out = reduced[:, rows.start + block.start : rows.start + block.stop]
-                x = policy.block(block.start)
-                spare = work.spare("spare", x)
-                if ref is None:
-                    reduce_policy(x, factor, spare, out)
-                else:
-                    reduce_pair(x, ref.block(block.start), factor, spare, out)
-        if isinstance(state, PairState):
-            state = merge_pair(state, pair_state(reduced))
-        else:
-            state = merge_policy(state, policy_state(reduced))
-    return state
+class Reduced(NamedTuple):
+    """What a forward pass leaves of each token: its state, and the targets' logits under both heads."""
+
+    state: PolicyState | PairState
+    target_logits: Float[Tensor, " N"]
+    ref_target_logits: Float[Tensor, " N"] | None
 
 
-def _backward_tiles(
-    head: Head, wanted: tuple[bool, bool, bool], logit_grad: LogitGrad, transform: LogitTransform, work: Workspace
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of hidden, weight and bias that are wanted, recomputing each logits tile."""
-    tiling, hidden = work.tiling, _projectable(head.hidden, work.compute_dtype)
+def reduce_heads(policy: Head, ref: Head | None, targets: Int[Tensor, " N"], plan: Plan) -> Reduced:
+    """Return the state of N tokens over the vocabulary of the heads, which may be a shard of a larger one.
+
+    Args:
+        policy: The policy's head.
+        ref: The reference's head, or None.
+        targets: Token ids counted from the first row of the weights, (N,); those outside leave nan.
+        plan: How the pass runs.
+
+    Returns:
+        State and target logits. No gradient flows.
+    """
+    work, tiling, transform = plan.workspace(policy.hidden.device), plan.tiling, plan.transform
+    policy_tiles = _HeadTiles("policy", policy, targets, transform, work)
+    ref_tiles = None if ref is None else _HeadTiles("ref", ref, targets, transform, work)
+    is_shared = ref is not None and ref.weight is policy.weight
+    num_rows = policy.hidden.shape[0]
+    reduction = plan.tile_work.reduction(num_rows, pair=ref is not None, transform=transform, work=work)
+    for vocab in spans(policy.weight.shape[0], tiling.vocab):
+        weight_rows = policy_tiles.open(vocab)
+        if ref_tiles is not None:
+            ref_tiles.open(vocab, weight_rows if is_shared else None)
+        for rows in spans(num_rows, tiling.rows):
+            reduction.fold(rows, policy_tiles.project(rows), None if ref_tiles is None else ref_tiles.project(rows))
+        reduction.close()
+    ref_target_logits = None if ref_tiles is None else ref_tiles.target_logits()
+    return Reduced(reduction.state(), policy_tiles.target_logits(), ref_target_logits)
+
+
+class HeadGrads(NamedTuple):
+    """Gradients of a head's tensors, each None where it was not asked for."""
+
+    hidden: Float[Tensor, "N H"] | None
+    weight: Float[Tensor, "V H"] | None
+    bias: Float[Tensor, " V"] | None
+
+
+def head_grads(head: Head, wanted: tuple[bool, bool, bool], logit_grad: TorchLogitGrad, plan: Plan) -> HeadGrads:
+    """Return the gradients of hidden, weight and bias that are wanted, recomputing each logits tile.
+
+    Args:
+        head: The policy's head, or a shard of it.
+        wanted: Whether hidden, weight and bias need theirs.
+        logit_grad: What each row contributes.
+        plan: How the pass runs.
+
+    Returns:
+        That of hidden in float32 (float64), summed over this head's vocabulary and not rounded yet, so that shards of
+        it can be added up; those of weight and bias in their dtypes.
+    """
+    work, tiling, hidden = logit_grad.work, plan.tiling, _projectable(head.hidden, plan.compute_dtype)
     hidden_grad = HiddenGrad(hidden, work) if wanted[0] else None
     weight_grad = WeightGrad(hidden, head.weight, work) if wanted[1] else None
     bias_grad = torch.zeros(head.weight.shape[0], dtype=work.stat_dtype, device=work.device) if wanted[2] else None
-    for vocab in _spans(head.weight.shape[0], tiling.vocab):
+    for vocab in spans(head.weight.shape[0], tiling.vocab):
         weight_rows = work.weight_rows("weight", head.weight, vocab.start, vocab.stop)
         bias = None if head.bias is None else head.bias[vocab].to(work.stat_dtype)
-        for rows in _spans(hidden.shape[0], tiling.rows):
+        for rows in spans(hidden.shape[0], tiling.rows):
             tile = work.project("tile", hidden[rows], weight_rows)
-            dlogits = tile
-            if tile.dtype != work.compute_dtype:
-                dlogits = work.buffer("dlogits", tile.shape, work.compute_dtype)
-            for block in _spans(tile.shape[0], tiling.block):
-                x = _inner_block(work, "block", tile, block.start, bias, transform)
-                grad = logit_grad.overwrite(x, slice(rows.start + block.start, rows.start + block.stop), work)
-                if dlogits.dtype != grad.dtype:
-                    dlogits[block].copy_(grad)
-            places = logit_grad.find_targets(rows, vocab)
+            dlogits = logit_grad.turn(tile, rows, vocab, bias, zero_targets=hidden_grad is not None)
             if hidden_grad is not None:
                 # The targets' own entries are by far the largest; they are added in fp32 below.
-                logit_grad.put_targets(dlogits, rows, places, as_zero=True)
                 hidden_grad.add(rows, dlogits, weight_rows)
-            logit_grad.put_targets(dlogits, rows, places, as_zero=False)
+                logit_grad.put_targets(dlogits, rows, vocab, as_zero=False)
             if bias_grad is not None:
                 bias_grad[vocab] += dlogits.sum(0, dtype=work.stat_dtype)
             if weight_grad is not None:
@@ -183,8 +186,8 @@ def _backward_tiles(
         hidden_grad.add_entries(logit_grad.targets, logit_grad.at_target, head.weight)
     if weight_grad is not None and hidden.shape[0] == 0:
         weight_grad.total.zero_()
-    return (
-        None if hidden_grad is None else hidden_grad.total.to(head.hidden.dtype),
+    return HeadGrads(
+        None if hidden_grad is None else hidden_grad.total,
         None if weight_grad is None else weight_grad.total,
         None if bias_grad is None or head.bias is None else bias_grad.to(head.bias.dtype),
     )
@@ -203,39 +206,45 @@ class _Streamed(torch.autograd.Function):
         ref_hidden: Tensor | None,
         ref_weight: Tensor | None,
         ref_bias: Tensor | None,
-        transform: LogitTransform,
-        compute_dtype: torch.dtype,
-        tiling: Tiling,
+        plan: Plan,
     ) -> tuple[Tensor | None, ...]:
         # Entropy is mostly only looked at: without this its missing gradient would arrive as zeros to work on.
         ctx.set_materialize_grads(False)
+        ref = None
+        if ref_hidden is not None and ref_weight is not None:
+            ref = Head(ref_hidden, ref_weight, ref_bias)
         with torch.autocast(hidden.device.type, enabled=False):
-            work = Workspace(tiling, compute_dtype, hidden.device)
-            policy = _HeadTiles("policy", Head(hidden, weight, bias), targets, transform, work)
-            ref = None
-            if ref_hidden is not None and ref_weight is not None:
-                ref = _HeadTiles("ref", Head(ref_hidden, ref_weight, ref_bias), targets, transform, work)
-            size = (hidden.shape[0], weight.shape[0])
-            state = _forward_state(policy, ref, ref_weight is weight, size, transform.factor, work)
-            target_logits = policy.target_logits()
-            stats = finish(state, target_logits, None if ref is None else ref.target_logits(), weight.shape[0])
-        if any(ctx.needs_input_grad[:3]):
-            rows = (targets, stats.logps, stats.entropy, target_logits, state.mz, state.sz.log())
-            ctx.save_for_backward(hidden, weight, bias, *rows)
-            ctx.settings = transform, compute_dtype, tiling
+            reduced = reduce_heads(Head(hidden, weight, bias), ref, targets, plan)
+            stats = finish(*reduced, weight.shape[0])
+        save_for_backward(ctx, (hidden, weight, bias), targets, stats, reduced)
+        ctx.plan = plan
         ctx.mark_non_differentiable(*(x for x in stats[2:] if x is not None))
         return tuple(stats)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logps: Tensor | None, grad_entropy: Tensor | None, *_: Any) -> tuple[Any, ...]:
-        nothing = (None,) * 7
+        nothing = (None,) * 5
         if grad_logps is None and grad_entropy is None:
             return (None, None, None, *nothing)
-        hidden, weight, bias, *saved = ctx.saved_tensors
-        transform, compute_dtype, tiling = ctx.settings
-        with torch.autocast(hidden.device.type, enabled=False):
-            logit_grad = LogitGrad(tuple(saved), (grad_logps, grad_entropy), transform)
-            work = Workspace(tiling, compute_dtype, hidden.device)
-            grads = _backward_tiles(Head(hidden, weight, bias), ctx.needs_input_grad[:3], logit_grad, transform, work)
-        return (*grads, *nothing)
+        grads = grads_of_saved(ctx, (grad_logps, grad_entropy), ctx.plan)
+        hidden_grad = None if grads.hidden is None else grads.hidden.to(ctx.saved_tensors[0].dtype)
+        return (hidden_grad, grads.weight, grads.bias, *nothing)
+
+
+def save_for_backward(
+    ctx: Any, policy: tuple[Tensor, Tensor, Tensor | None], targets: Tensor, stats: LMHeadStats, reduced: Reduced
+) -> None:
+    """Keep what `grads_of_saved` needs, if anything does: the policy's tensors and six numbers a token."""
+    if any(ctx.needs_input_grad[:3]):
+        state = reduced.state
+        rows = (targets, stats.logps, stats.entropy, reduced.target_logits, state.mz, state.sz.log())
+        ctx.save_for_backward(*policy, *rows)
+
+
+def grads_of_saved(ctx: Any, upstream: tuple[Tensor | None, Tensor | None], plan: Plan) -> HeadGrads:
+    """Return the gradients that are needed, from what was saved and the gradients of logps and entropy."""
+    hidden, weight, bias, *saved = ctx.saved_tensors
+    with torch.autocast(hidden.device.type, enabled=False):
+        logit_grad = plan.tile_work.logit_grad(tuple(saved), upstream, plan.transform, plan.workspace(hidden.device))
+        return head_grads(Head(hidden, weight, bias), ctx.needs_input_grad[:3], logit_grad, plan)

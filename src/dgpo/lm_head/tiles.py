@@ -1,5 +1,8 @@
 """Tiles of the matrix products around a head: sizes, reused workspaces, fp32 sums of low-precision parts."""
 
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,16 +19,52 @@ class Tiling(NamedTuple):
     block: int
 
 
+def spans(total: int, step: int) -> Iterator[slice]:
+    """Yield consecutive slices of `step` that cover range(total); the last may be shorter."""
+    for start in range(0, total, step):
+        yield slice(start, min(total, start + step))
+
+
 def choose_tiling(num_rows: int, vocab_size: int, device: torch.device) -> Tiling:
     """Return tile sizes for a device: large products on an accelerator, blocks that stay in cache on the CPU."""
     if device.type == "cpu":
         rows = min(num_rows, 2048)
         # Few rows: widen the tile, so that the work done once a tile does not outweigh it.
         vocab = min(vocab_size, max(1024, min(4096, 2**21 // max(rows, 1))))
-        # 2^17 entries are 512 KiB of fp32: three such buffers fit the second-level cache of one core.
-        return Tiling(max(rows, 1), vocab, max(8, 2**17 * torch.get_num_threads() // vocab))
-    rows = max(min(num_rows, 2048), 1)
-    return Tiling(rows, min(vocab_size, 16384), rows)
+        entries = _cache_bytes() // 4 * torch.get_num_threads()
+        return Tiling(max(rows, 1), vocab, max(8, entries // vocab))
+    # Gradient sums are read and written once a tile, 8 H (rows + vocab) bytes of it: a square tile moves the least.
+    # 4096 x 8192 in fp32 is 128 MiB.
+    rows = max(min(num_rows, 4096), 1)
+    return Tiling(rows, min(vocab_size, 8192), rows)
+
+
+@cache
+def _cache_bytes() -> int:
+    """Return the size of one core's second-level cache: what is worked on elementwise should stay in there."""
+    try:
+        size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+        return min(max(int(size.removesuffix("K")) * 1024, 2**18), 2**21)
+    except (OSError, ValueError):
+        return 2**19
+
+
+def projection_dtype(compute_dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the dtype in which products of `compute_dtype` are fastest on a device: itself, or float32.
+
+    A processor without instructions for bfloat16 or float16 products emulates them, ten to two hundred times slower
+    than it multiplies in float32, and rounds them besides.
+    """
+    if device.type != "cpu" or compute_dtype not in (torch.bfloat16, torch.float16):
+        return compute_dtype
+    return compute_dtype if _multiplies_natively(compute_dtype) else torch.float32
+
+
+@cache
+def _multiplies_natively(dtype: torch.dtype) -> bool:
+    """Whether this processor has matrix instructions for a dtype of 16 bits, as far as torch can tell."""
+    names = {torch.bfloat16: ("avx512_bf16", "amx_tile"), torch.float16: ("amx_fp16",)}[dtype]
+    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in names)
 
 
 class Workspace:
@@ -96,7 +135,7 @@ class HiddenGrad:
             total.add_(torch.mm(dlogits, weight, out=part))
 
     def add_entries(
-        self, columns: Int[Tensor, " N"], entries: Float[Tensor, "N 1"], weight: Float[Tensor, "V H"]
+        self, columns: Int[Tensor, " N"], entries: Float[Tensor, " N"], weight: Float[Tensor, "V H"]
     ) -> None:
         """Add one entry of dlogits per row, in fp32: the large ones, which a rounded product would lose digits of."""
         step = self._work.tiling.rows
@@ -104,7 +143,7 @@ class HiddenGrad:
         for start in range(0, self.total.shape[0], step):
             rows = slice(start, start + step)
             chosen = weight[columns[rows]].to(self._work.compute_dtype).to(self.total.dtype)
-            self.total[rows].addcmul_(chosen, entries[rows])
+            self.total[rows].addcmul_(chosen, entries[rows, None])
 
 
 class WeightGrad:

@@ -1,0 +1,71 @@
+"""The likeliest tokens at a few places, for people to look at: a tile of the logits at a time."""
+
+import torch
+
+from dgpo._typing import Float, Int, Tensor
+from dgpo.lm_head.types import Head, LogitTransform, statistics_dtype
+
+_ROWS, _VOCAB = 512, 16384  # logits held at once: 32 MB in float32
+
+
+@torch.no_grad()
+def top_tokens(
+    hidden: Float[Tensor, "N H"],
+    weight: Float[Tensor, "V H"],
+    k: int = 5,
+    *,
+    bias: Float[Tensor, " V"] | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[Float[Tensor, "N k"], Int[Tensor, "N k"]]:
+    """Return the k likeliest tokens of each row with their probabilities, likeliest first.
+
+    The logits are those of `lm_head_stats`, a tile at a time. Meant for the few hundred tokens of a log.
+
+    Args:
+        hidden: Final hidden states, (N, H), any float dtype.
+        weight: The head, (V, H).
+        k: How many; at most V are given.
+        bias: The head's bias, (V,).
+        temperature: Sampling temperature, > 0.
+        logit_scale: What projections are multiplied by.
+        softcap: Final logit softcapping; None for none.
+
+    Returns:
+        Probabilities, float32 (float64 where the projection runs in float64), and token ids, int64. No gradient.
+
+    Example:
+        >>> import torch
+        >>> head = torch.tensor([[0.2], [0.7], [0.1]]).log()
+        >>> probabilities, ids = top_tokens(torch.tensor([[1.0]]), head, 2)
+        >>> ids.tolist(), [round(p, 4) for p in probabilities[0].tolist()]
+        ([[1, 0]], [0.7, 0.2])
+    """
+    transform = LogitTransform(float(logit_scale), softcap, float(temperature))
+    device = hidden.device.type
+    compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    head = Head(hidden.to(compute_dtype), weight, bias)
+    with torch.autocast(device, enabled=False):
+        found = [_top(head._replace(hidden=rows), min(k, len(weight)), transform) for rows in head.hidden.split(_ROWS)]
+    probabilities, ids = zip(*found, strict=True)
+    return torch.cat(probabilities), torch.cat(ids)
+
+
+def _top(head: Head, k: int, transform: LogitTransform) -> tuple[Tensor, Tensor]:
+    """Merge the top of one slice of the vocabulary after the other; the slices' sums give the normaliser."""
+    tops, places, sums = [], [], []
+    dtype = statistics_dtype(head.hidden.dtype)
+    for start in range(0, len(head.weight), _VOCAB):
+        part = slice(start, start + _VOCAB)
+        projection = (head.hidden @ head.weight[part].to(head.hidden.dtype).T).to(dtype)
+        if head.bias is not None:
+            projection = projection + head.bias[part].to(dtype)
+        logits = transform(projection)
+        values, ids = logits.topk(min(k, logits.shape[1]), dim=-1)
+        tops.append(values)
+        places.append(ids + start)
+        sums.append(logits.logsumexp(-1))
+    values, order = torch.cat(tops, -1).topk(k, dim=-1)
+    normaliser = torch.stack(sums, -1).logsumexp(-1, keepdim=True)
+    return (values - normaliser).exp(), torch.cat(places, -1).gather(-1, order)
