@@ -106,6 +106,7 @@ def test_a_run_leaves_everything_behind(finished, words, capsys):
         "checkpoint-2",
         "checkpoint-4",
         "completions",
+        "credit",
         "curve.png",
         "environment.json",
         "final",

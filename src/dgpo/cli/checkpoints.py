@@ -21,6 +21,8 @@ MAY_CHANGE = frozenset(
             "report_to",
             "disable_tqdm",
             "completions_every",
+            "credit_log_steps",
+            "credit_log_completions",
             "eval_before_and_after",
             "eval_task",
             "eval_every",

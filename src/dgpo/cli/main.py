@@ -59,7 +59,15 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"dgpo {__version__}")
         return OK
-    commands = {"train": _train, "eval": _eval, "compare": _compare, "prepare": _prepare, "tasks": _tasks}
+    commands = {
+        "train": _train,
+        "eval": _eval,
+        "compare": _compare,
+        "report": _report,
+        "inspect": _inspect,
+        "prepare": _prepare,
+        "tasks": _tasks,
+    }
     if command not in commands:
         return _complain(manual.unknown_command(command, list(commands)), BAD_INPUT)
     return commands[command](rest)
@@ -137,6 +145,24 @@ def _compare(words: list[str]) -> int:
     from dgpo.cli.compare import compare
 
     return compare(words)
+
+
+def _report(words: list[str]) -> int:
+    if not words or "-h" in words or "--help" in words:
+        print(manual.REPORT)
+        return OK
+    from dgpo.cli.report import report
+
+    return report(words)
+
+
+def _inspect(words: list[str]) -> int:
+    if not words or "-h" in words or "--help" in words:
+        print(manual.INSPECT)
+        return OK
+    from dgpo.cli.inspect import inspect
+
+    return inspect(words)
 
 
 def _prepare(words: list[str]) -> int:

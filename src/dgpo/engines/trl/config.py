@@ -27,6 +27,10 @@ class DGPOConfig(GRPOConfig):
             (`num_iterations`) are made. The two are equal when one update is made per rollout.
         inert_warning_steps: After this many steps in a row in which every weight was within 0.01 of 1, a warning says
             so once and names the knob that matters; 0 switches it off.
+        credit_log_steps: Write the credit of every token of a few completions to `output_dir/credit/` at step 1, at
+            every so many steps, and at the last one, for `dgpo report`; also as a table to W&B, Trackio or TensorBoard
+            where `report_to` names them. 0, the default, writes nothing and costs nothing.
+        credit_log_completions: How many completions a logged step keeps, of those of the main process.
 
     Raises:
         RecipeError: For a value that cannot work, naming the value and the remedy.
@@ -56,6 +60,14 @@ class DGPOConfig(GRPOConfig):
         default=50,
         metadata={"help": "Warn once after this many steps in a row with all weights within 0.01 of 1; 0: never."},
     )
+    credit_log_steps: int = field(
+        default=0,
+        metadata={"help": "Log the credit of every token of a few completions every so many steps; 0: never."},
+    )
+    credit_log_completions: int = field(
+        default=8,
+        metadata={"help": "How many completions a step of the credit log keeps."},
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is loaded."""
@@ -72,6 +84,13 @@ class DGPOConfig(GRPOConfig):
             raise RecipeError(f"credit_policy must be 'current' or 'old', got {self.credit_policy!r}.")
         if self.inert_warning_steps < 0:
             raise RecipeError(f"inert_warning_steps must be at least 0, got {self.inert_warning_steps!r}.")
+        if self.credit_log_steps < 0:
+            raise RecipeError(f"credit_log_steps must be at least 0 (0: no log), got {self.credit_log_steps!r}.")
+        if self.credit_log_completions < 1:
+            raise RecipeError(
+                f"credit_log_completions must be at least 1, got {self.credit_log_completions!r}. credit_log_steps=0"
+                " switches the log off."
+            )
         if self.loss_type not in SUPPORTED_LOSS_TYPES:
             raise RecipeError(
                 f"loss_type={self.loss_type!r} weighs whole completions, and DGPO redistributes the credit inside of"

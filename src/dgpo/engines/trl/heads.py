@@ -16,14 +16,14 @@ different kernels puts bf16 ratios off by 0.02.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import trl.trainer.utils as trl_utils
 from torch import Tensor
 
-from dgpo.lm_head import LMHeadStats, lm_head_stats
+from dgpo.lm_head import LMHeadStats, lm_head_stats, top_tokens
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,30 @@ class _KernelCall:
             logit_scale=self.logit_scale,
             softcap=self.softcap,
         )
+
+    def top_tokens(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k likeliest tokens of some rows, with their probabilities."""
+        return top_tokens(
+            self.hidden.detach()[rows],
+            self.weight,
+            k,
+            bias=self.bias,
+            temperature=self.temperature,
+            logit_scale=self.logit_scale,
+            softcap=self.softcap,
+        )
+
+
+class PairView:
+    """What an observer of the pair pass may look at while the heads' weights are there; rows are tokens, flat."""
+
+    def __init__(self, call: _KernelCall, reference: ReferenceHead, stats: LMHeadStats) -> None:
+        self.stats = stats
+        self._calls = {"policy": call, "reference": replace(call, **vars(reference))}
+
+    def top_tokens(self, rows: Tensor, k: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return probabilities and ids, both (n, k), of `"policy"` and `"reference"` for (n,) rows."""
+        return {who: call.top_tokens(rows, k) for who, call in self._calls.items()}
 
 
 # (log-probabilities, entropy, log_sum_sq_probs, mean_logits, is_top1), as TRL's kernel returns them
@@ -135,13 +159,25 @@ def reference_pass(*, copy_head: bool) -> Iterator[list[ReferenceHead]]:
 
 
 @contextmanager
-def pair_pass(reference: ReferenceHead) -> Iterator[list[LMHeadStats]]:
-    """Serve TRL's head from both models at once, and yield a list that receives all the statistics."""
+def pair_pass(
+    reference: ReferenceHead, observe: Callable[[PairView], None] | None = None
+) -> Iterator[list[LMHeadStats]]:
+    """Serve TRL's head from both models at once, and yield a list that receives all the statistics.
+
+    Args:
+        reference: What the reference pass kept.
+        observe: Called with both heads while the weights of a sharded model are gathered.
+
+    Yields:
+        list[LMHeadStats]: Empty until the model is called, once, inside of the block.
+    """
     seen: list[LMHeadStats] = []
 
     def answer(call: _KernelCall) -> _KernelResult:
         stats = call.stats(reference)
         seen.append(stats)
+        if observe is not None:
+            observe(PairView(call, reference, stats))
         return stats.logps, stats.entropy, None, None, None
 
     with _answering(answer):

@@ -26,6 +26,7 @@ from dgpo.engines.inert import InertMonitor
 from dgpo.engines.trl import checks, heads, state
 from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig
+from dgpo.engines.trl.credit_logging import CreditLogging
 from dgpo.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class DGPOTrainer(GRPOTrainer):
             super().__init__(model, reward_funcs, args, *others, **options)
         # Where beta != 0, TRL also scores the reference while generating. Here that happens within the loss alone.
         self.beta = 0.0
+        self._credit_logging = CreditLogging.of(self)
 
         checks.check_text_only(self.processing_class)
         if self.ref_model is not None:
@@ -133,11 +135,12 @@ class DGPOTrainer(GRPOTrainer):
                 options = (batch_size, compute_entropy, compute_aux_loss)
                 return score(model, input_ids, attention_mask, logits_to_keep, *options, **images)
 
+        observe = self._credit_logging and self._credit_logging.observe(attention_mask[:, -logits_to_keep:])
         results, statistics = [], []
         for ids, mask in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
             with self._reference_policy() as ref_model, heads.reference_pass(copy_head=self.is_fsdp_enabled) as ref:
                 score(ref_model, ids, mask, logits_to_keep, **images)
-            with heads.pair_pass(ref[0]) as pair:
+            with heads.pair_pass(ref[0], observe) as pair:
                 results.append(score(model, ids, mask, logits_to_keep, None, True, compute_aux_loss, **images))
             statistics.append(heads.per_completion(pair[0], mask[:, -logits_to_keep:].bool()))
         logps, entropies, aux_losses = zip(*results, strict=True)
@@ -161,6 +164,8 @@ class DGPOTrainer(GRPOTrainer):
         """
         self._sampled = None
         outputs = super()._generate_and_score_completions(inputs)
+        if self._credit_logging is not None:
+            self._credit_logging.keep_rewards(outputs)
         if self._sampled is not None:
             self._give_credit(outputs, self._sampled)
             self._sampled = None
@@ -187,6 +192,8 @@ class DGPOTrainer(GRPOTrainer):
         if "tool_mask" in inputs:
             mask = mask & inputs["tool_mask"].bool()
         inputs[_WEIGHTS] = redistribution_weights(per_token["scores"], mask, tau=self.args.tau)
+        if self._credit_logging is not None:
+            self._credit_logging.take(inputs, inputs[_WEIGHTS], per_token, mask)
         if self._kl_beta != 0.0:
             inputs[_REF_LOGPS] = per_token["ref_logps"]
         log_ratio = per_token["ref_logps"] - per_token["logps"]

@@ -1,0 +1,200 @@
+"""One self-contained HTML page: it opens from the disk, asks nobody for anything, and runs no code but its own.
+
+Nothing of a completion is ever markup: all data stand in one JSON block, and the page puts them in as text.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from dgpo._version import __version__
+from dgpo.report.credit_log import CompletionCredit, LoggedStep
+from dgpo.report.credit_summary import summarize_credit
+from dgpo.report.runs import Run
+
+MAX_CREDIT_CHARACTERS = 3_500_000
+"""Room for the credit of all runs on a page, in characters of JSON; the page stays below 5 MB."""
+
+MAX_POINTS = 1000  # of a curve
+_TOKEN_STEPS = (20_000, 4096, 1024, 256)
+_PLACES_STEPS = (64, 16, 4, 0)
+
+
+def render_page(runs: Sequence[Run], *, kind: str, title: str, facts: dict[str, str] | None = None) -> str:
+    """Return the page.
+
+    Args:
+        runs: One run, or several side by side.
+        kind: `"report"`, or `"inspect"` for text that no run made.
+        title: The heading.
+        facts: What to say below it.
+
+    Returns:
+        HTML, below 5 MB.
+
+    Example:
+        >>> page = render_page([Run("one")], kind="report", title="</title><script>alert(1)</script>")
+        >>> "<script>alert" in page
+        False
+    """
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    files = resources.files("dgpo.report").joinpath("page_files")
+    style, *scripts = (files.joinpath(name).read_text("utf-8") for name in ("page.css", "curves.js", "credit.js"))
+    script = "\n".join(scripts)
+    data = {
+        "kind": kind,
+        "title": title,
+        "facts": list((facts or {}).items()),
+        "runs": _fitted(runs),
+        "differences": config_differences(runs),
+        "version": __version__,
+    }
+    template = Environment(autoescape=True).from_string(files.joinpath("page.html").read_text("utf-8"))
+    # Marked as safe: our own files, and JSON without a single `<`.
+    return template.render(
+        title=title,
+        version=__version__,
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        data=Markup(embedded_json(data)),
+    )
+
+
+def embedded_json(data: Any) -> str:
+    """Return JSON that may stand inside of a `<script>` element: no character of it means anything to HTML.
+
+    Args:
+        data: Plain values; nan and infinity become null.
+
+    Returns:
+        ASCII without `<`, `>` and `&`.
+
+    Example:
+        >>> embedded_json({"text": "</script>"})
+        '{"text":"\\\\u003c/script\\\\u003e"}'
+    """
+    text = json.dumps(_plain(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Return the settings in which runs differ, with one value a run; a value that is not there is a dash."""
+    names = dict.fromkeys(name for run in runs for name in run.config)
+    rows = [(name, [_text(run.config.get(name)) for run in runs]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def _text(value: Any) -> str:
+    return "—" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _fitted(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The runs as plain values, with as much of their credit as has room."""
+    budget = MAX_CREDIT_CHARACTERS // max(1, len(runs))
+    return [_run(run, budget) for run in runs]
+
+
+def _run(run: Run, budget: int) -> dict[str, Any]:
+    steps, notes = _within(run.steps, budget)
+    return {
+        "name": run.name,
+        "curves": {name: _thinned(points, MAX_POINTS) for name, points in run.curves.items()},
+        "config": [(name, _text(value)) for name, value in run.config.items()],
+        "figures": list(run.figures.items()),
+        "notes": [*run.notes, *notes],
+        "credit": steps,
+        "summary": summarize_credit(run.steps),
+    }
+
+
+def _within(steps: Sequence[LoggedStep], budget: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Cut alternatives first, then the ends of long completions, then steps, until the rest has room."""
+    attempts = [(_TOKEN_STEPS[0], places) for places in _PLACES_STEPS] + [(tokens, 0) for tokens in _TOKEN_STEPS[1:]]
+    notes: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for tokens, places in attempts:
+        rows = [_step(step, tokens, places) for step in steps]
+        if sum(map(_size, rows)) <= budget:
+            break
+    else:
+        sizes = list(map(_size, rows))
+        count = max(1, int(len(rows) * budget / sum(sizes)))
+        rows = _thinned(rows, count)
+        while len(rows) > 1 and sum(map(_size, rows)) > budget:
+            rows = _thinned(rows, len(rows) - 1)
+        notes.append(
+            f"Shown are {len(rows)} of {len(steps)} logged steps; all of them are in the run's credit/ folder."
+        )
+    if any(len(c.ids) > tokens for step in steps for c in step.completions):
+        notes.append(f"Of long completions the first {tokens:,} tokens are shown.")
+    if places < _PLACES_STEPS[0] and any(c.alternatives for step in steps for c in step.completions):
+        kept = f"at {places} places of a completion" if places else "nowhere"
+        notes.append(f"For want of room the likeliest tokens are shown {kept}.")
+    return rows, notes
+
+
+def _size(row: dict[str, Any]) -> int:
+    return len(embedded_json(row))
+
+
+def _thinned(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of the items, evenly spread, the last one among them."""
+    if len(items) <= count:
+        return list(items)
+    if count == 1:
+        return [items[-1]]
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
+
+
+def _step(step: LoggedStep, max_tokens: int, max_places: int) -> dict[str, Any]:
+    return {
+        "step": step.step,
+        "out_of": step.header.get("out_of"),
+        "completions": [_completion(found, max_tokens, max_places) for found in step.completions],
+    }
+
+
+def _completion(full: CompletionCredit, max_tokens: int, max_places: int) -> dict[str, Any]:
+    kept = full.first(max_tokens)
+    places = sorted(kept.alternatives, key=lambda index: -(kept.s[index] or 0.0))[:max_places]
+    return {
+        "prompt": kept.prompt if len(kept.prompt) <= 20_000 else kept.prompt[:20_000] + " …",
+        "tokens": kept.tokens,
+        "w": kept.w,
+        "d": kept.d,
+        "h": kept.h,
+        "s": kept.s,
+        "p": kept.logp,
+        "r": kept.log_ratio,
+        "a": kept.advantage,
+        "reward": kept.reward,
+        "rewards": list(kept.rewards.items()),
+        "cut": kept.truncated,
+        "n": kept.num_tokens,
+        "share": kept.effective_share,
+        "alt": {index: [kept.alternatives[index].get(who, []) for who in ("policy", "reference")] for index in places},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return (float(f"{value:.5g}") if value != int(value) else int(value)) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,171 @@
+"use strict";
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+
+/* Elements and text only: nothing of the data is ever parsed as markup. */
+function el(tag, options = {}, ...children) {
+  const { svg, text, on, ...attributes } = options;
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== undefined && value !== null) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  for (const [name, listener] of Object.entries(on || {})) node.addEventListener(name, listener);
+  node.append(...children);
+  return node;
+}
+const svg = (tag, options = {}, ...children) => el(tag, { svg: true, ...options }, ...children);
+
+function number(x, digits = 3) {
+  if (x === null || x === undefined) return "–";
+  const size = Math.abs(x);
+  if (x === 0) return "0";
+  if (size >= 1e5 || size < 1e-3) return x.toExponential(Math.max(0, digits - 2)).replace("e+", "e").replace("-", "−").replace("e-", "e−");
+  const text = size >= 1000 ? Math.round(x).toString() : Number(x.toPrecision(digits)).toString();
+  return text.replace("-", "−");
+}
+
+const KNOWN = {
+  "reward": ["Reward", "mean over the completions of a step"],
+  "reward_std": ["Reward spread", "standard deviation over the completions"],
+  "frac_reward_zero_std": ["Groups without spread", "share of prompts whose completions all scored alike: nothing to learn from"],
+  "entropy": ["Entropy", "of the policy, nats per token; a collapse to 0 ends exploration"],
+  "kl": ["KL to the reference", "estimate per token, nats"],
+  "clip_ratio/region_mean": ["Clipped tokens", "share of tokens whose ratio left the trust region"],
+  "grad_norm": ["Gradient norm", "before clipping"],
+  "completions/mean_length": ["Completion length", "mean, tokens"],
+  "completions/clipped_ratio": ["Cut off", "share of completions that reached the greatest length"],
+  "dgpo/effective_share": ["Effective share", "ESS / T: 1 = every token counts alike (GRPO), 1/T = one token has it all"],
+  "dgpo/weight/std": ["Spread of w", "standard deviation of the weights, whose mean is 1"],
+  "dgpo/weight/max": ["Largest w", "of a token, in a step"],
+  "dgpo/hellinger_sq/mean": ["Distance d, mean", "squared Hellinger distance to the reference, 0 to 1"],
+  "dgpo/hellinger_sq/p99": ["Distance d, 99 %", "99 of 100 tokens lie below"],
+  "dgpo/hellinger_sq/max": ["Distance d, largest", "of a token, in a step"],
+  "dgpo/entropy_gate/mean": ["Entropy gate", "mean of (H / log V)^κ: how uncertain the policy is"],
+  "loss": ["Loss", "its value says little; its gradient does the work"],
+  "learning_rate": ["Learning rate", ""],
+  "step_time": ["Seconds per step", ""],
+};
+const DASHES = ["", "6 3", "2 2", "8 2 2 2", "4 1", "1 3"];
+
+function drawCurves() {
+  const runs = DATA.runs;
+  const names = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))];
+  if (!names.length) return;
+  const isHeldOut = (name) => /^eval_rewards\/.*\/mean$/.test(name) || /^eval\/(avg|pass)@/.test(name);
+  const isReward = (name) => /^rewards\/.*\/mean$/.test(name);
+  const rewards = names.filter(isReward);
+  const several = (name) => runs.some((run) => (run.curves[name] || []).length > 1);
+  const first = ["reward", ...names.filter(isHeldOut), ...(rewards.length > 1 ? rewards : []), ...Object.keys(KNOWN).slice(1)];
+  const main = first.filter((name) => names.includes(name) && several(name));
+  const rest = names.filter((name) => !main.includes(name) && several(name)).sort();
+  const steps = [...new Set(runs.flatMap((run) => Object.values(run.curves).flatMap((points) => points.map((p) => p[0]))))].sort((a, b) => a - b);
+  const charts = [];
+  const move = (step) => charts.forEach((chart) => chart.show(step));
+  for (const [group, into] of [[main, $("charts")], [rest, $("charts-more")]]) {
+    for (const name of group) {
+      const chart = makeChart(name, runs, steps, move);
+      charts.push(chart);
+      into.append(chart.node);
+    }
+  }
+  $("curves").hidden = false;
+  $("more").hidden = rest.length === 0;
+  $("curves-lead").textContent = "Point at a curve: every chart shows its value at that step. Thin: as logged; bold: smoothed.";
+  if (runs.length > 1) {
+    const list = el("div", { class: "names" });
+    runs.forEach((run, index) => list.append(el("span", {}, swatch(index), run.name)));
+    $("charts").before(list);
+  }
+}
+
+function swatch(index) {
+  const line = svg("line", { x1: 0, x2: 30, y1: 5, y2: 5, "stroke-width": 2.5, "stroke-dasharray": DASHES[index % 6] });
+  line.style.stroke = `var(--run-${index % 6})`;
+  return svg("svg", { viewBox: "0 0 30 10", "aria-hidden": "true" }, line);
+}
+
+function smoothed(points) {
+  if (points.length < 30) return points;
+  let mean = points[0][1];
+  return points.map(([step, value]) => [step, (mean += 0.15 * (value - mean))]);
+}
+
+function makeChart(name, runs, steps, move) {
+  const W = 300, H = 118, left = 40, right = 298, top = 8, bottom = 100;
+  const lines = runs.map((run) => run.curves[name] || []);
+  const values = lines.flat().map((p) => p[1]);
+  let low = Math.min(...values), high = Math.max(...values);
+  if (high - low < 1e-12) { const pad = Math.abs(high) * 0.1 || 1; if (low !== 0) low -= pad; high += pad; }
+  const [start, end] = [steps[0], steps[steps.length - 1] === steps[0] ? steps[0] + 1 : steps[steps.length - 1]];
+  const x = (step) => left + ((step - start) / (end - start)) * (right - left);
+  const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - top);
+  const path = (points) => points.map((p, i) => `${i ? "L" : "M"}${x(p[0]).toFixed(2)} ${y(p[1]).toFixed(2)}`).join("");
+  const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", tabindex: 0 });
+  picture.append(svg("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
+  picture.append(svg("line", { class: "axis", x1: left, x2: right, y1: top, y2: top }));
+  picture.append(svg("text", { class: "tick", x: left, y: H - 6, text: `step ${start}` }));
+  picture.append(svg("text", { class: "tick", x: right, y: H - 6, "text-anchor": "end", text: String(steps[steps.length - 1]) }));
+  lines.forEach((points, index) => {
+    const soft = smoothed(points);
+    const marks = [["line", soft]];
+    if (soft !== points) marks.unshift(["raw", points]);
+    for (const [kind, shown] of marks) {
+      const mark = svg("path", { class: kind, d: path(shown), "stroke-dasharray": kind === "line" ? DASHES[index % 6] : "" });
+      mark.style.stroke = `var(--run-${index % 6})`;
+      picture.append(mark);
+    }
+    if (points.length <= 12) {
+      for (const [step, value] of points) {
+        const dot = svg("circle", { cx: x(step), cy: y(value), r: 2.4 });
+        dot.style.fill = `var(--run-${index % 6})`;
+        picture.append(dot);
+      }
+    }
+  });
+  const digits = [2, 3, 4, 5].find((n) => number(low, n) !== number(high, n)) || 5;
+  for (const [value, at] of [[high, top + 4], [low, bottom + 1]]) {
+    picture.append(svg("text", { class: "tick", x: left - 6, y: at, "text-anchor": "end", text: number(value, digits) }));
+  }
+  const cursor = svg("line", { class: "cursor", y1: top, y2: bottom, x1: 0, x2: 0, visibility: "hidden" });
+  picture.append(cursor);
+  const [title, hint] = KNOWN[name] || [name.replace(/^eval_rewards\/(.*)\/mean$/, "Held-out: $1"), KNOWN[name] ? "" : name];
+  const now = el("span", { class: "now" });
+  const near = (points, step) => points.reduce((best, p) => (best === null || Math.abs(p[0] - step) <= Math.abs(best[0] - step) ? p : best), null);
+  const say = (step) => {
+    now.replaceChildren();
+    lines.forEach((points, index) => {
+      const point = step === null ? points[points.length - 1] : near(points, step);
+      if (!point) return;
+      const part = el("b", { text: number(point[1]) });
+      part.style.color = runs.length > 1 ? `var(--run-${index % 6})` : "inherit";
+      now.append(index ? " · " : "", part);
+    });
+  };
+  let at = null;
+  const show = (step) => {
+    at = step;
+    cursor.setAttribute("visibility", step === null ? "hidden" : "visible");
+    if (step !== null) { cursor.setAttribute("x1", x(step)); cursor.setAttribute("x2", x(step)); }
+    say(step);
+    if (step !== null) now.append(` at ${step}`);
+  };
+  const closest = (step) => steps.reduce((best, s) => (Math.abs(s - step) < Math.abs(best - step) ? s : best), steps[0]);
+  picture.addEventListener("pointermove", (event) => {
+    const box = picture.getBoundingClientRect();
+    move(closest(start + (((event.clientX - box.left) / box.width) * W - left) / (right - left) * (end - start)));
+  });
+  picture.addEventListener("pointerleave", () => move(null));
+  picture.addEventListener("blur", () => move(null));
+  picture.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const index = at === null ? steps.length - 1 : steps.indexOf(at) + by;
+    move(steps[Math.max(0, Math.min(steps.length - 1, index))]);
+  });
+  const last = lines.map((points) => (points.length ? number(points[points.length - 1][1]) : "–")).join(", ");
+  picture.setAttribute("aria-label", `${title}: from step ${start} to ${end}, between ${number(low)} and ${number(high)}, last ${last}. Arrow keys move along it.`);
+  say(null);
+  const node = el("div", { class: "chart", "data-metric": name, title: name },
+    el("div", { class: "title" }, el("h3", { text: title }), now), el("div", { class: "hint", text: hint }), picture);
+  return { node, show };
+}

@@ -1,0 +1,104 @@
+"""The page as text: what it embeds can be nothing but data, and it stays small."""
+
+import json
+import re
+
+import pytest
+
+from dgpo.errors import DataError
+from dgpo.report.credit_log import CreditLog, LoggedStep
+from dgpo.report.credit_summary import summarize_credit
+from dgpo.report.page import config_differences, embedded_json, render_page
+from dgpo.report.runs import Run, curves_of, read_run
+
+
+def data_of(page):
+    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(block)
+
+
+def test_embedded_data_come_back_and_hold_no_markup():
+    data = {"text": "</script><!-- & \u2028 🙂 \ud800", "nan": float("nan"), "inf": [float("inf")], "x": 0.123456789}
+    text = embedded_json(data)
+    assert text.isascii()
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"text": data["text"], "nan": None, "inf": [None], "x": 0.12346}
+
+
+def test_the_page_forbids_everything_but_its_own_script_and_style():
+    page = render_page([Run("<b>one</b>")], kind="report", title="<i>&</i>")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "<i>" not in page
+    assert "<b>one" not in page
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
+
+
+def test_a_log_that_is_too_large_is_cut_with_a_note(completion, monkeypatch):
+    monkeypatch.setattr("dgpo.report.page.MAX_CREDIT_CHARACTERS", 60_000)
+    alternatives = {index: {"policy": [("a", 0.5)] * 5, "reference": []} for index in range(64)}
+    steps = [LoggedStep(n, {}, [completion(*"abcdefgh" * 40, alternatives=alternatives)]) for n in range(1, 21)]
+    (run,) = data_of(render_page([Run("one", steps=steps)], kind="report", title=""))["runs"]
+    assert len(embedded_json(run["credit"])) <= 60_000
+    assert run["credit"][-1]["step"] == 20
+    assert any(f"{len(run['credit'])} of 20 logged steps" in note for note in run["notes"])
+    assert any("first 256 tokens" in note for note in run["notes"])
+    assert any("likeliest tokens are shown nowhere" in note for note in run["notes"])
+    assert run["summary"]["tokens"] == 20 * 320  # of the whole log
+
+
+def test_the_summary_by_hand(completion):
+    steps = [
+        LoggedStep(1, {}, [completion("a", "b", w=[1.0, 1.0])]),
+        LoggedStep(2, {}, [completion("a", "b", "", w=[0.5, 1.5, None])]),
+    ]
+    found = summarize_credit(steps)
+    assert (found["tokens"], found["completions"], found["low"], found["high"]) == (4, 2, 0.5, 1.5)
+    assert found["shares"] == [(1, 1.0), (2, pytest.approx(0.8))]  # 2^2 / (0.25 + 2.25) / 2
+    assert found["share"] == pytest.approx(0.9)
+    assert [sum(counts) for counts in found["counts"]] == [2, 2]
+    middle = len(found["counts"][0]) // 2
+    assert found["counts"][0][middle] == 2  # 1 lies in the middle bin
+    (most,), (least,) = found["most"], found["least"]
+    assert (most["text"], most["w"], most["max"], most["count"]) == ("b", 1.25, 1.5, 2)
+    assert (least["text"], least["w"]) == ("a", 0.75)
+
+
+def test_no_credit_is_no_error():
+    assert summarize_credit([])["share"] is None
+    assert data_of(render_page([Run("empty")], kind="report", title=""))["runs"][0]["credit"] == []
+
+
+def test_differences_name_what_is_set_differently():
+    runs = [Run("a", config={"tau": 0.5, "kappa": 1.0, "seed": 0}), Run("b", config={"tau": 0.05, "kappa": 1.0})]
+    assert config_differences(runs) == [("tau", ["0.5", "0.05"]), ("seed", ["0", "—"])]
+
+
+def test_a_run_of_any_trainer_is_read_from_its_checkpoint(tmp_path, settings, completion):
+    CreditLog(tmp_path, settings).write(1, [completion("a")])
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    history = [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.75, "note": "text"}, {"epoch": 1}]
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    run = read_run(tmp_path)
+    assert run.curves == {"reward": [(1, 0.5), (2, 0.75)]}
+    assert run.config["tau"] == 0.5
+    assert not run.notes
+
+
+def test_lines_that_were_cut_off_are_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 1}\n[1]\n{"step": 2, "rew')
+    run = read_run(tmp_path)
+    assert run.curves == {"reward": [(1, 1.0)]}
+    assert "credit_log_steps" in run.notes[0]
+
+
+def test_curves_take_finite_numbers_only():
+    lines = [{"step": 1, "a": True, "b": None, "c": float("nan"), "d": 2}, {"step": 1, "d": 3}]
+    assert curves_of(lines) == {"d": [(1, 3.0)]}
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"holds neither metrics\.jsonl nor credit/"):
+        read_run(tmp_path)

@@ -1,0 +1,234 @@
+"""The page in headless Chromium: a real run and hostile text. Nothing executes, nothing breaks, pointing works."""
+
+import dataclasses
+import os
+
+import pytest
+from browser import Browser, find_chromium
+
+from dgpo.report.credit_log import LoggedStep
+from dgpo.report.page import render_page
+from dgpo.report.runs import Run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = find_chromium()
+    if executable is None:
+        if os.environ.get("DGPO_NEEDS_BROWSER"):
+            pytest.fail("No Chromium, though DGPO_NEEDS_BROWSER is set.")
+        pytest.skip(
+            "NO BROWSER: the page was not tested. Install Chromium (apt-get install chromium), or set CHROMIUM."
+        )
+    made = Browser(executable)
+    yield made
+    made.close()
+
+
+def write(path, runs, kind="report"):
+    path.write_text(render_page(runs, kind=kind, title="A page"), encoding="utf-8")
+    assert path.stat().st_size < 5_000_000
+    return path
+
+
+def text_of(browser, selector):
+    return browser.run(f"document.querySelector({selector!r})?.textContent")
+
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "<svg onload=alert(3)>",
+    "javascript:alert(4)",
+    "<!--",
+    "]]>",
+    "{{ 7 * 7 }}",
+    "'\"`${alert(5)}",
+    "\u2028\u2029",
+    "\ud83d",
+    "שלום עולם",
+    "مرحبا",
+    "\u202egnp.exe",
+    "👩‍👩‍👧‍👦",
+    "🙂",
+    "",
+    "\x00\x07\x1b[31m\x7f",
+    "\n",
+    "\t",
+    "\r\n",
+    "__proto__",
+    "x" * 5000,
+]
+
+
+@pytest.fixture
+def hostile(completion):
+    alternatives = {i: {"policy": [(t, 0.5)], "reference": [(t, 0.25)]} for i, t in enumerate(HOSTILE)}
+    made = completion(
+        *HOSTILE, prompt="".join(HOSTILE), alternatives=alternatives, rewards={"<b>": 1.0, "</script>": 0.5}
+    )
+    steps = [LoggedStep(1, {"out_of": 8}, [made]), LoggedStep(20, {"out_of": 8}, [made, completion("a", reward=0.0)])]
+    return Run(
+        "<script>alert(6)</script>", {"<img onerror=alert(7)>": [(1, 0.0), (2, 1.0)]}, {"a<b>": "<i>"}, {}, steps
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_hostile_text_is_text(browser, hostile, tmp_path, dark):
+    page = write(tmp_path / "page.html", [hostile])
+    browser.open(page, dark=dark)
+    spans = "document.querySelectorAll('#cards .tokens')[0].querySelectorAll('.t')"
+    assert browser.run(f"{spans}.length") == len(HOSTILE)
+    for index, text in enumerate(HOSTILE[:8]):
+        assert browser.run(f"{spans}[{index}].textContent") == text
+        browser.point_at("#cards .t", index)
+        assert text_of(browser, "#tip .what code") == text
+    assert browser.run(f"{spans}[{HOSTILE.index(chr(0x202E) + 'gnp.exe')}].textContent") == "U+202Egnp.exe"
+    assert browser.run(f"{spans}[{HOSTILE.index('👩‍👩‍👧‍👦')}].textContent") == "👩‍👩‍👧‍👦"
+    control = HOSTILE.index("\x00\x07\x1b[31m\x7f")
+    assert browser.run(f"{spans}[{control}].textContent") == "␀␇␛[31m␡"
+    assert browser.run("document.querySelectorAll('img, script:not(#data), iframe, object').length") == 1  # its own
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(18, 19, 22)" if dark else "rgb(251, 251, 249)"
+    )
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.problems == []
+    assert browser.requests == [page.resolve().as_uri()]
+
+
+def test_the_policy_stops_a_script_that_would_get_in(browser, hostile, tmp_path):
+    """The second wall: even markup written into the file by hand does not run."""
+    page = write(tmp_path / "page.html", [hostile])
+    evil = "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'></main>"
+    page.write_text(page.read_text().replace("</main>", evil))
+    browser.open(page)
+    assert browser.run("window.owned") is None
+    assert any("Content Security Policy" in problem for problem in browser.problems)
+
+
+def test_every_measure_step_reward_and_order_can_be_chosen(browser, hostile, tmp_path):
+    browser.open(write(tmp_path / "page.html", [hostile]))
+    assert browser.run("document.querySelectorAll('.card').length") == 2  # of the newest step
+    colour = "document.querySelectorAll('#cards .t')[21].style.backgroundColor"
+    seen = {}
+    for measure in ("w", "d", "h", "s", "a", "r"):
+        browser.run(f"document.querySelector('input[value={measure}]').click()")
+        seen[measure] = browser.run(colour)
+        assert "legend" not in seen[measure]
+        assert text_of(browser, "#legend b") == {"a": "A·w", "r": "log-ratio"}.get(measure, measure)
+    assert "--more" in seen["w"]
+    assert "--seq" in seen["d"]
+
+    def choose(name, value):
+        browser.run(
+            f"(() => {{ const e = document.getElementById('by-{name}'); e.value = '{value}';"
+            " e.dispatchEvent(new Event('change')); })()"
+        )
+        return browser.run("document.querySelectorAll('.card').length")
+
+    assert choose("step", "all") == 3
+    assert choose("reward", "0|0") == 1
+    assert choose("reward", "1|1") == 2
+    assert choose("order", "newest") == 2
+    assert text_of(browser, ".card .meta b") == "20"
+    search = "const e = document.getElementById('search'); e.value = 'nowhere'; e.dispatchEvent(new Event('input'));"
+    browser.run(f"(() => {{ {search} }})()")
+    assert text_of(browser, "#cards .nothing") == "No completion fits these filters."
+    assert browser.problems == []
+
+
+def test_the_numbers_are_those_of_the_log(browser, completion, tmp_path):
+    alternatives = {1: {"policy": [("b", 0.75), ("c", 0.2)], "reference": [("c", 0.5)]}}
+    one = completion("a", "b", w=[0.5, 1.5], logp=[-1.0, -0.6931472], alternatives=alternatives)
+    browser.open(write(tmp_path / "page.html", [Run("one", steps=[LoggedStep(3, {}, [one])])]))
+    browser.point_at("#cards .t", 1)
+    found = browser.run(
+        "Object.fromEntries([...document.querySelectorAll('#tip dd')].map((e) => [e.dataset.key, e.textContent]))"
+    )
+    # h = 2/3, d = 1/3, s = 2/9, log-ratio 2/3 - 1/2, A w = 1.25 * 1.5, p = exp(-log 2)
+    assert found == {"w": "1.5", "d": "0.333", "h": "0.667", "s": "0.222", "a": "1.88", "r": "0.167", "p": "0.5"}
+    rows = browser.run("[...document.querySelectorAll('#tip tr')].map((r) => [...r.cells].map((c) => c.textContent))")
+    assert rows == [["likeliest here", "policy", "reference"], ["b", "0.75", "–"], ["c", "0.2", "0.5"]]
+    browser.point_at("h1")
+    assert browser.run("document.getElementById('tip').hidden")
+
+
+def test_the_keyboard_goes_from_token_to_token(browser, completion, tmp_path):
+    browser.open(write(tmp_path / "page.html", [Run("one", steps=[LoggedStep(3, {}, [completion(*"abc")])])]))
+    browser.run("document.querySelector('.t').focus()")
+    for key, token in (("ArrowRight", "b"), ("End", "c"), ("ArrowLeft", "b"), ("Home", "a")):
+        browser.press(key)
+        assert text_of(browser, "#tip .what code") == token
+        assert browser.run("document.activeElement.textContent") == token
+    browser.press("Escape")
+    assert browser.run("document.getElementById('tip').hidden")
+    assert browser.run("document.querySelectorAll('.t[tabindex=\"0\"]').length") == 1
+
+
+def test_a_hundred_thousand_tokens(browser, completion, tmp_path):
+    long = completion(*["tok ", "🙂", "שלום "] * 33_334)
+    browser.open(write(tmp_path / "page.html", [Run("one", steps=[LoggedStep(1, {}, [long])])], kind="inspect"))
+    assert browser.run("document.querySelectorAll('#cards .t').length") == 600
+    assert "600 of 100,002 tokens" in text_of(browser, ".rest")
+    assert "the page holds the first" in text_of(browser, ".rest")
+    assert "Of long completions the first" in text_of(browser, "#notes")
+    browser.run("document.querySelector('.rest button').click()")
+    assert browser.run("document.querySelectorAll('#cards .t').length") == 4600
+    browser.point_at("#cards .t", 4599)
+    assert "token 4600 of 100,002" in text_of(browser, "#tip .what")
+    assert browser.problems == []
+
+
+def test_curves_of_two_runs_lie_over_each_other(browser, completion, tmp_path):
+    curve = [(step, step / 100) for step in range(1, 101)]
+    one = Run(
+        "one",
+        {"reward": curve, "odd/metric": curve},
+        {"tau": 0.5},
+        {"steps": "100"},
+        [LoggedStep(1, {}, [completion("a")])],
+    )
+    two = dataclasses.replace(one, name="two", curves={"reward": curve[:50]}, config={"tau": 0.05})
+    browser.open(write(tmp_path / "page.html", [one, two]))
+    assert browser.run("document.querySelectorAll('[data-metric=reward] path.line').length") == 2
+    browser.point_at("[data-metric=reward] svg")
+    # The middle of the picture, 150 of 300, on an axis from 40 to 298: 1 + 99 * 110 / 258 = 43.2
+    assert text_of(browser, "[data-metric=reward] .now") == "0.43 · 0.43 at 43"
+    assert text_of(browser, '[data-metric="odd/metric"] .now') == "0.43 at 43"
+    assert browser.run("[...document.querySelectorAll('#differences td')].map((e) => e.textContent)") == [
+        "tau",
+        "0.5",
+        "0.05",
+    ]
+    assert text_of(browser, "#last-figures td") == "steps"
+    assert browser.run("document.getElementById('by-run').options.length") == 2
+    assert browser.problems == []
+
+
+@pytest.mark.slow
+def test_a_real_run(browser, tmp_path, monkeypatch):
+    """Train, report, look: the command's own page of a run with a credit log."""
+    from pathlib import Path
+
+    from dgpo.cli.main import main
+    from dgpo.report.credit_log import read_credit_log
+    from dgpo.tasks.forks import warm_up_model
+
+    monkeypatch.setenv("DGPO_CACHE", str(tmp_path / "cache"))
+    model = warm_up_model(num_forks=1, steps=30, batch_size=16, hidden_size=16, num_layers=1, progress=False)
+    recipe = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+    run = tmp_path / "run"
+    small = ["--num_generations=4", "--per_device_train_batch_size=8", "--max_completion_length=9", "--eval_size=0"]
+    words = ["train", str(recipe), f"--model_name_or_path={model}", "--task_args={num_forks: 1, size: 16}", *small]
+    assert main([*words, "--max_steps=4", "--credit_log_steps=2", f"--output_dir={run}"]) == 0
+    assert main(["report", str(run)]) == 0
+    browser.open(run / "report.html")
+    logged = read_credit_log(run)
+    assert [step.step for step in logged] == [1, 2, 4]
+    assert browser.run("document.querySelectorAll('.card').length") == len(logged[-1].completions) == 8
+    browser.point_at("#cards .t", 2)
+    expected = logged[-1].completions[0]
+    assert float(text_of(browser, "#tip dd[data-key=w]")) == pytest.approx(expected.w[2], abs=1e-4)
+    assert browser.run("document.querySelectorAll('#tip tr').length") > 3  # alternatives
+    assert browser.run("document.querySelectorAll('#charts .chart').length") > 8
+    assert browser.problems == []
