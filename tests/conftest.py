@@ -11,6 +11,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -21,6 +22,10 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     jaxtyping.install_import_hook(["dgpo.core", "dgpo.lm_head"], "shape_checks.check")
 
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile("dgpo", deadline=None)
+hypothesis.settings.load_profile("dgpo")
 
 
 @pytest.fixture
