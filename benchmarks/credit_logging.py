@@ -9,15 +9,14 @@ they have, and the time of writing a single logged step beside an unlogged one o
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from _common import RESULTS, save
 
 WARM_UP = 20  # steps left out; the last of them is logged at a distance of 20
 OFF, RECIPE, ALWAYS = "off", "every 20 steps", "every step"
@@ -80,11 +79,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "credit_logging.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "credit_logging.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     from dgpo.cli.noise import quiet_libraries
-    from dgpo.cli.run_directory import environment
 
     quiet_libraries()
     seconds: dict[str, list[list[float]]] = {name: [] for name in EVERY}
@@ -103,8 +101,6 @@ def main() -> None:
     one_log = statistics.median(pairs)
     result = {
         "what": "seconds per step of the quickstart recipe (128 completions of up to 30 tokens, 8 of them logged)",
-        **environment(seed=0, num_processes=1, command=["python", "benchmarks/credit_logging.py", *sys.argv[1:]]),
-        "processor": platform.processor() or platform.machine(),
         "steps_per_run": options.steps - WARM_UP,
         "mean_step_seconds": {name: [round(x, 5) for x in found] for name, found in means.items()},
         "slower_by": {name: [round(x, 4) for x in found] for name, found in slower.items()},
@@ -116,8 +112,8 @@ def main() -> None:
             ALWAYS: round(one_log / median_off, 5),
         },
     }
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+    save(options.output, result, "torch", "trl", "transformers", "datasets")
 
 
 if __name__ == "__main__":

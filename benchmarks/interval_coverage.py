@@ -10,11 +10,11 @@ problems.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
 import numpy as np
+from _common import RESULTS, save
 
 from dgpo.evaluation import metrics
 from dgpo.evaluation.metrics import bootstrap, pass_at_k
@@ -53,7 +53,7 @@ def coverage(a: float, b: float, exams: int, seed: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exams", type=int, default=4000)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "interval_coverage.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "interval_coverage.json")
     options = parser.parse_args()
     metrics.RESAMPLES = 2000  # of 10,000; more exams are worth more here
     found = {}
@@ -61,7 +61,6 @@ def main() -> None:
         found[name] = {"beta": [a, b], **coverage(a, b, options.exams, seed=1)}
         print(name, found[name], flush=True)
     result = {
-        "command": "python benchmarks/interval_coverage.py",
         "exams": options.exams,
         "problems": PROBLEMS,
         "samples_per_problem": SAMPLES,
@@ -69,8 +68,7 @@ def main() -> None:
         "standard_error": math.sqrt(0.95 * 0.05 / options.exams),
         "coverage": found,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(options.output, result, "numpy")
 
 
 if __name__ == "__main__":

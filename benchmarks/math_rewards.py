@@ -10,16 +10,15 @@ compared with the one expected; a single one out of place ends the benchmark.
 """
 
 import argparse
-import json
 import os
-import platform
 import random
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
+
+from _common import RESULTS, save
 
 from dgpo.rewards._pool import VerifierPool
 from dgpo.rewards.math import MathReward
@@ -100,7 +99,7 @@ def main() -> None:
     parser.add_argument("--hanging-every", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=3.0, help="limit on an answer's processor time")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "math_rewards.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "math_rewards.json")
     options = parser.parse_args()
     rows = mixed_answers(options.answers, options.hanging_every)
     alone = measure_alone(rows[: options.alone], options.seconds, options.workers)
@@ -108,9 +107,6 @@ def main() -> None:
     pool = measure_pool(rows, options.seconds, options.workers)
     calm = measure_pool([row for row in rows if row[2] != "timeout"], options.seconds, options.workers)
     result = {
-        "command": "python benchmarks/math_rewards.py",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("math-verify", "sympy")} | {"python": platform.python_version()},
         "workers": options.workers,
         "limit_seconds": options.seconds,
         "hanging_share": 1 / options.hanging_every,
@@ -119,8 +115,7 @@ def main() -> None:
         "one_process_per_answer": alone,
         "speedup": pool["answers_per_second"] / alone["answers_per_second"],
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(options.output, result, "math-verify", "sympy")
     print(f"pool: {pool['answers_per_second']:.1f} answers/s, {result['speedup']:.1f} times as many")
     print(f"without hanging answers: {calm['answers_per_second']:.0f} answers/s")
 

@@ -16,13 +16,10 @@ last one is the fair comparison of the method's cost, the one before it what a T
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ import torch
 import transformers
 import trl
 import trl.trainer.utils
+from _common import interleaved, own_process, peak_memory, save
 
 TRL_COMPACT = trl.trainer.utils._use_triton
 CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored")
@@ -129,21 +127,13 @@ def run_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> Non
             scores = trainer._get_per_token_logps_and_entropies(trainer.ref_model, ids, attention, length)
         inputs["ref_per_token_logps"] = scores[0]
     trainer._compute_loss(trainer.model, inputs).backward()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure_time(model_path: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds per step of each contender, repeats interleaved; the first round warms up."""
     trainers = {name: build_trainer(name, model_path, arguments) for name in CONTENDERS}
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for repeat in range(arguments.repeats + 1):
-        for name, trainer in trainers.items():
-            start = time.perf_counter()
-            run_step(name, trainer, arguments)
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    steps = {name: partial(run_step, name, trainer, arguments) for name, trainer in trainers.items()}
+    return interleaved(steps, arguments.repeats)
 
 
 def measure_memory(contender: str, model_path: str, arguments: argparse.Namespace) -> float:
@@ -151,38 +141,10 @@ def measure_memory(contender: str, model_path: str, arguments: argparse.Namespac
     trainer = build_trainer(contender, model_path, arguments)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    on_gpu = trainer.accelerator.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = resident_bytes("VmRSS")
-    for _ in range(2):
-        run_step(contender, trainer, arguments)
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resident_bytes("VmHWM")
-    return (peak - before) / 2**20
-
-
-def resident_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
-def machine() -> dict[str, Any]:
-    model_name = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
-        platform.processor(),
-    )
-    return {
-        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else model_name,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "trl": trl.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-    }
+    with peak_memory(arguments.device) as peak:
+        for _ in range(2):
+            run_step(contender, trainer, arguments)
+    return peak.mib
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -209,16 +171,14 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if arguments.memory_of:
-        print(measure_memory(arguments.memory_of, arguments.model_path, arguments))
+        print(json.dumps(measure_memory(arguments.memory_of, arguments.model_path, arguments)))
         return
     with tempfile.TemporaryDirectory() as folder:
         model_path = build_model(arguments, Path(folder))
         seconds = measure_time(model_path, arguments)
-        memory = {}
-        for name in CONTENDERS:
-            command = [sys.executable, *sys.argv, "--memory-of", name, "--model-path", model_path]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            memory[name] = float(done.stdout.split()[-1])
+        memory = {
+            name: own_process(*sys.argv[1:], "--memory-of", name, "--model-path", model_path) for name in CONTENDERS
+        }
     report(arguments, seconds, memory)
 
 
@@ -234,12 +194,8 @@ def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], memor
             f"{name:15} {medians[name]:9.3f} {min(times):7.3f} {max(times):7.3f} {ratio:10.2f} {memory[name]:9.0f}",
             flush=True,
         )
-    if arguments.save:
-        settings = {k: v for k, v in vars(arguments).items() if k not in ("save", "memory_of", "model_path")}
-        results = {"command": f"python benchmarks/train_step.py --save {arguments.save}"}
-        results |= {"settings": settings, "machine": machine(), "seconds": seconds, "peak_mib": memory}
-        arguments.save.parent.mkdir(parents=True, exist_ok=True)
-        arguments.save.write_text(json.dumps(results, indent=1) + "\n")
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("save", "memory_of", "model_path")}
+    save(arguments.save, {"settings": settings, "seconds": seconds, "peak_mib": memory}, "torch", "transformers", "trl")
 
 
 if __name__ == "__main__":
