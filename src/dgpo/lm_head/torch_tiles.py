@@ -4,6 +4,7 @@ Elementwise work runs on blocks of rows that stay in cache, since every step of 
 kernels of `triton_tiles` do the same in one pass and take the place of these two classes.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from dgpo.lm_head.state import (
 )
 from dgpo.lm_head.tiles import Workspace, spans
 from dgpo.lm_head.types import LogitTransform
+
+LOG2_E = math.log2(math.e)
 
 
 class ProjectedTile(NamedTuple):
@@ -64,7 +67,7 @@ class TorchReduction:
         work, transform = self._work, self._transform
         for tile in (policy, ref):
             if tile is not None:
-                _pick(tile)
+                pick(tile)
         for block in spans(rows.stop - rows.start, work.tiling.block):
             out = self._reduced[:, rows.start + block.start : rows.start + block.stop]
             x = inner_block(work, "policy.block", policy.values, block.start, policy.bias, transform)
@@ -87,11 +90,23 @@ class TorchReduction:
         return self._state
 
 
-def _pick(tile: ProjectedTile) -> None:
+def _inside(targets: Int[Tensor, " n"], width: int) -> Int[Tensor, " k"] | None:
+    """Return the rows whose target lies in a tile; on an accelerator None, as finding out would mean waiting for it."""
+    if targets.device.type != "cpu":
+        return None
+    return ((targets >= 0) & (targets < width)).nonzero()[:, 0]
+
+
+def pick(tile: ProjectedTile) -> None:
     """Write the projections of the targets that lie in the tile; no synchronisation with an accelerator."""
-    last = tile.values.shape[1] - 1
-    entries = tile.values.gather(1, tile.targets.clamp(0, last)[:, None])[:, 0].to(tile.picked.dtype)
-    torch.where((tile.targets >= 0) & (tile.targets <= last), entries, tile.picked, out=tile.picked)
+    values, targets, picked = tile.values, tile.targets, tile.picked
+    last = values.shape[1] - 1
+    inside = _inside(targets, values.shape[1])
+    if inside is not None:
+        picked[inside] = values[inside, targets[inside]].to(picked.dtype)
+        return
+    entries = values.gather(1, targets.clamp(0, last)[:, None])[:, 0].to(picked.dtype)
+    torch.where((targets >= 0) & (targets <= last), entries, picked, out=picked)
 
 
 class TorchLogitGrad(LogitGrad):
@@ -119,10 +134,10 @@ class TorchLogitGrad(LogitGrad):
         bend = None if transform.softcap is None else work.spare("bend", x).copy_(x)
         u = torch.add(self.minus_lse[rows, None], x, alpha=transform.factor, out=x)
         if self.entropy_terms is None:
-            grad = u.exp_()
+            grad = u.mul_(LOG2_E).exp2_()
         else:
             constant, e = (term[rows, None] for term in self.entropy_terms)
-            probability = torch.exp(u, out=work.spare("spare", u))
+            probability = torch.mul(u, LOG2_E, out=work.spare("spare", u)).exp2_()
             # exp(-1e4) is 0: the floor only keeps 0 * -inf away.
             grad = u.clamp_(min=-1e4).mul_(e).add_(constant).mul_(probability)
         grad.mul_(self.row_scale[rows, None])
@@ -133,6 +148,11 @@ class TorchLogitGrad(LogitGrad):
     def put_targets(self, dlogits: Float[Tensor, "n v"], rows: slice, vocab: slice, *, as_zero: bool) -> None:
         """Write dL/dx of the targets that lie in a tile, or 0; no synchronisation with an accelerator."""
         local, width = self.targets[rows] - vocab.start, vocab.stop - vocab.start
+        rows_inside = _inside(local, width)
+        if rows_inside is not None:
+            entries = 0.0 if as_zero else self.at_target[rows][rows_inside].to(dlogits.dtype)
+            dlogits[rows_inside, local[rows_inside]] = entries
+            return
         starts = torch.arange(local.shape[0], device=local.device) * width
         index, inside = starts + local.clamp(0, width - 1), (local >= 0) & (local < width)
         flat = dlogits.view(-1)  # scatter_ on the tile itself takes a millisecond on the CPU
