@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
@@ -23,15 +23,13 @@ from dgpo.rewards.math import MathReward, math_boxed_reward
 TOWER = "9^{9^{9^{9}}}"  # asks sympy for a number with more digits than there are atoms
 BOMB = "__import__('os').system('touch PWNED')"
 
+# These go on for as long as they may; each ends at the limit.
+HANGING = ["9**9**9**9", TOWER, "10000000!", "(" * 1500, "{" * 800 + "}" * 800]
+# These end by themselves, after a second of processor time at most.
 HOSTILE = [
-    ("9**9**9**9", {"timeout"}),
-    (TOWER, {"timeout"}),
-    ("10000000!", {"timeout"}),
-    ("(" * 1500, {"unparseable", "timeout", "crash"}),
-    ("{" * 800 + "}" * 800, {"unparseable", "timeout", "crash"}),
-    ("\\sqrt{" * 600 + "2" + "}" * 600, {"unparseable", "timeout", "crash"}),
-    ("\\begin{matrix}" * 200, {"unparseable", "timeout", "crash"}),
-    ("x" * 3999, {"unparseable", "timeout", "crash", "wrong"}),
+    ("\\sqrt{" * 600 + "2" + "}" * 600, {"unparseable"}),
+    ("\\begin{matrix}" * 200, {"unparseable"}),
+    ("x" * 3999, {"unparseable"}),
     ("1" * 3999, {"wrong"}),
     ("\\frac{1}{2}" * 90_000, {"unparseable"}),  # 1 MB of LaTeX: longer than any answer
     ("nan", {"wrong"}),
@@ -72,7 +70,7 @@ def alive(pid):
         return False
 
 
-def wait_until_gone(pids, seconds=10.0):
+def wait_until_gone(pids, seconds=60.0):
     deadline = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -87,13 +85,10 @@ def own_pool():
 
 def test_a_hostile_set_ends_with_named_outcomes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with VerifierPool(seconds=0.5, num_workers=2) as pool:
-        pool.check([Question("3", "3")])
-        started = time.monotonic()
-        verdicts = MathReward("boxed", pool=pool).verdicts(
-            [f"\\boxed{{{text}}}" for text, _ in HOSTILE], ["3"] * len(HOSTILE)
-        )
-        elapsed = time.monotonic() - started
+    # What takes a second of processor time on a quiet machine takes several on a busy one.
+    with VerifierPool(seconds=30, wall_seconds=600, num_workers=2) as pool:
+        reward = MathReward("boxed", pool=pool)
+        verdicts = reward.verdicts([f"\\boxed{{{text}}}" for text, _ in HOSTILE], ["3"] * len(HOSTILE))
         pids = processes_of(pool)
     surprises = [
         (text[:40], verdict.outcome)
@@ -101,11 +96,16 @@ def test_a_hostile_set_ends_with_named_outcomes(tmp_path, monkeypatch):
         if verdict.outcome not in allowed
     ]
     assert surprises == []
-    # No answer may take more than its four times 0.5 s of wall time, and none is tried more than twice.
-    assert elapsed < len(HOSTILE) * 4 * 0.5
-    assert all(verdict.seconds <= 4 * 0.5 + 1 for verdict in verdicts)
     assert list(tmp_path.iterdir()) == []
     assert wait_until_gone(pids) == []
+
+
+def test_answers_that_hang_end_at_their_limit_of_processor_time(own_pool):
+    reward = MathReward("boxed", pool=own_pool)
+    # The wall clock would end them after 35 s, and the pool after another two.
+    verdicts = reward.verdicts([f"\\boxed{{{text}}}" for text in HANGING], ["3"] * len(HANGING))
+    assert [verdict.outcome for verdict in verdicts] == ["timeout"] * len(HANGING)
+    assert reward(["\\boxed{3}"], ["3"]) == [1.0]
 
 
 def test_whole_completions_that_are_hostile_end_too(own_pool):
@@ -137,14 +137,13 @@ def test_no_score_is_out_of_place_among_hanging_answers(own_pool):
     assert reward.counts["timeout"] == 6
 
 
-def test_a_gold_answer_that_hangs_costs_time_once(own_pool):
+def test_a_gold_answer_that_hangs_costs_time_once(own_pool, monkeypatch):
     gold = "\\begin{matrix}" + "{" * 700  # math-verify does not get to the end of it
     first = own_pool.check([Question(gold, "3")])[0]
     assert first.outcome == "unparseable_gold"
-    started = time.monotonic()
+    monkeypatch.setattr(own_pool, "_attempt", None)  # no worker is asked again
     verdicts = own_pool.check([Question(gold, str(number)) for number in range(100)])
     assert {verdict.outcome for verdict in verdicts} == {"unparseable_gold"}
-    assert time.monotonic() - started < 5
 
 
 def test_an_answer_that_eats_memory_takes_nobody_with_it():
@@ -167,7 +166,7 @@ def test_a_killed_worker_is_replaced_and_its_answer_tried_again(own_pool):
         time.sleep(0.1)
         for pid in processes_of(own_pool)[1:]:
             os.kill(pid, signal.SIGKILL)
-    outcomes = [future.result(timeout=60).outcome for future in futures]
+    outcomes = [future.result(timeout=300).outcome for future in futures]
     assert len(outcomes) == 202
     # A crash is reported only if both attempts were hit.
     assert outcomes[2:].count("correct") >= 190
@@ -192,7 +191,7 @@ def test_a_killed_keeper_is_replaced(own_pool):
 
 
 def test_a_stopped_worker_is_killed_after_the_grace_time():
-    with VerifierPool(seconds=0.1, num_workers=1) as pool:
+    with VerifierPool(seconds=0.1, wall_seconds=0.5, num_workers=1) as pool:
         pool.check([Question("3", "3")])
         (worker,) = processes_of(pool)[1:]
         os.kill(worker, signal.SIGSTOP)
@@ -232,31 +231,22 @@ def test_an_event_loop_is_not_blocked(own_pool):
         return ticks, [verdict.outcome for verdict in await task]
 
     ticks, outcomes = asyncio.run(run())
-    assert ticks >= 5  # half a second of sympy, and the loop went on
+    assert ticks >= 3  # half a second of sympy and more, and the loop went on; blocked, it ticks once
     assert outcomes == ["timeout", "timeout"]
 
 
 def test_a_pickled_reward_scores_the_same(pool):
     reward = pickle.loads(pickle.dumps(MathReward("answer", pool=pool, name="mine")))
-    assert (reward.__name__, reward.answer_format, reward.pool.seconds) == ("mine", "answer", 1.0)
+    assert (reward.__name__, reward.answer_format, reward.pool.seconds) == ("mine", "answer", 20)
     assert reward(["Answer: 3"], ["3"]) == [1.0]
     reward.pool.close()
-
-
-def _score_in_child(queue):
-    queue.put(MathReward("boxed")(["\\boxed{3}"], ["3"]))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_child_process_starts_its_own_verifiers(method):
     assert math_boxed_reward(["\\boxed{3}"], ["3"]) == [1.0]
-    context = multiprocessing.get_context(method)
-    queue = context.SimpleQueue()
-    child = context.Process(target=_score_in_child, args=(queue,))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
-    assert queue.get() == [1.0]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as child:
+        assert child.submit(math_boxed_reward, ["\\boxed{3}"], ["3"]).result(timeout=300) == [1.0]
     assert math_boxed_reward(["\\boxed{3}"], ["3"]) == [1.0]  # the parent's still work
 
 
@@ -264,11 +254,13 @@ SCRIPT = """
     import os, signal, sys, time
     from dgpo.rewards._pool import Question, VerifierPool
 
-    pool = VerifierPool(seconds=30, num_workers=2)
-    pool.check([Question("3", "3")] * 8)
+    pool = VerifierPool(seconds=600, num_workers=2)
     futures = pool.submit([Question("3", "9^{9^{9^{9}}}")] * 2)
-    time.sleep(0.3)
-    children = open(f"/proc/{pool._keeper.pid}/task/{pool._keeper.pid}/children").read().split()
+    children = []
+    while len(children) < 2:
+        time.sleep(0.1)
+        if pool._keeper:
+            children = open(f"/proc/{pool._keeper.pid}/task/{pool._keeper.pid}/children").read().split()
     print(pool._keeper.pid, *children, flush=True)
 """
 
@@ -279,7 +271,7 @@ SCRIPT = """
         "os.kill(os.getpid(), signal.SIGKILL)",
         "[future.cancel() for future in futures]; pool.close()",
         "os._exit(0)",
-        "os.fork() or time.sleep(60); os.kill(os.getpid(), signal.SIGKILL)",  # a forked child holds no socket
+        "os.fork() or time.sleep(600); os.kill(os.getpid(), signal.SIGKILL)",  # a forked child holds no socket
     ],
 )
 def test_nothing_is_left_behind_when_the_parent_ends(ending, tmp_path):
@@ -288,9 +280,9 @@ def test_nothing_is_left_behind_when_the_parent_ends(ending, tmp_path):
     pids = [int(pid) for pid in process.stdout.readline().split()]
     others = children(process.pid)
     assert len(pids) == 3
-    process.wait(60)
+    process.wait(300)
     try:
-        assert wait_until_gone(pids) == []  # they had half a minute of work before them
+        assert wait_until_gone(pids) == []  # they had ten minutes of work before them
         assert list(tmp_path.iterdir()) == []
     finally:
         for pid in set(others) - set(pids):
@@ -299,14 +291,11 @@ def test_nothing_is_left_behind_when_the_parent_ends(ending, tmp_path):
 
 
 def test_closing_while_answers_are_checked_ends_at_once():
-    pool = VerifierPool(seconds=30, num_workers=2)
-    pool.check([Question("3", "3")] * 2)
-    pids = processes_of(pool)
+    pool = VerifierPool(seconds=3600, num_workers=2)
     futures = pool.submit([Question("3", TOWER)] * 2)
-    time.sleep(0.3)
-    started = time.monotonic()
-    pool.close()
-    assert time.monotonic() - started < 5
+    while not pool._keeper or len(pids := processes_of(pool)) < 3:
+        time.sleep(0.05)
+    pool.close()  # long before the hour is over
     assert [future.result().outcome for future in futures] == ["crash", "crash"]
     assert wait_until_gone(pids) == []
     assert pool._keeper is None
@@ -382,4 +371,4 @@ def test_limits_that_cannot_work_are_refused(name, value):
 def test_the_script_loads_neither_torch_nor_this_package():
     code = f"import sys; sys.argv = ['x']; exec(open({str(_verifier._SCRIPT)!r}).read().partition('if __name__')[0]); "
     code += "check_answer('1/2', '0.5', raw=False); assert not {'torch', 'dgpo', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=300)

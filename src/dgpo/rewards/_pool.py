@@ -31,8 +31,9 @@ class VerifierPool:
     and when it is killed. After `os.fork` the child starts processes of its own; a pickled pool is its settings.
 
     Args:
-        seconds: Processor time that an answer may take; a busy machine does not change a score. The wall clock ends it
-            after four times that.
+        seconds: Processor time that an answer may take, so that a busy machine does not change a score.
+        wall_seconds: Wall time after which a worker is ended all the same: one that was stopped, or waits, uses no
+            processor time. By default 30 s and ten times `seconds`, which an answer that works does not come near.
         memory_mb: Address space of a worker, in MiB.
         num_workers: Workers at the same time; by default one per processor that this process may use, at most 8.
 
@@ -42,13 +43,26 @@ class VerifierPool:
         ['correct', 'wrong']
     """
 
-    def __init__(self, *, seconds: float = 3.0, memory_mb: int = 1024, num_workers: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        seconds: float = 3.0,
+        wall_seconds: float | None = None,
+        memory_mb: int = 1024,
+        num_workers: int | None = None,
+    ) -> None:
         num_workers = min(8, _num_processors()) if num_workers is None else num_workers
-        least = {"seconds": (seconds, 0.01), "memory_mb": (memory_mb, 256), "num_workers": (num_workers, 1)}
-        for name, (value, bound) in least.items():
-            if not value >= bound:
-                raise RewardError(f"the verifier's {name} is {value!r}; it must be at least {bound}.")
-        self.seconds, self.memory_mb, self.num_workers = seconds, memory_mb, num_workers
+        wall_seconds = 30 + 10 * seconds if wall_seconds is None else wall_seconds
+        least = {"seconds": 0.01, "wall_seconds": seconds, "memory_mb": 256, "num_workers": 1}
+        self.seconds, self.wall_seconds, self.memory_mb, self.num_workers = (
+            seconds,
+            wall_seconds,
+            memory_mb,
+            num_workers,
+        )
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise RewardError(f"the verifier's {name} is {getattr(self, name)!r}; it must be at least {bound}.")
         self._reset()
         _POOLS.add(self)
 
@@ -63,7 +77,7 @@ class VerifierPool:
         self._bad_golds: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "memory_mb": self.memory_mb, "num_workers": self.num_workers}
+        return {name: getattr(self, name) for name in ("seconds", "wall_seconds", "memory_mb", "num_workers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -73,11 +87,6 @@ class VerifierPool:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    @property
-    def wall_seconds(self) -> float:
-        """Wall time after which a worker is ended whatever it does."""
-        return 4 * self.seconds
 
     def check(self, questions: Sequence[Question]) -> list[Verdict]:
         """Return one verdict per question, in order.
