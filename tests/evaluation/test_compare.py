@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dgpo.errors import DataError
-from dgpo.evaluation import metrics
+from dgpo.evaluation import intervals
 from dgpo.evaluation.compare import compare
 from dgpo.evaluation.metrics import Sample, summarize
 
@@ -42,13 +42,13 @@ def test_pairing_finds_what_separate_intervals_hide():
 
 
 def test_equal_models_are_told_apart_in_one_of_twenty_cases(monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 500)
+    monkeypatch.setattr(intervals, "RESAMPLES", 500)
     rng = np.random.default_rng(3)
     wrong = 0
     for _ in range(1500):
         chances = rng.beta(0.25, 1.25, size=30)
         first, second = rng.binomial(32, chances), rng.binomial(32, chances)
-        found = metrics.bootstrap(((second - first) / 32)[:, None].tolist(), skewed=False)
+        found = intervals.bootstrap(((second - first) / 32)[:, None].tolist(), kind="difference")
         wrong += not found[0].low <= 0 <= found[0].high
     assert 0.03 <= wrong / 1500 <= 0.07
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dgpo.errors import DataError
-from dgpo.evaluation import metrics
-from dgpo.evaluation.metrics import Sample, bootstrap, majority_score, pass_at_k, student_quantile, summarize
+from dgpo.evaluation import intervals
+from dgpo.evaluation.intervals import Estimate, bootstrap, student_quantile
+from dgpo.evaluation.metrics import Sample, majority_score, pass_at_k, summarize
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_unequal_numbers_of_samples_are_refused():
         summarize({"a": [Sample(1.0)], "b": [Sample(1.0), Sample(0.0)]})
     with pytest.raises(DataError, match="nothing to measure"):
         summarize({"a": [Sample(None)]})
-    assert summarize({"a": [Sample(1.0)]})["metrics"]["avg@1"] == metrics.Estimate(1.0, None, None)
+    assert summarize({"a": [Sample(1.0)]})["metrics"]["avg@1"] == Estimate(1.0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -133,21 +134,37 @@ def test_the_bootstrap_resamples_problems_not_samples():
     scores = [float(i % 2) for i in range(30)]
     problems = {str(i): [Sample(score)] * 32 for i, score in enumerate(scores)}
     estimate = summarize(problems)["metrics"]["avg@32"]
-    alone = bootstrap([[score] for score in scores])[0]
+    alone = bootstrap([[score] for score in scores], kind="share")[0]
     assert (estimate.low, estimate.high) == (alone.low, alone.high)
-    # The mean of 30 fair coins: sqrt(0.25 / 30) = 0.0913; times 2.08 (t and sqrt(30 / 29)): 0.19.
-    assert alone.low == pytest.approx(0.5 - 0.19, abs=0.03)
-    assert alone.high == pytest.approx(0.5 + 0.19, abs=0.03)
+    # Where all problems are 0 or 1, the lower end is the 2.5 % quantile of Beta(15, 15.5), 0.318, and mirrored.
+    assert alone.low == pytest.approx(0.318, abs=0.01)
+    assert alone.high == pytest.approx(1 - 0.318, abs=0.01)
+
+
+def test_a_share_of_which_all_is_solved_is_no_certainty():
+    """30 of 30 solved: the lower end is the 2.5 % quantile of Beta(30, 1/2), 0.9195; drawing again would give 1."""
+    solved, none = bootstrap([[1.0, 0.0]] * 30, kind="share")
+    assert (solved.value, solved.high, none.low, none.value) == (1.0, 1.0, 0.0, 0.0)
+    assert solved.low == pytest.approx(0.9195, abs=0.005)
+    assert none.high == pytest.approx(1 - 0.9195, abs=0.005)
+
+
+def test_an_amount_is_not_held_between_0_and_1():
+    found = bootstrap([[float(tokens)] for tokens in range(100, 160)], kind="amount")[0]
+    # Mean 129.5; Student's 2.0010 times 17.464 / sqrt(60) = 4.51, of a distribution that is not skewed.
+    assert (found.low, found.value, found.high) == pytest.approx((125.0, 129.5, 134.0), abs=0.2)
 
 
 # Chances of the problems of an exam like AIME: many nearly hopeless, many nearly certain, some in between.
 SPREADS = {"weak (mean 0.17)": (0.25, 1.25), "middle (mean 0.4)": (0.4, 0.6), "strong (mean 0.6)": (0.6, 0.4)}
+# Nearly all problems never solved, or always: the interval may be too wide there, and must not be too narrow.
+EXTREMES = {"very weak (mean 0.07)": (0.15, 1.85), "very strong (mean 0.8)": (1.2, 0.3)}
 
 
-@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("spread", SPREADS | EXTREMES)
 def test_the_interval_covers_the_truth_in_19_of_20_exams(spread, monkeypatch):
-    monkeypatch.setattr(metrics, "RESAMPLES", 1000)
-    a, b = SPREADS[spread]
+    monkeypatch.setattr(intervals, "RESAMPLES", 1000)
+    a, b = (SPREADS | EXTREMES)[spread]
     rng = np.random.default_rng(7)
     exams = 1500
     hits = {"avg@32": 0, "pass@8": 0}
@@ -156,8 +173,8 @@ def test_the_interval_covers_the_truth_in_19_of_20_exams(spread, monkeypatch):
     table = np.array([pass_at_k(32, c, 8) for c in range(33)])
     for exam in range(exams):
         right = rng.binomial(32, rng.beta(a, b, size=30))
-        estimates = bootstrap(np.stack([right / 32, table[right]], axis=1).tolist(), seed=exam)
+        estimates = bootstrap(np.stack([right / 32, table[right]], axis=1).tolist(), kind="share", seed=exam)
         for name, estimate in zip(hits, estimates, strict=True):
             hits[name] += estimate.low <= truth[name] <= estimate.high
     for name, count in hits.items():
-        assert 0.93 <= count / exams <= 0.97, (name, count / exams)
+        assert 0.93 <= count / exams <= (0.97 if spread in SPREADS else 1), (name, count / exams)

@@ -63,6 +63,8 @@ EQUAL = [
     ("A", "\\text{(A)}"),
     ("a", "A"),
     ("\\text{east}", "\\text{east}"),
+    # what cannot be compared as mathematics is equal to itself
+    ("12:00", "12:00"),
     # digits of other scripts
     ("٣٤", "34"),
     ("３４", "34"),

@@ -1,7 +1,8 @@
 """How good is a model: sampling, avg@n, pass@k and maj@k with intervals, paired comparison, protocols by name."""
 
 from dgpo.evaluation.compare import Comparison, compare
-from dgpo.evaluation.metrics import Estimate, Sample, pass_at_k, summarize
+from dgpo.evaluation.intervals import Estimate
+from dgpo.evaluation.metrics import Sample, pass_at_k, summarize
 from dgpo.evaluation.problems import ProblemSet, load_problems
 from dgpo.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 

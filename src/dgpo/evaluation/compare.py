@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgpo.errors import DataError
-from dgpo.evaluation.metrics import Estimate, Sample, bootstrap, per_problem, scored_problems
+from dgpo.evaluation.intervals import Estimate, bootstrap
+from dgpo.evaluation.metrics import Sample, per_problem, scored_problems
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def compare(
     ks = range(1, count + 1)
     pairs = [(per_problem(scored_first[name], ks), per_problem(scored_second[name], ks)) for name in shared]
     metrics = list(pairs[0][0])
-    estimates = bootstrap([[b[metric] - a[metric] for metric in metrics] for a, b in pairs], seed=seed, skewed=False)
+    rows = [[b[metric] - a[metric] for metric in metrics] for a, b in pairs]
+    estimates = bootstrap(rows, kind="difference", seed=seed)
     differences = dict(zip(metrics, estimates, strict=True))
     return Comparison(
         *names,

@@ -1,19 +1,12 @@
 """avg@n, pass@k and maj@k of n sampled completions per problem, with intervals that resample whole problems."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dgpo.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-RESAMPLES = 10_000
-_CHUNK = 2_000_000
+from dgpo.evaluation.intervals import bootstrap
 
 
 @dataclass(frozen=True)
@@ -33,21 +26,6 @@ class Sample:
     tokens: int = 0
     truncated: bool = False
     unparseable: bool = False
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval.
-
-    Attributes:
-        value: The mean over problems.
-        low: Lower end; `None` with a single problem.
-        high: Upper end.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -181,110 +159,15 @@ def summarize(problems: Mapping[str, Sequence[Sample]], *, seed: int = 0) -> dic
     count = counts.pop()
     figures = [per_problem(samples, range(1, count + 1)) for samples in scored.values()]
     names = list(figures[0])
-    estimates = bootstrap([[row[name] for name in names] for row in figures], seed=seed)
+    shares = [name for name in names if name != "tokens"]
+    estimates = bootstrap([[row[name] for name in shares] for row in figures], kind="share", seed=seed)
+    estimates += bootstrap([[row["tokens"]] for row in figures], kind="amount", seed=seed)
     shown = {"avg": f"avg@{count}", "maj": f"maj@{count}"}
     return {
         "problems": len(scored),
         "samples_per_problem": count,
         "unscored_problems": len(problems) - len(scored),
-        "metrics": {shown.get(name, name): estimate for name, estimate in zip(names, estimates, strict=True)},
+        "metrics": {
+            shown.get(name, name): estimate for name, estimate in zip([*shares, "tokens"], estimates, strict=True)
+        },
     }
-
-
-def bootstrap(
-    rows: Sequence[Sequence[float]], *, seed: int = 0, level: float = 0.95, skewed: bool = True
-) -> list[Estimate]:
-    """Return the mean of each column with a bootstrap interval that resamples rows: one row is one problem.
-
-    A row is drawn or left out as a whole, so samples of one problem are not mistaken for independent evidence. The
-    interval speaks of the problems that could have been asked, not of these alone. It is Efron's BCa interval, for a
-    mean: bias and acceleration are both skewness / (6 sqrt(n)); for few problems Student's quantile takes the place of
-    the normal one (Hesterberg 2015, arXiv:1411.5279).
-
-    Args:
-        rows: One row per problem, one column per figure.
-        seed: Of the resampling; equal rows and seed give equal intervals.
-        level: Probability that an interval covers the true mean.
-        skewed: Correct for skewness, as shares near 0 or 1 have it. Differences of two models are spread evenly around
-            their mean; there the percentiles alone, widened by sqrt(n / (n - 1)), cover better.
-
-    Returns:
-        One estimate per column.
-
-    Example:
-        >>> [round(bound, 2) for bound in (lambda e: (e.low, e.value, e.high))(bootstrap([[0.0], [1.0]] * 20)[0])]
-        [0.35, 0.5, 0.65]
-    """
-    import numpy as np
-
-    values = np.asarray(rows, dtype=np.float64)
-    count = len(values)
-    means = values.mean(axis=0)
-    if count < 2:
-        return [Estimate(float(mean), None, None) for mean in means]
-    draws = _resampled_means(values, seed)
-    quantile = student_quantile(0.5 + level / 2, count - 1) * (1 if skewed else math.sqrt(count / (count - 1)))
-    estimates = []
-    for column, mean in enumerate(means):
-        deviations = values[:, column] - mean if skewed else np.zeros(1)
-        tails = [_tail(deviations, side * quantile) for side in (-1, 1)]
-        low, high = np.quantile(draws[:, column], tails)
-        estimates.append(Estimate(float(mean), float(min(low, mean)), float(max(high, mean))))
-    return estimates
-
-
-def _resampled_means(values: "np.ndarray", seed: int) -> "np.ndarray":
-    """Means of `RESAMPLES` draws of as many rows, with replacement."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    count = len(values)
-    weights = np.full(count, 1 / count)
-    size = max(1, _CHUNK // count)
-    parts = [
-        rng.multinomial(count, weights, size=min(size, RESAMPLES - start)) @ values / count
-        for start in range(0, RESAMPLES, size)
-    ]
-    return np.concatenate(parts)
-
-
-def _tail(deviations: "np.ndarray", quantile: float) -> float:
-    """Share of the resampled means below one end of the interval."""
-    squares = float((deviations**2).sum())
-    skew = float((deviations**3).sum()) / (6 * squares**1.5) if squares else 0.0
-    return NormalDist().cdf(skew + (skew + quantile) / (1 - skew * (skew + quantile)))
-
-
-@cache
-def student_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile of Student's t, by bisection of its integrated density.
-
-    Args:
-        probability: From 0.5 up to 1, exclusively.
-        degrees: Degrees of freedom, at least 1.
-
-    Returns:
-        The quantile, to about six digits.
-
-    Example:
-        >>> round(student_quantile(0.975, 29), 3)
-        2.045
-    """
-    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
-
-    def below(bound: float) -> float:
-        # With t = sqrt(degrees) tan(u) the density becomes cos(u) ** (degrees - 1), smooth on a finite range.
-        top = math.atan(bound / math.sqrt(degrees))
-        return 0.5 + constant * math.sqrt(degrees) * _simpson(lambda u: math.cos(u) ** (degrees - 1), top)
-
-    low, high = 0.0, 1e3
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) < probability else (low, middle)
-    return low
-
-
-def _simpson(function: Callable[[float], float], top: float, steps: int = 400) -> float:
-    width = top / steps
-    inner = sum((4 if i % 2 else 2) * function(i * width) for i in range(1, steps))
-    return width / 3 * (function(0.0) + inner + function(top))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import DataError, RecipeError
-from dgpo.evaluation.metrics import Estimate, Sample, summarize
+from dgpo.evaluation.intervals import Estimate
+from dgpo.evaluation.metrics import Sample, summarize
 from dgpo.evaluation.problems import NO_ANSWER
 
 SETTINGS, SAMPLES, RESULT, PLOT = "settings.json", "samples.jsonl", "result.json", "pass_at_k.png"

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -149,41 +148,36 @@ class VerifierPool:
         """The verdict on a question; an answer whose worker crashed is tried once more in a new one."""
         if question.gold in self._bad_golds:
             return Verdict(BAD_GOLD)
+        verdict = self._twice(question, generation)
+        if verdict.outcome not in (TIMEOUT, CRASH) or generation != self._generation:
+            return verdict  # a pool that was closed meanwhile says nothing about the gold answer
+        # Is it the gold answer that cannot be read?
+        alone = verdict if question.answer is None else self._twice(question._replace(answer=None), generation)
+        if alone.outcome not in (TIMEOUT, CRASH, BAD_GOLD) or generation != self._generation:
+            return verdict
+        # A crash may be the machine's doing, and is not held against the gold answer for good.
+        if alone.outcome != CRASH and len(self._bad_golds) < _MAX_BAD_GOLDS:
+            self._bad_golds.add(question.gold)
+        return Verdict(BAD_GOLD)
+
+    def _twice(self, question: Question, generation: int) -> Verdict:
         verdict = self._attempt(question, generation)
-        if verdict.outcome == CRASH:
-            verdict = self._attempt(question, generation, fresh=True)
-        if generation != self._generation:
-            return verdict  # the pool was closed meanwhile, which says nothing about the gold answer
-        if verdict.outcome in (TIMEOUT, CRASH) and question.answer is not None:
-            # Is it the gold answer that cannot be read?
-            alone = self._attempt(question._replace(answer=None), generation)
-            if generation == self._generation and alone.outcome in (TIMEOUT, CRASH, BAD_GOLD):
-                if len(self._bad_golds) < _MAX_BAD_GOLDS:
-                    self._bad_golds.add(question.gold)
-                return Verdict(BAD_GOLD)
-        elif verdict.outcome in (TIMEOUT, CRASH):
-            return Verdict(BAD_GOLD)
-        return verdict
+        return self._attempt(question, generation, fresh=True) if verdict.outcome == CRASH else verdict
 
     def _attempt(self, question: Question, generation: int, *, fresh: bool = False) -> Verdict:
         worker = self._take(generation, fresh=fresh)
         if worker is None:
             return Verdict(CRASH)
-        started = time.monotonic()
         try:
             verdict = worker.ask(question, self.wall_seconds)
-        # A socket that is closed or silent, or a reply that is none: the worker is of no use any more.
+        # A socket that is closed, or a reply that is none: the worker is of no use any more.
         except (OSError, ValueError, KeyError, TypeError):
-            verdict = None
-        seconds = time.monotonic() - started
-        if verdict is not None and verdict.outcome != CRASH and worker.answers < _ANSWERS_PER_WORKER:
+            verdict = Verdict(CRASH)
+        if verdict.outcome in (TIMEOUT, CRASH) or worker.answers >= _ANSWERS_PER_WORKER:
+            self._end(worker)
+        else:
             self._give_back(worker)
-            return verdict
-        self._end(worker)
-        if verdict is not None:
-            return verdict
-        # One thread cannot use up the processor time in less wall time: whoever died earlier died of something else.
-        return Verdict(TIMEOUT if seconds >= self.seconds else CRASH, None, seconds)
+        return verdict
 
     def _take(self, generation: int, *, fresh: bool) -> Worker | None:
         """An idle worker, or a new one; `None` if it died before it said hello."""

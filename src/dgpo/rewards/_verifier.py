@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,8 @@ from dgpo.errors import RewardError
 from dgpo.rewards._math_worker import BAD_GOLD, CORRECT, CRASH, READY, UNPARSEABLE, WRONG
 
 TIMEOUT = "timeout"
+# The timers of a worker: processor time and wall time.
+_OF_TIME = (-signal.SIGPROF, -signal.SIGALRM)
 OUTCOMES = (CORRECT, WRONG, UNPARSEABLE, TIMEOUT, CRASH, BAD_GOLD)
 
 _SCRIPT = Path(__file__).with_name("_math_worker.py")
@@ -63,16 +67,22 @@ class Worker:
         self.pid = int(json.loads(self.stream.readline() or b"{}").get("pid", 0))
         self.answers = 0
 
-    def ask(self, question: Question, wall_seconds: float) -> Verdict | None:
-        """The verdict; `None` if the worker ended instead of giving one."""
+    def ask(self, question: Question, wall_seconds: float) -> Verdict:
+        """The verdict; `timeout` or `crash` if the worker ended instead of giving one.
+
+        It is the keeper who says of what a worker died: on a busy machine the clock does not tell.
+        """
         self.answers += 1
+        started = time.monotonic()
         self.link.settimeout(wall_seconds + _GRACE_SECONDS)
-        self.stream.write(json.dumps(question._asdict()).encode() + b"\n")
-        self.stream.flush()
-        line = self.stream.readline()
-        if not line.endswith(b"\n"):
-            return None
-        reply = json.loads(line)
+        try:
+            self.stream.write(json.dumps(question._asdict()).encode() + b"\n")
+            self.stream.flush()
+            reply = json.loads(self.stream.readline())
+        except TimeoutError:
+            return Verdict(TIMEOUT, None, time.monotonic() - started)
+        if "died" in reply:
+            return Verdict(TIMEOUT if reply["died"] in _OF_TIME else CRASH, None, time.monotonic() - started)
         if reply["outcome"] not in OUTCOMES:
             raise ValueError(f"unknown outcome {reply['outcome']!r}")
         return Verdict(reply["outcome"], reply["answer"], float(reply["seconds"]))
