@@ -41,15 +41,16 @@ def test_an_unknown_name_is_an_attribute_error():
         dgpo.DPGOTrainer  # noqa: B018
 
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = ("README.md", "docs/credit-log.md")
+SNIPPETS = re.findall(r"```python\n(.*?)```", "".join((ROOT / page).read_text() for page in PAGES), re.DOTALL)
 
 
-def test_the_readme_has_snippets():
-    assert len(SNIPPETS) >= 2
+def test_the_documents_have_snippets():
+    assert len(SNIPPETS) >= 3
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {i}" for i in range(len(SNIPPETS))])
-def test_readme_snippet_runs(snippet, tmp_path):
+def test_documented_snippet_runs(snippet, tmp_path):
     run_python(snippet, tmp_path)
 
 

@@ -6,8 +6,10 @@ import itertools
 import json
 import math
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -208,3 +210,12 @@ def test_the_log_needs_no_engine():
 def test_a_completion_without_credit_has_no_effective_share():
     nothing = CompletionCredit("", [1], ["a"], [None], [0.0], [0.0], [0.0], [0.0], [0.0])
     assert nothing.effective_share is None
+
+
+def test_the_documented_fields_are_those_that_are_written(tmp_path, settings, completion):
+    page = (Path(__file__).parents[2] / "docs" / "credit-log.md").read_text()
+    sections = page.split("\n## ")
+    lines = gzip.decompress(CreditLog(tmp_path, settings).write(1, [completion("a")]).read_bytes()).splitlines()
+    for section, line in zip(sections[1:3], lines, strict=True):
+        rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+        assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(json.loads(line)), section

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 100_000
 _CHUNK = 2048  # tokens whose statistics are taken at once
-_ALTERNATIVES, _PLACES = 5, 2000
+_PLACES = 2000  # of the largest scores, which get their alternatives
 
 
 class _Parser(argparse.ArgumentParser):
@@ -184,7 +184,7 @@ def score(
 
     from dgpo.core import gated_scores, redistribution_weights
     from dgpo.lm_head import lm_head_stats, top_tokens
-    from dgpo.report.collect import collect_completion
+    from dgpo.report.collect import NUM_ALTERNATIVES, alternatives_at, collect_completion
 
     heads = [_Head(model, torch.cat([prompt_ids, ids]), len(prompt_ids)) for model in (policy, reference)]
     vocab_size = len(heads[0].weight)
@@ -215,19 +215,19 @@ def score(
     mask = torch.ones(1, len(ids), dtype=torch.bool)
     per_token["weights"] = redistribution_weights(per_token["scores"][None], mask, tau=options.tau)[0]
     places = per_token["scores"].topk(min(_PLACES, len(ids))).indices
-    found: dict[int, dict[str, list[tuple[int, float]]]] = {int(place): {} for place in places}
-    for who, head, transform in zip(("policy", "reference"), heads, transforms, strict=True):
-        rows_of = head.hidden[places.to(head.hidden.device)]
-        probabilities, tops = top_tokens(rows_of, head.weight, _ALTERNATIVES, bias=head.bias, **transform)
-        for place, ps, top in zip(places.tolist(), probabilities.tolist(), tops.tolist(), strict=True):
-            found[place][who] = list(zip(top, ps, strict=True))
+    tops = {
+        who: top_tokens(
+            head.hidden[places.to(head.hidden.device)], head.weight, NUM_ALTERNATIVES, bias=head.bias, **transform
+        )
+        for who, head, transform in zip(("policy", "reference"), heads, transforms, strict=True)
+    }
     return collect_completion(
         tokenizer,
         ids,
         per_token,
         vocab_size=vocab_size,
         prompt_ids=prompt_ids.tolist(),
-        alternatives=found,
+        alternatives=alternatives_at(places.tolist(), tops),
         max_tokens=MAX_TOKENS,
     )
 

@@ -12,6 +12,45 @@ from dgpo.report.token_text import token_texts
 PER_TOKEN = ("weights", "hellinger_sq", "entropy", "scores", "logps", "ref_logps")
 """Names of the tensors that `collect_completion` wants."""
 
+NUM_ALTERNATIVES, MAX_PLACES = 5, 64
+"""How many of the likeliest tokens an engine keeps, and at how many places of a completion: those of largest score."""
+
+
+def evenly_spread(count: int, total: int) -> list[int]:
+    """Return the rows of a batch that are logged: at most `count` of `total`, evenly spread, in order.
+
+    Example:
+        >>> evenly_spread(3, 9)
+        [0, 3, 6]
+    """
+    count = min(count, total)
+    return [index * total // count for index in range(count)]
+
+
+def alternatives_at(
+    positions: Sequence[int], tops: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[int, dict[str, list[tuple[int, float]]]]:
+    """Return the likeliest tokens of a few places in the form that `collect_completion` takes.
+
+    Args:
+        positions: Places of a completion, n of them.
+        tops: By model, `"policy"` and `"reference"`: what `dgpo.lm_head.top_tokens` gave for these places,
+            probabilities and ids, both (n, k).
+
+    Returns:
+        By place and model, token ids with their probabilities.
+
+    Example:
+        >>> import torch
+        >>> alternatives_at([7], {"policy": (torch.tensor([[0.75, 0.25]]), torch.tensor([[3, 1]]))})
+        {7: {'policy': [(3, 0.75), (1, 0.25)]}}
+    """
+    found: dict[int, dict[str, list[tuple[int, float]]]] = {int(position): {} for position in positions}
+    for who, (probabilities, ids) in tops.items():
+        for place, row, ps in zip(found.values(), ids.tolist(), probabilities.tolist(), strict=True):
+            place[who] = list(zip(row, ps, strict=True))
+    return found
+
 
 def collect_completion(
     tokenizer: Any,

@@ -216,8 +216,8 @@ def test_tensorboard_gets_text_and_a_histogram(checkpoint, tmp_path):
 
 
 def test_a_completion_cannot_write_markup_into_a_table():
-    from dgpo.engines.trl.credit_tables import _markdown, _row
     from dgpo.report.credit_log import CompletionCredit
+    from dgpo.report.tables import _markdown, _row
 
     one = [0.0]
     evil = CompletionCredit("p|q\n| x |", [1], ["<img src=x onerror=alert(1)> `*_[a](b)"], one, one, one, one, one, one)

@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from dgpo.engines.trl.credit_tables import report_tables
 from dgpo.engines.trl.heads import PairView
-from dgpo.report.collect import PER_TOKEN, collect_completion
+from dgpo.report.collect import (
+    MAX_PLACES,
+    NUM_ALTERNATIVES,
+    PER_TOKEN,
+    alternatives_at,
+    collect_completion,
+    evenly_spread,
+)
 from dgpo.report.credit_log import CompletionCredit, CreditLog, CreditSettings
+from dgpo.report.tables import send_tables
 
 logger = logging.getLogger(__name__)
 
 REWARDS = "dgpo_rewards"
 """Key of the rewards, (B, functions), among the inputs of the loss."""
-
-NUM_ALTERNATIVES, MAX_PLACES = 5, 64
-"""How many of the likeliest tokens are kept, and at how many places of a completion: those of the largest scores."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,8 @@ class CreditLogging(TrainerCallback):
             return None
         self._seen += len(scored)
         if room > 0:
-            count = min(room, len(scored))
             # TRL shuffles the completions before the loss, but not before the pass of credit_policy="old".
-            picked = [index * len(scored) // count for index in range(count)]
-            self._observer = _Observer(scored.bool(), picked, self._settings.kappa)
+            self._observer = _Observer(scored.bool(), evenly_spread(room, len(scored)), self._settings.kappa)
         return self._observer
 
     def take(self, inputs: dict[str, Any], weights: Tensor, per_token: dict[str, Tensor], trained: Tensor) -> None:
@@ -161,7 +163,13 @@ class CreditLogging(TrainerCallback):
         try:
             completions = [found for part in taken for found in self._completions(*part)]
             self.log.write(state.global_step, completions, out_of=seen * self._trainer.accelerator.num_processes)
-            report_tables(self._trainer, state.global_step, completions)
+            found = (getattr(callback, "tb_writer", None) for callback in self._trainer.callback_handler.callbacks)
+            send_tables(
+                state.global_step,
+                completions,
+                trackers=args.report_to or [],
+                boards=[board for board in found if board is not None],
+            )
         except Exception:  # a view of the training must not end it
             logger.warning("The credit of step %d could not be logged.", state.global_step, exc_info=True)
 
@@ -169,12 +177,7 @@ class CreditLogging(TrainerCallback):
         columns = {name: values.cpu() for name, values in columns.items()}
         alternatives: list[dict[int, Any]] = [{} for _ in columns["ids"]]
         for place in places:
-            found = {
-                who: [list(zip(ids, ps, strict=True)) for ps, ids in zip(ps.tolist(), ids.tolist(), strict=True)]
-                for who, (ps, ids) in place.top.items()
-            }
-            for index, position in enumerate(place.positions.tolist()):
-                alternatives[place.row][position] = {who: tops[index] for who, tops in found.items()}
+            alternatives[place.row] |= alternatives_at(place.positions.tolist(), place.top)
         rows = range(len(columns["ids"]))
         # Where TRL masks cut-off completions, nothing of them is scored and there is nothing to show.
         return [self._completion(columns, row, alternatives[row]) for row in rows if columns["mask"][row].any()]

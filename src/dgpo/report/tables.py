@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from dgpo.report.credit_log import CompletionCredit
@@ -12,30 +12,29 @@ _COLUMNS = ("step", "prompt", "completion", "reward", "advantage", "effective_sh
 _LISTED, _LONGEST = 5, 2000
 
 
-def report_tables(trainer: Any, step: int, completions: Sequence[CompletionCredit]) -> None:
-    """Send one row a completion to the trackers that the trainer reports to.
+def send_tables(
+    step: int, completions: Sequence[CompletionCredit], *, trackers: Collection[str], boards: Iterable[Any] = ()
+) -> None:
+    """Send one row a completion to the trackers that a run reports to.
 
     Args:
-        trainer: A trainer; its `report_to` says where.
         step: The step, counted from 1.
         completions: What was logged.
+        trackers: Names of the trackers that are on; `"wandb"` and `"trackio"` get the table.
+        boards: TensorBoard's `SummaryWriter`s; they get it as text, and the weights as a histogram.
     """
-    targets = trainer.args.report_to or []
     rows = [_row(step, completion) for completion in completions]
     for name in ("wandb", "trackio"):
-        tracker = importlib.import_module(name) if name in targets else None
+        tracker = importlib.import_module(name) if name in trackers else None
         # TRL's own table goes the same way; W&B has no run where another process, or nobody, started one.
         if tracker is not None and (name != "wandb" or tracker.run is not None):
             table = _wandb_table(tracker, rows) if name == "wandb" else _trackio_table(tracker, rows)
             tracker.log({TABLE: table, "train/global_step": step})
-    if "tensorboard" in targets:
-        weights = [w for completion in completions for w in completion.w if w is not None]
-        for callback in trainer.callback_handler.callbacks:
-            writer = getattr(callback, "tb_writer", None)
-            if writer is not None:
-                writer.add_text(TABLE, _markdown(rows), step)
-                if weights and "numpy" in sys.modules:
-                    writer.add_histogram(HISTOGRAM, sys.modules["numpy"].asarray(weights), step)
+    weights = [w for completion in completions for w in completion.w if w is not None]
+    for board in boards:
+        board.add_text(TABLE, _markdown(rows), step)
+        if weights and "numpy" in sys.modules:
+            board.add_histogram(HISTOGRAM, sys.modules["numpy"].asarray(weights), step)
 
 
 def _wandb_table(wandb: Any, rows: list[dict[str, Any]]) -> Any:
