@@ -17,7 +17,14 @@ NUM_ALTERNATIVES, MAX_PLACES = 5, 64
 
 
 def evenly_spread(count: int, total: int) -> list[int]:
-    """Return the rows of a batch that are logged: at most `count` of `total`, evenly spread, in order.
+    """Return which rows of a batch are logged.
+
+    Args:
+        count: How many at most.
+        total: Rows of the batch.
+
+    Returns:
+        At most `count` of the rows, evenly spread, in order.
 
     Example:
         >>> evenly_spread(3, 9)
