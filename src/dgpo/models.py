@@ -1,5 +1,6 @@
 """Where a model comes from: a folder, the model hub, or a copy made on this machine from a Python package."""
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -87,13 +88,18 @@ def resolve_model(name: str) -> str:
         return name
     prepared = _prepared_path(name)
     if prepared.is_dir():
-        print(
-            f"{name}: using the copy in {prepared}, whose weights were dequantized from 4 bits and so differ a little "
-            "from the original's.",
-            file=sys.stderr,
-        )
+        _say_that_it_is_a_copy(name, prepared)
         return str(prepared)
     return name
+
+
+@functools.cache  # once a process
+def _say_that_it_is_a_copy(name: str, prepared: Path) -> None:
+    print(
+        f"{name}: using the copy in {prepared}, whose weights were dequantized from 4 bits and so differ a little "
+        "from the original's.",
+        file=sys.stderr,
+    )
 
 
 def prepare_model(name: str) -> Path:

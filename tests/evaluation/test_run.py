@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dgpo.errors import DataError, RecipeError
+from dgpo.evaluation.loading import load_tokenizer
 from dgpo.evaluation.problems import Problem, ProblemSet
 from dgpo.evaluation.records import RESULT, SAMPLES, EvaluationDirectory
 from dgpo.evaluation.run import evaluate, fit_to_context
@@ -17,7 +18,6 @@ from dgpo.evaluation.sampling import (
     Sampling,
     TransformersSampler,
     choose_backend,
-    load_tokenizer,
     seed_of,
 )
 

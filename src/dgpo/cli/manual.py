@@ -150,11 +150,14 @@ dgpo inspect MODEL --reference REF (--text FILE | --prompt TEXT) [options] [-o F
 
 Where would DGPO put the credit? Scores a text with two models and writes the page of `dgpo report` for it.
 
-MODEL, --reference   folders or hub ids; they must share vocabulary and tokenizer
---text FILE          score the text of a file (with --prompt: as what follows the prompt)
---prompt TEXT        without --text: sample what follows from MODEL
---max-tokens 256     of the sampling     --seed 0       of the sampling
---tau 0.5            of the redistribution     --kappa 1.0    of the entropy gate     --temperature 1.0
+MODEL, --reference   folders, folders of adapters (LoRA), or hub ids; they must share vocabulary and tokenizer
+--text FILE          score the text of a file, UTF-8; with --prompt, as the answer to the prompt
+--prompt TEXT        without --text: sample the answer from MODEL
+--plain              leave the tokenizer's chat template out: the prompt is the beginning of a text
+--max-tokens 256     longest answer to sample        --seed 0         decides the answer
+--tau 0.5            temperature of the redistribution: small, few tokens take the credit
+--kappa 1.0          power of the entropy gate; 0 is no gate
+--temperature 1.0    both models' distributions are taken at it, and answers are sampled at it
 -o FILE              by default inspect.html
 
 Examples

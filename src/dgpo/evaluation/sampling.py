@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from dgpo.errors import RecipeError
+from dgpo.evaluation.loading import load_model, load_tokenizer
 from dgpo.tasks._layouts import Prompt, as_chat
 
 
@@ -97,37 +97,6 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-def load_tokenizer(model: str) -> Any:
-    """Return the tokenizer of a model, padding on the left.
-
-    Args:
-        model: A folder or a hub id.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        RecipeError: If it has none.
-    """
-    from transformers import AutoTokenizer
-
-    folder = Path(model)
-    files = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-    if folder.is_dir() and not any((folder / file).is_file() for file in files):
-        raise RecipeError(
-            f"The model folder {model} has no tokenizer (none of {', '.join(files)}). Copy the tokenizer's files of "
-            "the model it was trained from into it."
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise RecipeError(f"The tokenizer of {model} cannot be loaded: {reason}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id
-    return tokenizer
-
-
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Return a prompt as token ids: through the chat template if the tokenizer has one, else as plain text.
 
@@ -171,23 +140,8 @@ class TransformersSampler:
         Raises:
             RecipeError: If the model cannot be loaded.
         """
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        from dgpo.models import quiet_saving
-
         tokenizer = load_tokenizer(model)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        kind = {"auto": torch.bfloat16 if device.startswith("cuda") else torch.float32}.get(dtype) or getattr(
-            torch, dtype
-        )
-        try:
-            with quiet_saving():
-                loaded = AutoModelForCausalLM.from_pretrained(model, dtype=kind, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise RecipeError(f"The model {model} cannot be loaded: {reason}") from error
-        return cls(loaded.to(device).eval(), tokenizer)
+        return cls(load_model(model, dtype=dtype, device=device), tokenizer)
 
     @property
     def context(self) -> int | None:

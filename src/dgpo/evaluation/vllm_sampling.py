@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from dgpo.evaluation.sampling import Completion, Request, Sampling, encode_prompt, load_tokenizer, seed_of
+from dgpo.evaluation.loading import load_tokenizer
+from dgpo.evaluation.sampling import Completion, Request, Sampling, encode_prompt, seed_of
 from dgpo.tasks._layouts import Prompt
 
 

@@ -7,10 +7,16 @@ const MEASURES = {
   a: ["A·w", "advantage of the token", 0, (c, i) => (c.a === null || c.w[i] === null ? null : c.a * c.w[i])],
   r: ["log-ratio", "log p(policy) − log p(reference) of the token", 0, (c, i) => c.r[i]],
 };
+const BESIDE = "beside", MOST_BESIDE = 4;
 const FIRST_TOKENS = 600, MORE_TOKENS = 4000, FIRST_CARDS = 10;
 const state = { run: 0, by: "w", step: "all", reward: "all", order: "logged", search: "", numbers: false, cards: FIRST_CARDS };
 let shown = [];  // {completion, spans} of the cards on the page
 let reach = {};  // scale of each measure
+
+const logged = () => DATA.runs.flatMap((run, index) => (run.credit.length ? [index] : []));
+/* Indices of the runs whose completions are on the page. */
+const runsShown = () => (state.run === BESIDE ? logged().slice(0, MOST_BESIDE) : [Number(state.run)]);
+const stepsShown = () => runsShown().flatMap((index) => DATA.runs[index].credit);
 
 /* Characters that cannot be seen, or that would move others, get a sign. */
 const UNSEEN = /[\u0000-\u001f\u007f-\u00a0\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb]/;
@@ -42,7 +48,7 @@ function visible(text) {
 function scales() {
   const lists = {};
   for (const name of Object.keys(MEASURES)) lists[name] = [];
-  for (const step of DATA.runs[state.run].credit) for (const c of step.completions) {
+  for (const step of stepsShown()) for (const c of step.completions) {
     const stride = Math.max(1, Math.floor(c.tokens.length / 4000));
     for (const [name, [, , middle, read]] of Object.entries(MEASURES)) for (let i = 0; i < c.tokens.length; i += stride) {
       const value = read(c, i);
@@ -91,10 +97,10 @@ function drawLegend() {
   }
 }
 
-function chosen() {
+function chosen(run) {
   const found = [];
   const query = state.search.toLowerCase();
-  for (const step of DATA.runs[state.run].credit) {
+  for (const step of DATA.runs[run].credit) {
     if (state.step !== "all" && step.step !== Number(state.step)) continue;
     for (const completion of step.completions) {
       const [low, high] = state.reward === "all" ? [null, null] : state.reward.split("|").map(Number);
@@ -108,19 +114,36 @@ function chosen() {
   return orders[state.order] ? found.sort(orders[state.order]) : found;
 }
 
+/* Rows of a table with a column a run: the same step and prompt side by side where there are such, then the rest. */
+function rowsBeside(lists) {
+  const rest = lists.slice(1).map((list) => [...list]);
+  const rows = lists[0].map((item) => [item, ...rest.map((list) => {
+    const at = list.findIndex((other) => other.step === item.step && other.completion.prompt === item.completion.prompt);
+    return at < 0 ? null : list.splice(at, 1)[0];
+  })]);
+  rest.forEach((list, column) => {
+    for (const row of rows) if (row[column + 1] === null && list.length) row[column + 1] = list.shift();
+    for (const item of list) rows.push(lists.map((_, index) => (index === column + 1 ? item : null)));
+  });
+  return rows;
+}
+
 function drawCards() {
-  const items = chosen();
+  const runs = runsShown(), rows = rowsBeside(runs.map(chosen));
   hideTip();
   shown = [];
-  const cards = items.slice(0, state.cards).map(makeCard);
-  if (!items.length) cards.push(el("p", { class: "nothing", text: "No completion fits these filters." }));
-  if (items.length > state.cards) {
-    const more = el("button", { type: "button", text: `Show ${Math.min(FIRST_CARDS, items.length - state.cards)} more of ${items.length} completions` });
+  const cards = rows.slice(0, state.cards).flatMap((row) => row.map((item) => (item ? makeCard(item) : el("div"))));
+  if (runs.length > 1) cards.unshift(...runs.map((index) => el("h3", { class: "run" }, swatch(index), DATA.runs[index].name)));
+  if (!rows.length) cards.push(el("p", { class: "nothing", text: "No completion fits these filters." }));
+  if (rows.length > state.cards) {
+    const what = runs.length > 1 ? "rows" : "completions";
+    const more = el("button", { type: "button", class: "wide", text: `Show ${Math.min(FIRST_CARDS, rows.length - state.cards)} more of ${rows.length} ${what}` });
     more.addEventListener("click", () => { state.cards += FIRST_CARDS; drawCards(); });
     cards.push(more);
   }
   $("cards").replaceChildren(...cards);
-  $("cards").classList.toggle("numbers", state.numbers);
+  $("cards").className = `cards${state.numbers ? " numbers" : ""}${runs.length > 1 ? ` beside-${runs.length}` : ""}`;
+  $("columns").classList.toggle("beside", runs.length > 1);
 }
 
 function makeCard({ step, completion: c }) {
@@ -133,6 +156,7 @@ function makeCard({ step, completion: c }) {
   if (c.share !== null) meta.append(fact("effective share", number(c.share, 4)));
   meta.append(fact("tokens", c.n.toLocaleString("en")));
   if (c.cut) meta.append(el("b", { text: "cut off" }));
+  if (c.a === 0) meta.append(el("span", { text: "no signal: advantage 0" }));
   const tokens = el("div", { class: "tokens", dir: "auto", role: "group", "aria-label": "Completion: arrow keys go from token to token" });
   const entry = { completion: c, spans: [], tokens };
   shown.push(entry);
@@ -185,7 +209,8 @@ function showTip(span) {
   const rows = [
     ["w", "w, weight", number(c.w[i], 5)], ["d", "d, distance to the reference", number(c.d[i])], ["h", "h, entropy / log V", number(c.h[i])],
     ["s", "s, score", number(c.s[i])], ["a", "A·w, advantage", number(MEASURES.a[3](c, i))], ["r", "log-ratio to the reference", number(c.r[i])],
-    ["p", "probability", c.p[i] === null ? "–" : number(Math.exp(c.p[i]))],
+    ["p", "probability, policy", c.p[i] === null ? "–" : number(Math.exp(c.p[i]))],
+    ["q", "probability, reference", c.p[i] === null || c.r[i] === null ? "–" : number(Math.exp(c.p[i] - c.r[i]))],
   ];
   const list = el("dl");
   for (const [key, label, value] of rows) {
@@ -217,7 +242,8 @@ function alternatives([policy, reference], own) {
       return el("td", {}, bar, probability === undefined ? "–" : number(probability, 2));
     };
     const word = el("code", {}, ...visible(text));
-    if (text === own || text.trim() === own.trim()) word.style.fontWeight = "700";
+    // A first token may lack the space that it has alone.
+    if (text === own || (own.trim() && text.trim() === own.trim())) word.style.fontWeight = "700";
     body.append(el("tr", {}, el("td", {}, word), cell(p.get(text), "--more"), cell(q.get(text), "--less")));
   }
   return body;
@@ -228,9 +254,13 @@ function hideTip() {
 }
 
 function drawSide() {
-  const { summary, credit } = DATA.runs[state.run];
-  const at = state.step === "all" ? null : credit.findIndex((step) => step.step === Number(state.step));
-  const place = at === null ? null : summary.shares.findIndex(([step]) => step === Number(state.step));
+  const runs = runsShown();
+  $("side").replaceChildren(...runs.map((index) => el("div", {}, ...(runs.length > 1 ? [el("h3", { class: "run" }, swatch(index), DATA.runs[index].name)] : []), ...sideOf(DATA.runs[index]))));
+}
+function sideOf({ summary }) {
+  const at = state.step === "all" ? -1 : summary.shares.findIndex(([step]) => step === Number(state.step));
+  if (at < 0 && state.step !== "all") return [el("p", { class: "nothing", text: `Step ${state.step} of this run is not logged.` })];
+  const place = at < 0 ? null : at;
   const counts = summary.edges.slice(1).map((_, bin) => summary.counts.filter((_, i) => place === null || i === place).reduce((sum, list) => sum + list[bin], 0));
   const share = place === null ? summary.share : summary.shares[place][1];
   const where = DATA.kind === "inspect" ? "text" : place === null ? "logged steps" : `step ${state.step}`;
@@ -247,9 +277,10 @@ function drawSide() {
     }
     parts.push(el("div", { class: "panel" }, el("h3", { text: title }), body));
   }
-  parts.push(el("div", { class: "panel" }, el("p", { text: `${summary.tokens.toLocaleString("en")} tokens of ${summary.completions.toLocaleString("en")} completions; w from ${number(summary.low, 4)} to ${number(summary.high, 4)}.` })));
-  $("side").replaceChildren(...parts);
+  parts.push(el("div", { class: "panel" }, el("p", { text: `${counted(summary.tokens, "token")} of ${counted(summary.completions, "completion")}; w from ${number(summary.low, 4)} to ${number(summary.high, 4)}.` })));
+  return parts;
 }
+const counted = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 function histogram(edges, counts) {
   const W = 300, H = 96, bottom = 78, n = counts.length, total = counts.reduce((a, b) => a + b, 0) || 1;
   // Square roots: few tokens far from 1 are what one looks for beside thousands at it.
@@ -271,7 +302,8 @@ function histogram(edges, counts) {
 }
 
 function drawControls() {
-  const credit = DATA.runs[state.run].credit;
+  const credit = stepsShown();
+  const steps = [...new Set(credit.map((step) => step.step))].sort((a, b) => a - b);
   const redraw = () => { state.cards = FIRST_CARDS; drawCards(); };
   const select = (label, key, options, then = redraw) => {
     const box = el("select", { id: `by-${key}` }, ...options.map(([value, text]) => el("option", { value, text })));
@@ -288,12 +320,12 @@ function drawControls() {
     choices.append(el("label", {}, input, el("span", { text: name })));
   }
   const parts = [];
-  if (DATA.runs.filter((run) => run.credit.length).length > 1) {
-    const options = DATA.runs.flatMap((run, index) => (run.credit.length ? [[index, run.name]] : []));
-    parts.push(select("Run", "run", options, () => { state.run = Number(state.run); Object.assign(state, { step: "all", reward: "all", cards: FIRST_CARDS }); drawCredit(); }));
+  if (logged().length > 1) {
+    const options = [[BESIDE, "side by side"], ...logged().map((index) => [index, DATA.runs[index].name])];
+    parts.push(select("Run", "run", options, () => { Object.assign(state, { step: opening(), reward: "all", cards: FIRST_CARDS }); drawCredit(); }));
   }
   parts.push(el("fieldset", {}, el("legend", { text: "Colour by" }), choices));
-  if (credit.length > 1) parts.push(select("Step", "step", [["all", "all"], ...credit.map((step) => [step.step, step.step])], () => { redraw(); drawSide(); }));
+  if (steps.length > 1) parts.push(select("Step", "step", [["all", "all"], ...steps.map((step) => [step, step])], () => { redraw(); drawSide(); }));
   const rewards = rewardRanges(credit);
   if (rewards.length > 1) parts.push(select("Reward", "reward", [["all", "all"], ...rewards]));
   if (credit.reduce((sum, step) => sum + step.completions.length, 0) > 1) {
@@ -324,15 +356,23 @@ function drawCredit() {
   drawSide();
   drawCards();
 }
+/* The step that is seen first: of those that all shown runs have, the one whose weights are the least even. */
+function opening() {
+  const lists = runsShown().map((index) => new Map(DATA.runs[index].summary.shares));
+  const held = new Set(stepsShown().map((step) => step.step));
+  const common = [...lists[0].keys()].filter((step) => held.has(step) && lists.every((shares) => shares.has(step)));
+  if (held.size < 2 || !common.length) return "all";
+  const share = (step) => Math.min(...lists.map((shares) => shares.get(step) ?? 1));
+  return String(common.reduce((best, step) => (share(step) <= share(best) ? step : best)));
+}
 function startCredit() {
-  const first = DATA.runs.findIndex((run) => run.credit.length);
-  if (first < 0) return;
-  state.run = first;
-  const credit = DATA.runs[first].credit;
-  // A first step's policy is its reference; the newest step shows more.
-  if (credit.length > 1) state.step = String(credit[credit.length - 1].step);
+  const runs = logged();
+  if (!runs.length) return;
+  state.run = runs.length > 1 ? BESIDE : runs[0];
+  state.step = opening();
   $("credit").hidden = false;
-  $("credit-lead").textContent = "Point at a token for its numbers, or tab to a completion and use the arrow keys.";
+  const lead = "Point at a token for its numbers, or tab to a completion and use the arrow keys.";
+  $("credit-lead").textContent = state.step === "all" ? lead : `Step ${state.step}, where the weights are the least even. ${lead}`;
   const cards = $("cards");
   const token = (event) => event.target.closest?.(".t");
   cards.addEventListener("pointerover", (event) => (token(event) ? showTip(token(event)) : hideTip()));

@@ -30,6 +30,8 @@ const KNOWN = {
   "entropy": ["Entropy", "of the policy, nats per token; a collapse to 0 ends exploration"],
   "kl": ["KL to the reference", "estimate per token, nats"],
   "clip_ratio/region_mean": ["Clipped tokens", "share of tokens whose ratio left the trust region"],
+  "clip_ratio/low_mean": ["Clipped below", "share of tokens whose ratio fell below 1 − ε"],
+  "clip_ratio/high_mean": ["Clipped above", "share of tokens whose ratio rose above 1 + ε"],
   "grad_norm": ["Gradient norm", "before clipping"],
   "completions/mean_length": ["Completion length", "mean, tokens"],
   "completions/clipped_ratio": ["Cut off", "share of completions that reached the greatest length"],
@@ -55,12 +57,18 @@ function drawCurves() {
   const rewards = names.filter(isReward);
   const several = (name) => runs.some((run) => (run.curves[name] || []).length > 1);
   const first = ["reward", ...names.filter(isHeldOut), ...(rewards.length > 1 ? rewards : []), ...Object.keys(KNOWN).slice(1)];
-  const main = first.filter((name) => names.includes(name) && several(name));
-  const rest = names.filter((name) => !main.includes(name) && several(name)).sort();
+  const moves = (name) => new Set(runs.flatMap((run) => (run.curves[name] || []).map((p) => p[1]))).size > 1;
+  // One update a rollout never clips; the share of all clipped tokens says so once.
+  const isIdle = (name) => /^clip_ratio\/(low|high)_mean$/.test(name) && !moves(name);
+  const credit = names.filter((name) => name.startsWith("dgpo/") && !KNOWN[name]);
+  const main = [...first, ...credit].filter((name) => names.includes(name) && several(name) && !isIdle(name));
+  const others = names.filter((name) => !main.includes(name) && several(name)).sort();
+  const heldOut = others.filter((name) => /^eval[_/]/.test(name));
+  const rest = others.filter((name) => !heldOut.includes(name));
   const steps = [...new Set(runs.flatMap((run) => Object.values(run.curves).flatMap((points) => points.map((p) => p[0]))))].sort((a, b) => a - b);
   const charts = [];
   const move = (step) => charts.forEach((chart) => chart.show(step));
-  for (const [group, into] of [[main, $("charts")], [rest, $("charts-more")]]) {
+  for (const [group, into] of [[main, $("charts")], [heldOut, $("charts-held-out")], [rest, $("charts-more")]]) {
     for (const name of group) {
       const chart = makeChart(name, runs, steps, move);
       charts.push(chart);
@@ -69,6 +77,7 @@ function drawCurves() {
   }
   $("curves").hidden = false;
   $("more").hidden = rest.length === 0;
+  $("held-out").hidden = heldOut.length === 0;
   $("curves-lead").textContent = "Point at a curve: every chart shows its value at that step. Thin: as logged; bold: smoothed.";
   if (runs.length > 1) {
     const list = el("div", { class: "names" });
@@ -127,7 +136,7 @@ function makeChart(name, runs, steps, move) {
   }
   const cursor = svg("line", { class: "cursor", y1: top, y2: bottom, x1: 0, x2: 0, visibility: "hidden" });
   picture.append(cursor);
-  const [title, hint] = KNOWN[name] || [name.replace(/^eval_rewards\/(.*)\/mean$/, "Held-out: $1"), KNOWN[name] ? "" : name];
+  const [title, hint] = KNOWN[name] || [name.replace(/^eval_rewards\/(.*)\/mean$/, "Held-out: $1"), name];
   const now = el("span", { class: "now" });
   const near = (points, step) => points.reduce((best, p) => (best === null || Math.abs(p[0] - step) <= Math.abs(best[0] - step) ? p : best), null);
   const say = (step) => {
