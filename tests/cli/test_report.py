@@ -135,10 +135,112 @@ def test_a_prompt_is_continued(pair, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("reference", "message"), [("larger", r"another tokenizer \(11 words, .* 10\): its word 'i' .* does not know it"), ("other", "another tokenizer: its word")]
+    ("reference", "message"),
+    [
+        ("larger", r"another tokenizer \(11 words, .* 10\): its word 'i' .* does not know it"),
+        ("other", "another tokenizer .*: its word"),
+    ],
 )
 def test_models_over_other_words_are_refused(pair, capsys, reference, message):
     import re
 
     assert main(["inspect", str(pair / "policy"), "--reference", str(pair / reference), "--prompt", "a"]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_heads_of_different_sizes_are_refused(pair, tmp_path, capsys):
+    """The same tokenizer, and one head with padding: the ids mean the same, the distributions are over other words."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(pair / "policy")
+    model.resize_token_embeddings(16)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(pair / "policy").save_pretrained(tmp_path)
+    assert main(["inspect", str(pair / "policy"), "--reference", str(tmp_path), "--prompt", "a"]) == 2
+    error = capsys.readouterr().err
+    assert "has 10 words and that of" in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def adapter(pair, tmp_path):
+    """A LoRA folder without a tokenizer, and the same model merged by hand."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(pair / "policy"),
+        LoraConfig(r=2, target_modules=["q_proj", "down_proj", "lm_head"], task_type="CAUSAL_LM"),
+    )
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", model
+
+
+def test_an_adapter_is_scored_with_its_head(pair, adapter, tmp_path, monkeypatch):
+    import dgpo
+
+    pages = captured(monkeypatch)
+    folder, model = adapter
+    words = [str(folder), "--reference", str(pair / "policy"), "--prompt", "a b", "--max-tokens", "5"]
+    assert main(["inspect", *words, "-o", str(tmp_path / "page.html")]) == 0
+    (found,) = pages[0][0].steps[0].completions
+    ids = torch.tensor([[2, 3, *found.ids]])  # a b
+    with torch.no_grad():
+        p = model(ids).logits[:, 1:-1]
+        with model.disable_adapter():
+            q = model(ids).logits[:, 1:-1]
+    assert found.d == pytest.approx(dgpo.per_token_hellinger_sq(p, q)[0].tolist(), rel=1e-3, abs=1e-6)
+    assert max(found.d) > 0.01
+
+
+def test_a_prompt_goes_through_the_chat_template(pair, tmp_path, monkeypatch):
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(pair / "policy", tmp_path / "chat")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "h {{ messages[0].content }} g"
+    tokenizer.save_pretrained(folder)
+    pages = captured(monkeypatch)
+    (tmp_path / "text.txt").write_text("c d")
+    words = ["inspect", str(folder), "--reference", str(folder), "--prompt", "a", "--text", str(tmp_path / "text.txt")]
+    for more in ([], ["--plain"]):
+        assert main([*words, *more, "-o", str(tmp_path / "page.html")]) == 0
+    prompts = [page[0].steps[0].completions[0].prompt for page in pages]
+    assert prompts == ["h a g", "a"]
+    assert [page[0].steps[0].completions[0].tokens for page in pages] == [["c", " d"]] * 2
+
+
+def test_a_head_that_does_more_than_it_says_is_refused(pair, tmp_path, monkeypatch, capsys):
+    from transformers import LlamaForCausalLM
+
+    forward = LlamaForCausalLM.forward
+
+    def scaled(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        output.logits = output.logits * 1.1
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", scaled)
+    words = [str(pair / "policy"), "--reference", str(pair / "reference"), "--prompt", "a"]
+    assert main(["inspect", *words, "-o", str(tmp_path / "page.html")]) == 2
+    assert "makes its logits in a way that DGPO does not know" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [70, 1])
+def test_a_text_longer_than_the_context_is_cut_and_an_empty_one_refused(pair, tmp_path, monkeypatch, capsys, words):
+    pages = captured(monkeypatch)
+    (tmp_path / "text.txt").write_text("a " * words if words > 1 else "")
+    command = ["inspect", str(pair / "policy"), "--reference", str(pair / "reference")]
+    code = main([*command, "--text", str(tmp_path / "text.txt"), "-o", str(tmp_path / "page.html")])
+    if words == 1:
+        assert (code, len(pages)) == (2, 0)
+        assert "is empty" in capsys.readouterr().err
+    else:
+        assert "Only the first 63 of 70 tokens are scored" in capsys.readouterr().out
+        assert len(pages[0][0].steps[0].completions[0].ids) == 63  # 64 positions, the first is <bos>

@@ -43,6 +43,9 @@ HOSTILE = [
     "<!--",
     "]]>",
     "{{ 7 * 7 }}",
+    "{% for x in range(9) %}",
+    "${7*7}",
+    "&lt;b&gt;&amp;",
     "'\"`${alert(5)}",
     "\u2028\u2029",
     "\ud83d",
@@ -79,7 +82,7 @@ def test_hostile_text_is_text(browser, hostile, tmp_path, dark):
     browser.open(page, dark=dark)
     spans = "document.querySelectorAll('#cards .tokens')[0].querySelectorAll('.t')"
     assert browser.run(f"{spans}.length") == len(HOSTILE)
-    for index, text in enumerate(HOSTILE[:8]):
+    for index, text in enumerate(HOSTILE[:11]):
         assert browser.run(f"{spans}[{index}].textContent") == text
         browser.point_at("#cards .t", index)
         assert text_of(browser, "#tip .what code") == text
@@ -108,8 +111,16 @@ def test_the_policy_stops_a_script_that_would_get_in(browser, hostile, tmp_path)
 
 def test_every_measure_step_reward_and_order_can_be_chosen(browser, hostile, tmp_path):
     browser.open(write(tmp_path / "page.html", [hostile]))
-    assert browser.run("document.querySelectorAll('.card').length") == 2  # of the newest step
-    colour = "document.querySelectorAll('#cards .t')[21].style.backgroundColor"
+
+    def choose(name, value):
+        browser.run(
+            f"(() => {{ const e = document.getElementById('by-{name}'); e.value = '{value}';"
+            " e.dispatchEvent(new Event('change')); })()"
+        )
+        return browser.run("document.querySelectorAll('.card').length")
+
+    assert choose("step", "20") == 2
+    colour = "document.querySelectorAll('#cards .t')[24].style.backgroundColor"
     seen = {}
     for measure in ("w", "d", "h", "s", "a", "r"):
         browser.run(f"document.querySelector('input[value={measure}]').click()")
@@ -118,13 +129,6 @@ def test_every_measure_step_reward_and_order_can_be_chosen(browser, hostile, tmp
         assert text_of(browser, "#legend b") == {"a": "A·w", "r": "log-ratio"}.get(measure, measure)
     assert "--more" in seen["w"]
     assert "--seq" in seen["d"]
-
-    def choose(name, value):
-        browser.run(
-            f"(() => {{ const e = document.getElementById('by-{name}'); e.value = '{value}';"
-            " e.dispatchEvent(new Event('change')); })()"
-        )
-        return browser.run("document.querySelectorAll('.card').length")
 
     assert choose("step", "all") == 3
     assert choose("reward", "0|0") == 1
@@ -145,8 +149,17 @@ def test_the_numbers_are_those_of_the_log(browser, completion, tmp_path):
     found = browser.run(
         "Object.fromEntries([...document.querySelectorAll('#tip dd')].map((e) => [e.dataset.key, e.textContent]))"
     )
-    # h = 2/3, d = 1/3, s = 2/9, log-ratio 2/3 - 1/2, A w = 1.25 * 1.5, p = exp(-log 2)
-    assert found == {"w": "1.5", "d": "0.333", "h": "0.667", "s": "0.222", "a": "1.88", "r": "0.167", "p": "0.5"}
+    # h = 2/3, d = 1/3, s = 2/9, log-ratio 2/3 - 1/2, A w = 1.25 * 1.5, p = exp(-log 2), q = p exp(-1/6)
+    assert found == {
+        "w": "1.5",
+        "d": "0.333",
+        "h": "0.667",
+        "s": "0.222",
+        "a": "1.88",
+        "r": "0.167",
+        "p": "0.5",
+        "q": "0.423",
+    }
     rows = browser.run("[...document.querySelectorAll('#tip tr')].map((r) => [...r.cells].map((c) => c.textContent))")
     assert rows == [["likeliest here", "policy", "reference"], ["b", "0.75", "–"], ["c", "0.2", "0.5"]]
     browser.point_at("h1")
@@ -163,6 +176,20 @@ def test_the_keyboard_goes_from_token_to_token(browser, completion, tmp_path):
     browser.press("Escape")
     assert browser.run("document.getElementById('tip').hidden")
     assert browser.run("document.querySelectorAll('.t[tabindex=\"0\"]').length") == 1
+
+
+def test_the_tip_goes_along_where_the_keyboard_scrolls(browser, completion, tmp_path):
+    long = completion(*[f"{n} " for n in range(500)])
+    browser.open(write(tmp_path / "page.html", [Run("one", steps=[LoggedStep(3, {}, [long])])]), width=390, height=500)
+    browser.run("document.querySelector('.t').focus()")
+    browser.press("End")
+    browser.run("new Promise((done) => setTimeout(() => requestAnimationFrame(done), 100))")
+    assert browser.run("scrollY") > 0
+    assert text_of(browser, "#tip .what code") == "499 "
+    boxes = ("document.getElementById('tip')", "document.activeElement")
+    tip, token = (browser.run(f"JSON.parse(JSON.stringify({e}.getBoundingClientRect()))") for e in boxes)
+    assert 0 <= tip["top"] < tip["bottom"] <= 500
+    assert tip["bottom"] <= token["top"] or token["bottom"] <= tip["top"]  # beside the token, not over it
 
 
 def test_a_hundred_thousand_tokens(browser, completion, tmp_path):
@@ -201,8 +228,82 @@ def test_curves_of_two_runs_lie_over_each_other(browser, completion, tmp_path):
         "0.05",
     ]
     assert text_of(browser, "#last-figures td") == "steps"
-    assert browser.run("document.getElementById('by-run').options.length") == 2
+    assert browser.run("[...document.getElementById('by-run').options].map((e) => e.textContent)") == [
+        "side by side",
+        "one",
+        "two",
+    ]
     assert browser.problems == []
+
+
+def test_completions_of_two_runs_stand_side_by_side(browser, completion, tmp_path):
+    """The same prompt in the same row, whatever its place in the file; what has no partner comes after."""
+
+    def run(name, prompts, share):
+        made = [completion(name, "b", prompt=prompt, effective_share=share) for prompt in prompts]
+        return Run(name, steps=[LoggedStep(1, {}, made[:1]), LoggedStep(20, {}, made)])
+
+    runs = [run("<i>left", ["p", "q", "only left"], 0.9), run("right", ["q", "p"], 0.4)]
+    browser.open(write(tmp_path / "page.html", runs))
+    assert browser.run("document.getElementById('by-step').value") == "20"
+    cells = "[...document.querySelectorAll('#cards > *')].map((e) => e.querySelector('.prompt')?.textContent ?? '')"
+    assert browser.run(cells) == ["", "", "p", "p", "q", "q", "only left", ""]
+    assert browser.run("[...document.querySelectorAll('#cards h3')].map((e) => e.textContent)") == ["<i>left", "right"]
+    left, right = (f"document.querySelectorAll('#cards article')[{n}].getBoundingClientRect()" for n in (0, 1))
+    assert browser.run(f"{left}.top === {right}.top && {left}.right <= {right}.left")
+    assert browser.run("[...document.querySelectorAll('#side .big')].map((e) => e.textContent)") == ["0.9", "0.4"]
+    browser.point_at("#cards .t", 2)
+    assert text_of(browser, "#tip .what code") == "right"
+    choose = "const e = document.getElementById('by-run'); e.value = '1'; e.dispatchEvent(new Event('change'));"
+    browser.run(f"(() => {{ {choose} }})()")
+    assert browser.run("document.querySelectorAll('#cards article').length") == 2
+    assert browser.problems == []
+
+
+def test_it_opens_where_the_given_credit_is_least_even(browser, completion, tmp_path):
+    shares = {1: (1.0, 1.0), 20: (0.5, 1.0), 40: (0.1, 0.0), 60: (0.9, -1.0)}  # effective share, advantage
+    steps = [
+        LoggedStep(step, {}, [completion("a", effective_share=share, advantage=advantage)])
+        for step, (share, advantage) in shares.items()
+    ]
+    browser.open(write(tmp_path / "page.html", [Run("one", steps=steps)]))
+    assert browser.run("document.getElementById('by-step').value") == "20"
+    assert "Step 20" in text_of(browser, "#credit-lead")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_leaves_a_narrow_screen(browser, hostile, tmp_path, width):
+    browser.open(write(tmp_path / "page.html", [hostile, dataclasses.replace(hostile, name="x" * 300)]), width=width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    last = browser.run("document.querySelectorAll('#cards .t').length") - 1
+    browser.point_at("h1")
+    for index in (0, HOSTILE.index("x" * 5000), last):
+        browser.run(f"document.querySelectorAll('#cards .t')[{index}].focus()")
+        tip = "document.getElementById('tip').getBoundingClientRect()"
+        assert browser.run(f"{tip}.left >= 0 && {tip}.right <= {width} && {tip}.width > 0")
+    assert browser.problems == []
+
+
+def test_letters_stand_out_from_every_colour(browser, hostile, tmp_path):
+    """WCAG's contrast of 4.5 for the strongest colours of each measure, in both schemes."""
+    page = write(tmp_path / "page.html", [hostile])
+    contrast = """(() => {
+      const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+      const card = parse(getComputedStyle(document.querySelector('.card')).backgroundColor);
+      const light = (c) => c.slice(0, 3).map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+      return Math.min(...[...document.querySelectorAll('.t, .scale span')].map((e) => {
+        const s = getComputedStyle(e), [r, g, b, a = 1] = parse(s.backgroundColor);
+        const back = [r, g, b].map((v, i) => a * v + (1 - a) * card[i]);
+        const [x, y] = [light(parse(s.color)), light(back)].sort((p, q) => q - p);
+        return (x + 0.05) / (y + 0.05);
+      }));
+    })()"""
+    for dark in (False, True):
+        browser.open(page, dark=dark)
+        for measure in ("w", "d", "r"):
+            browser.run(f"document.querySelector('input[value={measure}]').click()")
+            assert browser.run(contrast) >= 4.5, (dark, measure)
 
 
 @pytest.mark.slow

@@ -45,6 +45,9 @@ function visible(text) {
   return parts;
 }
 
+/* By characters, so that none is cut in half. */
+const shortened = (text, most = 120) => (text.length <= most ? text : [...text].slice(0, most).join("") + "…");
+
 function scales() {
   const lists = {};
   for (const name of Object.keys(MEASURES)) lists[name] = [];
@@ -217,19 +220,25 @@ function showTip(span) {
     const on = key === state.by ? "on" : undefined;
     list.append(el("dt", { class: on, text: label }), el("dd", { class: on, text: value, "data-key": key }));
   }
-  const what = el("div", { class: "what" }, el("code", {}, ...visible(c.tokens[i])), el("span", { text: `token ${i + 1} of ${c.n.toLocaleString("en")}` }));
+  const what = el("div", { class: "what" }, el("code", {}, ...visible(shortened(c.tokens[i]))), el("span", { text: `token ${i + 1} of ${c.n.toLocaleString("en")}` }));
   tip.replaceChildren(what);
   if (c.tokens[i] === "") tip.append(el("p", { text: "Part of a character that a later token completes." }));
   if (c.w[i] === null) tip.append(el("p", { text: "Not trained: this token is not the policy's." }));
   tip.append(list);
   if (c.alt[i]) tip.append(alternatives(c.alt[i], c.tokens[i]));
   tip.hidden = false;
-  const box = span.getClientRects()[0] || span.getBoundingClientRect();
+  placeTip(span);
+  span.setAttribute("aria-describedby", "tip");
+}
+function placeTip(span) {
+  const tip = $("tip");
+  // A token may run over many lines: beside the first one that can be seen.
+  const boxes = [...span.getClientRects()];
+  const box = boxes.find((line) => line.bottom > 0 && line.top < innerHeight) || boxes[0] || span.getBoundingClientRect();
   const [width, height] = [tip.offsetWidth, tip.offsetHeight];
   const below = box.bottom + 8 + height < innerHeight || box.top < height + 8;
   tip.style.left = Math.max(8, Math.min(innerWidth - width - 8, box.left - 20)) + "px";
   tip.style.top = Math.max(8, below ? Math.min(box.bottom + 8, innerHeight - height - 8) : box.top - height - 8) + "px";
-  span.setAttribute("aria-describedby", "tip");
 }
 function alternatives([policy, reference], own) {
   const p = new Map(policy), q = new Map(reference);
@@ -241,7 +250,7 @@ function alternatives([policy, reference], own) {
       bar.style.background = `rgb(var(${hue}))`;
       return el("td", {}, bar, probability === undefined ? "–" : number(probability, 2));
     };
-    const word = el("code", {}, ...visible(text));
+    const word = el("code", {}, ...visible(shortened(text)));
     // A first token may lack the space that it has alone.
     if (text === own || (own.trim() && text.trim() === own.trim())) word.style.fontWeight = "700";
     body.append(el("tr", {}, el("td", {}, word), cell(p.get(text), "--more"), cell(q.get(text), "--less")));
@@ -273,7 +282,7 @@ function sideOf({ summary }) {
     const body = el("table", {}, el("tr", {}, ...["", "mean w", "d", "h", "n"].map((text) => el("th", { text }))));
     const digits = summary.high - summary.low < 0.05 ? 5 : 4;
     for (const row of rows.slice(0, 8)) {
-      body.append(el("tr", {}, el("td", {}, el("code", {}, ...visible(row.text.slice(0, 60)))), ...[number(row.w, digits), number(row.d, 2), number(row.h, 2), row.count.toLocaleString("en")].map((text) => el("td", { text }))));
+      body.append(el("tr", {}, el("td", {}, el("code", {}, ...visible(shortened(row.text, 60)))), ...[number(row.w, digits), number(row.d, 2), number(row.h, 2), row.count.toLocaleString("en")].map((text) => el("td", { text }))));
     }
     parts.push(el("div", { class: "panel" }, el("h3", { text: title }), body));
   }
@@ -356,14 +365,18 @@ function drawCredit() {
   drawSide();
   drawCards();
 }
-/* The step that is seen first: of those that all shown runs have, the one whose weights are the least even. */
+/* The step that is seen first: of those that all shown runs have, where the given credit is the least even. */
 function opening() {
-  const lists = runsShown().map((index) => new Map(DATA.runs[index].summary.shares));
-  const held = new Set(stepsShown().map((step) => step.step));
-  const common = [...lists[0].keys()].filter((step) => held.has(step) && lists.every((shares) => shares.has(step)));
-  if (held.size < 2 || !common.length) return "all";
-  const share = (step) => Math.min(...lists.map((shares) => shares.get(step) ?? 1));
-  return String(common.reduce((best, step) => (share(step) <= share(best) ? step : best)));
+  const lists = runsShown().map((index) => new Map(DATA.runs[index].credit.map((step) => [step.step, evenness(step)])));
+  const common = [...lists[0].keys()].filter((step) => lists.every((list) => list.has(step)));
+  if (new Set(stepsShown().map((step) => step.step)).size < 2 || !common.length) return "all";
+  const least = (step) => Math.min(...lists.map((list) => list.get(step)));
+  return String(common.reduce((best, step) => (least(step) <= least(best) ? step : best)));
+}
+/* Mean effective share of the completions that have a signal; 2 where none has. */
+function evenness({ completions }) {
+  const shares = completions.filter((c) => c.a !== 0 && c.share !== null).map((c) => c.share);
+  return shares.length ? shares.reduce((sum, share) => sum + share, 0) / shares.length : 2;
 }
 function startCredit() {
   const runs = logged();
@@ -380,7 +393,12 @@ function startCredit() {
   cards.addEventListener("focusin", (event) => token(event) && showTip(token(event)));
   cards.addEventListener("focusout", hideTip);
   cards.addEventListener("click", (event) => token(event)?.focus());
-  addEventListener("scroll", hideTip, { passive: true });
+  // Going by keyboard scrolls the page, too: the tip of the token that has the focus goes along.
+  addEventListener("scroll", () => {
+    const described = document.querySelector("[aria-describedby]");
+    if (described && described === document.activeElement) placeTip(described);
+    else hideTip();
+  }, { passive: true });
   cards.addEventListener("keydown", (event) => {
     const span = token(event);
     if (event.key === "Escape") hideTip();
