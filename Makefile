@@ -9,8 +9,12 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_LINK_MODE ?= copy
 export TOKENIZERS_PARALLELISM := false
 STAMP := $(VENV)/.installed
+# verl and trl exclude each other: verl's engine has an environment of its own.
+VENV_VERL := .venv-verl
+BIN_VERL := $(VENV_VERL)/bin
+STAMP_VERL := $(VENV_VERL)/.installed
 
-.PHONY: help install quickstart smollm2 test test-fast lint format bench clean
+.PHONY: help install quickstart smollm2 test test-trl test-verl test-fast lint format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,14 +49,27 @@ lint: $(STAMP)  ## ruff, mypy, import-linter, pydoclint
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint --config pyproject.toml src/dgpo
 
-test: lint  ## everything CI checks
-	$(BIN)/python -m pytest -q --doctest-modules src/dgpo
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests
+$(STAMP_VERL): pyproject.toml constraints-verl.txt | $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV_VERL)
+	$(UV) pip install --quiet --python $(BIN_VERL)/python --constraint constraints-verl.txt --editable '.[verl]' \
+		pytest jaxtyping beartype mypy types-PyYAML
+	@touch $@
+
+test-verl: $(STAMP_VERL)  ## the verl engine, in .venv-verl: workers, and real Ray runs on the CPU
+	$(BIN_VERL)/mypy src/dgpo/engines/verl
+	$(BIN_VERL)/python -m pytest -q --doctest-modules src/dgpo/engines/verl src/dgpo/engines/inert.py
+	$(BIN_VERL)/python -m pytest -q tests/engines/verl
+
+test: lint test-trl test-verl  ## everything CI checks
+
+test-trl: $(STAMP)
+	$(BIN)/python -m pytest -q --doctest-modules src/dgpo --ignore src/dgpo/engines/verl
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore tests/engines/verl
 	rm -rf runs/test-quickstart
 	$(BIN)/dgpo train recipes/quickstart.yaml --max_steps 4 --output_dir runs/test-quickstart
 
 test-fast: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/engines/verl
 
 format: $(STAMP)  ## ruff, writing
 	$(BIN)/ruff check --fix .
@@ -62,4 +79,4 @@ bench: $(STAMP)  ## memory and time of a training step: DGPO, GRPO and GRPO+KL s
 	$(BIN)/python benchmarks/train_step.py
 
 clean:
-	rm -rf $(VENV) .uv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VERL) .uv build dist .pytest_cache .mypy_cache .ruff_cache

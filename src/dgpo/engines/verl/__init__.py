@@ -1,0 +1,1 @@
+"""DGPO inside verl: a plugin for its Ray trainers."""
