@@ -1,1 +1,4 @@
-"""DGPO inside verl: a plugin for its Ray trainers."""
+"""DGPO inside verl: a trainer mode of its Ray trainers, loaded by verl itself (entry point group `verl.plugins`).
+
+Importing this package loads neither verl nor Ray: `plugin` does that, from within verl.
+"""

@@ -1,0 +1,124 @@
+"""What DGPO refuses of verl's configuration, before Ray starts a worker and a model is loaded."""
+
+from typing import Any
+
+from dgpo.engines.verl.config import read_settings
+from dgpo.errors import RecipeError
+
+ADVANTAGES = (
+    *("grpo", "grpo_vectorized", "gdpo", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg"),
+    "reinforce_plus_plus_baseline",
+)
+"""verl's estimators that give all tokens of a completion one advantage, which DGPO then redistributes."""
+
+SEQUENCE_LOSSES = ("gspo", "geo_mean")
+"""verl's losses with one ratio for a whole completion."""
+
+
+def check_config(config: Any) -> None:
+    """Refuse a configuration with which DGPO cannot run, or would silently be something else.
+
+    Args:
+        config: verl's whole configuration, as Hydra composes it.
+
+    Raises:
+        RecipeError: Naming the key, its value, the reason and the remedy.
+
+    Example:
+        >>> check_config({"algorithm": {"dgpo": {"tua": 0.5}}})
+        Traceback (most recent call last):
+        dgpo.errors.RecipeError: algorithm.dgpo.tua is not a setting of DGPO. There are: tau, kappa, ...
+    """
+    read_settings(config)
+    _check_algorithm(config)
+    part = config["actor_rollout_ref"]
+    _check_engine(part)
+    _check_sequence_parallel(part)
+    if not part.get("hybrid_engine", True):
+        raise RecipeError(
+            "actor_rollout_ref.hybrid_engine=False puts policy and reference on different workers; DGPO compares them"
+            " on one. Set it to True."
+        )
+    if not part["rollout"]["temperature"] > 0:
+        raise RecipeError(
+            f"actor_rollout_ref.rollout.temperature={part['rollout']['temperature']!r}: sampling at 0 is greedy and has"
+            " no distribution. Use 1.0."
+        )
+
+
+def _check_algorithm(config: Any) -> None:
+    algorithm = config["algorithm"]
+    correction = algorithm.get("rollout_correction") or {}
+    if correction.get("bypass_mode", False):
+        raise RecipeError(
+            "algorithm.rollout_correction.bypass_mode=True skips the policy's pass of old log-probabilities, in which"
+            " DGPO measures each token's distance from the reference. Set it to False."
+        )
+    estimator = algorithm["adv_estimator"]
+    if estimator not in ADVANTAGES:
+        raise RecipeError(
+            f"algorithm.adv_estimator={estimator!r} already gives each token an advantage of its own (or is not known);"
+            f" DGPO redistributes that of a whole completion. Use grpo, or one of {', '.join(ADVANTAGES[1:])}."
+        )
+    loss_mode = (config["actor_rollout_ref"]["actor"].get("policy_loss") or {}).get("loss_mode", "vanilla")
+    if loss_mode in SEQUENCE_LOSSES:
+        raise RecipeError(
+            f"actor_rollout_ref.actor.policy_loss.loss_mode={loss_mode!r} gives all tokens of a completion one ratio;"
+            " weights with mean 1 would cancel and leave a sequence-level loss. Use 'vanilla'."
+        )
+    if (config.get("distillation") or {}).get("enabled", False):
+        raise RecipeError(
+            "distillation.enabled=True needs logits of the whole vocabulary, which DGPO's engine never has. Set it to"
+            " False."
+        )
+
+
+def _check_engine(part: Any) -> None:
+    strategy, model = part["actor"]["strategy"], part["model"]
+    if strategy not in ("fsdp", "fsdp2"):
+        raise RecipeError(
+            f"actor_rollout_ref.actor.strategy={strategy!r} is not built: DGPO takes the place of the LM head in"
+            " verl's FSDP engines, and Megatron and the others compute theirs in their own code, cut into pieces of the"
+            " vocabulary. Use 'fsdp2' or 'fsdp'."
+        )
+    if part["ref"]["strategy"] not in ("fsdp", "fsdp2"):
+        raise RecipeError(f"actor_rollout_ref.ref.strategy={part['ref']['strategy']!r} is not built. Use {strategy!r}.")
+    if model.get("use_fused_kernels", False):
+        raise RecipeError(
+            "actor_rollout_ref.model.use_fused_kernels=True replaces the LM head by verl's kernels; DGPO replaces it by"
+            " its own, which hold no logits either. Set it to False."
+        )
+    if (model.get("mtp") or {}).get("enable", False):
+        raise RecipeError(
+            "actor_rollout_ref.model.mtp.enable=True adds heads that DGPO does not know. Set it to False."
+        )
+    adapted = model.get("target_modules")
+    if _lora_rank(model) > 0 and adapted is not None and "lm_head" in adapted:
+        raise RecipeError(
+            f"actor_rollout_ref.model.target_modules={adapted!r} trains the LM head by an adapter, which DGPO's head"
+            " does not follow. Leave lm_head out; 'all-linear' does."
+        )
+
+
+def _check_sequence_parallel(part: Any) -> None:
+    sizes = {}
+    for role in ("actor", "ref"):
+        engine = part[role].get("fsdp_config") or {}
+        sizes[role] = part[role].get("ulysses_sequence_parallel_size") or engine.get("ulysses_sequence_parallel_size", 1)
+    if max(sizes.values()) > 1:
+        attention = (part["model"].get("override_config") or {}).get("attn_implementation", "flash_attention_2")
+        if attention not in ("flash_attention_2", "flash_attention_3"):
+            raise RecipeError(
+                f"ulysses_sequence_parallel_size={max(sizes.values())} with attn_implementation={attention!r}: verl"
+                " exchanges heads for tokens in flash attention only; with any other, each rank attends to its own"
+                " piece of the sequence and the numbers are silently wrong. Use flash_attention_2, or 1."
+            )
+        if sizes["actor"] != sizes["ref"]:
+            raise RecipeError(
+                f"ulysses_sequence_parallel_size is {sizes['actor']} for the actor and {sizes['ref']} for the reference;"
+                " DGPO compares them token by token. Give both the same."
+            )
+
+
+def _lora_rank(model: Any) -> int:
+    return int((model.get("lora") or {}).get("rank", 0) or model.get("lora_rank", 0) or 0)

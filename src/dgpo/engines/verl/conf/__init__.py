@@ -1,0 +1,1 @@
+"""Configuration that Hydra finds with `hydra.searchpath=[pkg://dgpo.engines.verl.conf]`."""

@@ -1,0 +1,45 @@
+"""Entry point of group `verl.plugins`: imported at the end of `import verl`, in every process.
+
+verl logs what goes wrong here at DEBUG, where nobody sees it, and goes on. So nothing is raised: a trainer is registered
+that says what went wrong as soon as a run asks for DGPO. A run that does not ask for it is left alone.
+"""
+
+import logging
+from typing import Any
+
+from dgpo.engines.verl.config import TRAINER_MODE
+
+logger = logging.getLogger(__name__)
+
+
+def _register_refusal(cause: Exception) -> None:
+    """Register a trainer that can only say why DGPO cannot run."""
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+
+    from dgpo.errors import TrainingError
+
+    class UnavailableDGPOTrainer(PPOTrainer):
+        """Stands in for a trainer that could not be loaded."""
+
+        def __init__(self, config: Any) -> None:
+            raise TrainingError(
+                f"trainer.v1.trainer_mode={TRAINER_MODE} asks for DGPO, but dgpo's plugin for verl could not be loaded:"
+                f" {type(cause).__name__}: {cause}"
+            ) from cause
+
+    register_trainer(TRAINER_MODE)(UnavailableDGPOTrainer)
+
+
+def activate() -> None:
+    """Register DGPO's trainer, or one that says why there is none."""
+    try:
+        from dgpo.engines.verl.compat import check_verl_version
+
+        check_verl_version()
+        from dgpo.engines.verl import trainer  # noqa: F401  registers itself
+    except Exception as error:  # whatever it is: it must not vanish in verl's log
+        logger.error("dgpo's plugin for verl could not be loaded: %s: %s", type(error).__name__, error)
+        _register_refusal(error)
+
+
+activate()

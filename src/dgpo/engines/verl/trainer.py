@@ -1,0 +1,144 @@
+"""verl's synchronous trainer with DGPO's token advantages, under `trainer.v1.trainer_mode=dgpo`."""
+
+import logging
+from typing import Any
+
+import ray
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from torch import Tensor
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.workers.utils.padding import response_from_nested, response_to_nested
+
+from dgpo.engines.inert import InertMonitor
+from dgpo.engines.verl.checks import check_config
+from dgpo.engines.verl.compat import check_verl_version
+from dgpo.engines.verl.config import TRAINER_MODE, prepare_config, read_settings
+from dgpo.engines.verl.credit import BatchCredit, credit_of_batch
+from dgpo.engines.verl.credit_logging import CreditLogging
+from dgpo.engines.verl.engine import CREDIT_PASS
+from dgpo.engines.verl.worker import DGPOWorker
+from dgpo.errors import TrainingError
+
+logger = logging.getLogger(__name__)
+
+_SAME_POLICY = 1e-6
+"""Largest squared Hellinger distance that rounding alone explains."""
+
+
+@register_trainer(TRAINER_MODE)
+class DGPOTrainer(PPOTrainerSync):
+    """Synchronous PPO trainer of verl in which each token gets its share of the completion's advantage.
+
+    The pass of old log-probabilities scores policy and reference together; a separate pass of the reference is not
+    made. The weights are fixed from it, however many updates follow.
+    """
+
+    def __init__(self, config: Any) -> None:
+        check_verl_version()
+        check_config(config)
+        self._settings = read_settings(config)
+        prepare_config(config)
+        self._pays_kl = config.actor_rollout_ref.dgpo_kl_loss or config.algorithm.use_kl_in_reward
+        self._inert_monitor = InertMonitor(
+            self._settings.inert_warning_steps, self._settings.tau, self._settings.kappa
+        )
+        self._credit_logging: CreditLogging | None = None
+        self._vocab_size = 0
+        super().__init__(config)
+
+    def _init_resource_pool_mgr(self) -> None:
+        """Let verl choose roles and pools, and put DGPO's worker in the place of its own."""
+        super()._init_resource_pool_mgr()
+        replaced = [role for role in (Role.ActorRolloutRef, Role.ActorRollout) if role in self.role_worker_mapping]
+        for role in replaced:
+            self.role_worker_mapping[role] = ray.remote(DGPOWorker)
+        if not replaced:
+            raise TrainingError(f"verl has no worker that holds the policy; its roles are {[*self.role_worker_mapping]}.")
+
+    def on_init_end(self) -> None:
+        """Ask every worker whether DGPO is active there, and begin the credit log."""
+        super().on_init_end()
+        facts = self.actor_rollout_wg.dgpo_facts()
+        if any(fact != facts[0] for fact in facts):
+            raise TrainingError(f"The workers do not run the same DGPO: {facts}. Install one version on all nodes.")
+        self._vocab_size = facts[0]["vocab_size"]
+        if self._settings.credit_log_steps:
+            self._credit_logging = CreditLogging(self.config, self.tokenizer, self._settings, self._vocab_size)
+            self._credit_logging.start(self.global_steps)
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Let verl score the policy, with the reference beside it."""
+        batch.extra_info[CREDIT_PASS] = True
+        try:
+            scored = super()._compute_old_log_prob(batch, metrics)
+        finally:
+            batch.extra_info.pop(CREDIT_PASS, None)
+        scored.extra_info.pop(CREDIT_PASS, None)
+        return scored
+
+    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Make no pass: the reference has been scored. Its log-probabilities are needed where a KL penalty is paid."""
+        if self._pays_kl:
+            data = _fetch(batch, "ref_log_probs", "response_mask")
+            values = response_from_nested(data["ref_log_probs"], data["response_mask"])
+            _store(batch, ref_log_prob=values)
+        return batch
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Let verl compute the completions' advantages, and redistribute them."""
+        batch = super()._compute_advantage(batch, metrics)
+        names = ("advantages", "old_log_probs", "entropy", "hellinger_sq", "ref_log_probs")
+        data = _fetch(batch, *names, "response_mask")  # after verl's rejection of samples, which changes the mask
+        nested_mask = data["response_mask"]
+        for name in ("hellinger_sq", "ref_log_probs"):
+            data[name] = response_from_nested(data[name], nested_mask)
+        padded = {name: _padded(data[name]) for name in names}
+        mask = _padded(nested_mask).bool()
+        credit = credit_of_batch(
+            padded.pop("advantages"),
+            mask,
+            log_probs=padded.pop("old_log_probs"),
+            vocab_size=self._vocab_size,
+            settings=self._settings,
+            **padded,
+        )
+        _store(batch, advantages=response_to_nested(credit.advantages, nested_mask))
+        self._report(credit, metrics)
+        if self._credit_logging is not None:
+            self._credit_logging.log(batch, self.global_steps, credit)
+        return batch
+
+    def _report(self, credit: BatchCredit, metrics: dict[str, Any]) -> None:
+        """Add `dgpo/*` to verl's metrics, and say what a person should know."""
+        found = credit.totals.metrics()
+        metrics.update(found)
+        metrics["dgpo/kl"] = credit.totals.mean_kl()
+        distance = found["dgpo/hellinger_sq/max"]
+        if self.global_steps == 1 and distance > _SAME_POLICY:
+            logger.warning(
+                "The policy differs from its reference before the first update (largest squared Hellinger distance %.2g;"
+                " 0 is expected). The reference is actor_rollout_ref.model.path without an adapter: a lora_adapter_path"
+                " that is not new, or other dtypes or attention for actor and ref, do this.",
+                distance,
+            )
+        notice = self._inert_monitor.update(credit.totals.stats(), self.global_steps, self.global_steps)
+        if notice:
+            logger.warning(notice)
+
+
+def _fetch(batch: KVBatchMeta, *names: str) -> TensorDict:
+    return tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
+
+
+def _store(batch: KVBatchMeta, **fields: Tensor) -> None:
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch)))
+
+
+def _padded(nested: Tensor) -> Tensor:
+    """Return (B, T) float32 with zeros where a row is shorter."""
+    return torch.nested.to_padded_tensor(nested.float(), 0.0)

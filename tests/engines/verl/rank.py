@@ -1,0 +1,254 @@
+"""One rank of a worker without Ray: each case builds models, scores a batch, compares it with dense float64, trains.
+
+    python rank.py MODEL CASES_AS_JSON FOLDER
+
+Prints a JSON object with the figures of each case; parameters after training go to FOLDER.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import verl  # noqa: F401  isort: skip
+from omegaconf import OmegaConf, open_dict
+from support import VOCAB, compose_config, data_overrides
+from tensordict import TensorDict
+from transformers import AutoModelForCausalLM
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.utils.padding import response_from_nested
+
+from dgpo.engines.verl import engine as dgpo_engine
+from dgpo.engines.verl import heads
+from dgpo.engines.verl.config import DGPOSettings, prepare_config
+from dgpo.engines.verl.credit import credit_of_batch
+from dgpo.engines.verl.worker import DGPOWorker
+
+RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+PROMPTS, RESPONSES = (5, 9, 7, 6, 4, 11, 3, 8), (8, 3, 10, 6, 1, 7, 12, 2)
+PADDING_ROW = 4  # nothing of it is trained
+
+
+def jagged(rows):
+    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
+
+
+def make_batch(seed):
+    """The rows of this rank; all ranks together have the same rows, however many they are."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for index, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        ids = torch.randint(4, VOCAB - 1, (prompt + response,), generator=generator)
+        mask = torch.full((response,), int(index != PADDING_ROW))
+        if index == 2:
+            mask[3:5] = 0  # a tool's answer
+        rows.append((ids, prompt, mask, torch.randn((), generator=generator)))
+    rows = rows[RANK * len(rows) // WORLD : (RANK + 1) * len(rows) // WORLD]
+    batch = TensorDict(
+        {
+            "prompts": jagged(ids[:prompt] for ids, prompt, _, _ in rows),
+            "responses": jagged(ids[prompt:] for ids, prompt, _, _ in rows),
+            "input_ids": jagged(ids for ids, *_ in rows),
+            "position_ids": jagged(torch.arange(len(ids)) for ids, *_ in rows),
+            "response_mask": jagged(mask for _, _, mask, _ in rows),
+            "loss_mask": jagged(mask for _, _, mask, _ in rows),
+        },
+        batch_size=len(rows),
+    )
+    advantages = [score * mask.float() for _, _, mask, score in rows]
+    return batch, advantages
+
+
+def build(case, model):
+    config = compose_config(*data_overrides(model), *case.get("overrides", ()))
+    OmegaConf.resolve(config)
+    prepare_config(config)
+    part = config.actor_rollout_ref
+    with open_dict(config):
+        part.actor.optim.total_training_steps = 10
+        if not case.get("dgpo", True):
+            part.actor.use_kl_loss = part.pop("dgpo_kl_loss")
+    is_lora = part.model.lora_rank > 0
+    cls = DGPOWorker if case.get("dgpo", True) else ActorRolloutRefWorker
+    worker = cls(config=part, role="actor_rollout" if is_lora else "actor_rollout_ref")
+    worker.init_model()
+    return worker, config
+
+
+def perturb(worker, is_lora, scale):
+    """Move the policy away from its reference, by the same on every rank."""
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(worker.actor.engine.module.named_parameters()):
+            if is_lora and "lora_" not in name:
+                continue
+            generator = torch.Generator().manual_seed(index)
+            noise = scale * torch.randn(parameter.shape, generator=generator)
+            if hasattr(parameter, "to_local"):
+                from torch.distributed.tensor import distribute_tensor
+
+                noise = distribute_tensor(noise, parameter.device_mesh, parameter.placements)
+            parameter.add_(noise.to(parameter.dtype))
+
+
+def full_parameters(worker):
+    return {
+        name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().clone()
+        for name, value in worker.actor.engine.module.state_dict().items()
+    }
+
+
+def dense(worker, model, batch, temperature, is_lora):
+    """Statistics of every position from logits in float64."""
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="sdpa").eval()
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="sdpa").eval()
+    parameters = full_parameters(worker)
+    if is_lora:
+        from verl.utils.fsdp_utils import normalize_peft_param_name  # noqa: F401
+
+        scaling = worker.config.model.lora_alpha / worker.config.model.lora_rank
+        merged = {}
+        for name, value in parameters.items():
+            name = name.removeprefix("base_model.model.")
+            if name.endswith("base_layer.weight"):
+                stem = "base_model.model." + name.removesuffix("base_layer.weight")
+                low, high = (parameters[f"{stem}lora_{side}.default.weight"].double() for side in "AB")
+                merged[name.replace("base_layer.", "")] = value.double() + scaling * high @ low
+            elif "lora_" not in name:
+                merged[name.replace("base_layer.", "")] = value.double()
+        parameters = merged
+    missing = policy.load_state_dict(parameters, strict=True)
+    assert not missing.missing_keys
+    found = {name: [] for name in ("log_probs", "entropy", "hellinger_sq", "ref_log_probs")}
+    with torch.no_grad():
+        for ids in batch["input_ids"].unbind():
+            p, q = ((m(ids[None]).logits[0] / temperature).log_softmax(-1) for m in (policy, reference))
+            following = ids.roll(-1)[:, None]
+            found["log_probs"].append(p.gather(-1, following)[:, 0])
+            found["ref_log_probs"].append(q.gather(-1, following)[:, 0])
+            found["entropy"].append(-(p.exp() * p).sum(-1))
+            found["hellinger_sq"].append(1 - ((p + q) / 2).exp().sum(-1))
+    # the last position of a sequence predicts nothing: its target is whatever follows in the batch
+    return {name: torch.cat([x[:-1] for x in rows]) for name, rows in found.items()}
+
+
+def without_last(nested):
+    return torch.cat([row[:-1] for row in nested.unbind()]).double()
+
+
+def score(worker, batch, temperature, *, credit=True):
+    options = {"calculate_entropy": True, "compute_loss": False, "temperature": temperature}
+    tu.assign_non_tensor(batch, **options, **({dgpo_engine.CREDIT_PASS: True} if credit else {}))
+    return worker.compute_log_prob(batch)
+
+
+def train(worker, steps, temperature, tau, is_dgpo):
+    """As the trainer does it, step by step: score, redistribute, update."""
+    for step in range(steps):
+        batch, advantages = make_batch(seed=100 + step)
+        out = score(worker, batch, temperature, credit=is_dgpo)
+        batch, _ = make_batch(seed=100 + step)
+        mask = batch["response_mask"]
+        batch["old_log_probs"] = response_from_nested(out["log_probs"], mask)
+        if is_dgpo:
+            pad = lambda nested: torch.nested.to_padded_tensor(nested.float(), 0.0)  # noqa: E731
+            names = ("hellinger_sq", "entropy", "log_probs", "ref_log_probs")
+            statistics = {name: pad(response_from_nested(out[name], mask)) for name in names}
+            settings = DGPOSettings(tau=tau)
+            credit = credit_of_batch(
+                pad(jagged(advantages)), pad(mask).bool(), **statistics, vocab_size=VOCAB, settings=settings
+            )
+            advantages = [row[: len(a)] for row, a in zip(credit.advantages, advantages, strict=True)]
+        batch["advantages"] = jagged(advantages)
+        tu.assign_non_tensor(
+            batch,
+            calculate_entropy=worker.config.actor.entropy_coeff != 0,
+            global_batch_size=len(PROMPTS),
+            mini_batch_size=len(PROMPTS),
+            epochs=1,
+            seed=1,
+            dataloader_kwargs={"shuffle": False},
+            temperature=temperature,
+        )
+        worker.update_actor(batch)
+
+
+class HeadCalls:
+    """Counts how often the head's weight was gathered for a reference, and the largest output of any head."""
+
+    def __init__(self):
+        self.copies = self.stepped_over = self.widest = 0
+        keep, step_over, columns = heads.KeepHidden.__call__, heads._Keeper.forward, heads.ScoreTokens.columns
+
+        def counted_keep(task, hidden, weight, bias):
+            self.copies += task.copies_head
+            return keep(task, hidden, weight, bias)
+
+        def counted_step(keeper, hidden):
+            self.stepped_over += 1
+            return step_over(keeper, hidden)
+
+        def measured(task, logits):
+            self.widest = max(self.widest, logits.shape[-1])
+            return columns(task, logits)
+
+        self._patches = {
+            (heads.KeepHidden, "__call__"): (counted_keep, keep),
+            (heads._Keeper, "forward"): (counted_step, step_over),
+            (heads.ScoreTokens, "columns"): (measured, columns),
+        }
+
+    def __enter__(self):
+        for (owner, name), (new, _) in self._patches.items():
+            setattr(owner, name, new)
+        return self
+
+    def __exit__(self, *error):
+        for (owner, name), (_, old) in self._patches.items():
+            setattr(owner, name, old)
+
+
+def run_case(name, case, model, folder):
+    worker, config = build(case, model)
+    temperature = case.get("temperature", 1.0)
+    is_lora, is_dgpo = config.actor_rollout_ref.model.lora_rank > 0, case.get("dgpo", True)
+    figures = {}
+    if is_dgpo and case.get("score", True):
+        batch, _ = make_batch(seed=1)
+        figures["d_at_start"] = score(worker, batch, temperature)["hellinger_sq"].values().abs().max().item()
+        perturb(worker, is_lora, case.get("noise", 0.05))
+        batch, _ = make_batch(seed=1)
+        with HeadCalls() as calls:
+            out = score(worker, batch, temperature)
+        figures |= {"copies": calls.copies, "stepped_over": calls.stepped_over, "widest": calls.widest}
+        truth = dense(worker, model, make_batch(seed=1)[0], temperature, is_lora)
+        for column, expected in truth.items():
+            figures[column] = (without_last(out[column]) - expected).abs().max().item()
+        figures["d_range"] = [truth["hellinger_sq"].min().item(), truth["hellinger_sq"].max().item()]
+        torch.save({column: [row[:-1] for row in out[column].unbind()] for column in truth}, folder / f"{name}-scores.pt")
+    if case.get("steps"):
+        train(worker, case["steps"], temperature, case.get("tau", 0.5), is_dgpo)
+        parameters = full_parameters(worker)
+        if RANK == 0:
+            torch.save(parameters, folder / f"{name}-parameters.pt")
+    return figures
+
+
+def main():
+    model, cases, folder = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+    dist.init_process_group("gloo", rank=RANK, world_size=WORLD, init_method="env://")
+    folder = folder / f"rank{RANK}-of-{WORLD}"
+    folder.mkdir(parents=True, exist_ok=True)
+    # verl's own come first: afterwards DGPO's engine is registered in this process.
+    ordered = sorted(cases.items(), key=lambda item: item[1].get("dgpo", True))
+    figures = {name: run_case(name, case, model, folder) for name, case in ordered}
+    dist.barrier()
+    dist.destroy_process_group()
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

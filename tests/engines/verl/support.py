@@ -1,0 +1,145 @@
+"""A tiny model, prompts, verl's configuration for the CPU, and processes to run it in."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VOCAB = 512
+
+# What every run of the tests needs of verl's configuration, and nothing of DGPO.
+BASE = (
+    *("trainer.device=cpu", "trainer.n_gpus_per_node=1", "trainer.nnodes=1", "trainer.logger=[console,file]"),
+    *("trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.save_freq=-1", "trainer.total_epochs=1"),
+    *("trainer.total_training_steps=2", "trainer.resume_mode=disable", "trainer.use_v1=True"),
+    *("data.train_batch_size=4", "data.max_prompt_length=64", "data.max_response_length=12"),
+    "data.dataloader_num_workers=0",
+    "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+    "actor_rollout_ref.model.enable_gradient_checkpointing=False",
+    *("actor_rollout_ref.rollout.name=hfcpu", "actor_rollout_ref.rollout.n=4"),
+    *("actor_rollout_ref.rollout.tensor_model_parallel_size=1", "actor_rollout_ref.rollout.agent.num_workers=1"),
+    *("actor_rollout_ref.rollout.n_gpus_per_node=1", "actor_rollout_ref.rollout.load_format=auto"),
+    *("actor_rollout_ref.rollout.prompt_length=64", "actor_rollout_ref.rollout.response_length=12"),
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+    *("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"),
+    *("actor_rollout_ref.actor.use_torch_compile=False", "actor_rollout_ref.actor.optim.lr=1e-3"),
+    *(
+        f"+actor_rollout_ref.{role}.fsdp_config.mixed_precision={{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}}"
+        for role in ("actor", "ref")
+    ),
+    *(f"actor_rollout_ref.{role}.fsdp_config.model_dtype=fp32" for role in ("actor", "ref")),
+    *(f"actor_rollout_ref.{role}.fsdp_config.use_torch_compile=False" for role in ("actor", "ref")),
+    *(f"actor_rollout_ref.{role}.strategy=fsdp2" for role in ("actor", "ref")),
+    *("algorithm.adv_estimator=grpo", "reward.num_workers=1"),
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+    *("ray_kwargs.ray_init.num_cpus=32", "+ray_kwargs.ray_init.num_gpus=1", "+ray_kwargs.ray_init.include_dashboard=False"),
+)
+
+DGPO = ("trainer.v1.trainer_mode=dgpo",)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Environment of a process in which verl runs on the CPU."""
+    settings = {
+        "VERL_PLATFORM": "cpu",
+        "VERL_USE_EXTERNAL_MODULES": "verl_cpu",
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "PYTHONWARNINGS": "ignore",
+    }
+    return {**os.environ, **settings, **more}
+
+
+def make_model(folder: Path) -> str:
+    """A random Qwen2 of 512 words with a head of its own, its tokenizer, and prompts; returns the model's path."""
+    import pandas as pd
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<eos>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["what is 1 + 2 ? answer user assistant"] * 10, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    path = folder / "tiny-qwen2"
+    fast.save_pretrained(path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 512}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    ids = {"pad_token_id": fast.pad_token_id, "eos_token_id": fast.eos_token_id, "bos_token_id": None}
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=VOCAB, **sizes, **heads, **ids)).save_pretrained(path)
+    rows = [
+        {
+            "data_source": "toy",
+            "prompt": [{"role": "user", "content": f"what is {i % 7} + {i % 5} ?"}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": str(i % 7 + i % 5)},
+            "extra_info": {"index": i},
+        }
+        for i in range(64)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "train.parquet")
+    pd.DataFrame(rows[:4]).to_parquet(folder / "val.parquet")
+    return str(path)
+
+
+def data_overrides(model: str) -> tuple[str, ...]:
+    """Overrides that name the model and the prompts beside it."""
+    folder = Path(model).parent
+    return (
+        f"actor_rollout_ref.model.path={model}",
+        f"data.train_files={folder / 'train.parquet'}",
+        f"data.val_files={folder / 'val.parquet'}",
+    )
+
+
+def compose_config(*overrides: str, config_name: str = "ppo_trainer"):
+    """verl's configuration as its command line would compose it."""
+    import verl
+    from hydra import compose, initialize_config_dir
+
+    folder = Path(verl.__file__).parent / "trainer" / "config"
+    with initialize_config_dir(str(folder), version_base=None):
+        return compose(config_name, overrides=[*BASE, *overrides])
+
+
+def run_ranks(script: str, *args: str, ranks: int, timeout: float = 300) -> list[dict]:
+    """Run a script in one process a rank and return what each printed as its last line, parsed from JSON."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
+        place |= {"RAY_LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env = environment(**{name: str(value) for name, value in place.items()})
+        command = [sys.executable, str(HERE / script), *args]
+        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    results = []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=timeout)
+            assert process.returncode == 0, f"{script} {args}:\n{out[-3000:]}\n{err[-5000:]}"
+            results.append(json.loads(out.strip().splitlines()[-1]))
+    finally:
+        for process in processes:
+            process.kill()
+    return results
