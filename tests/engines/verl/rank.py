@@ -64,6 +64,7 @@ def make_batch(seed):
 
 
 def build(case, model):
+    torch.manual_seed(0)  # a new adapter is random
     config = compose_config(*data_overrides(model), *case.get("overrides", ()))
     OmegaConf.resolve(config)
     prepare_config(config)
@@ -228,7 +229,9 @@ def run_case(name, case, model, folder):
         for column, expected in truth.items():
             figures[column] = (without_last(out[column]) - expected).abs().max().item()
         figures["d_range"] = [truth["hellinger_sq"].min().item(), truth["hellinger_sq"].max().item()]
-        torch.save({column: [row[:-1] for row in out[column].unbind()] for column in truth}, folder / f"{name}-scores.pt")
+        torch.save(
+            {column: [row[:-1] for row in out[column].unbind()] for column in truth}, folder / f"{name}-scores.pt"
+        )
     if case.get("steps"):
         train(worker, case["steps"], temperature, case.get("tau", 0.5), is_dgpo)
         parameters = full_parameters(worker)

@@ -21,6 +21,7 @@ BASE = (
     *("actor_rollout_ref.rollout.name=hfcpu", "actor_rollout_ref.rollout.n=4"),
     *("actor_rollout_ref.rollout.tensor_model_parallel_size=1", "actor_rollout_ref.rollout.agent.num_workers=1"),
     *("actor_rollout_ref.rollout.n_gpus_per_node=1", "actor_rollout_ref.rollout.load_format=auto"),
+    "actor_rollout_ref.rollout.calculate_log_probs=False",
     *("actor_rollout_ref.rollout.prompt_length=64", "actor_rollout_ref.rollout.response_length=12"),
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
     *("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"),
@@ -34,7 +35,11 @@ BASE = (
     *(f"actor_rollout_ref.{role}.strategy=fsdp2" for role in ("actor", "ref")),
     *("algorithm.adv_estimator=grpo", "reward.num_workers=1"),
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
-    *("ray_kwargs.ray_init.num_cpus=32", "+ray_kwargs.ray_init.num_gpus=1", "+ray_kwargs.ray_init.include_dashboard=False"),
+    *(
+        "ray_kwargs.ray_init.num_cpus=32",
+        "+ray_kwargs.ray_init.num_gpus=1",
+        "+ray_kwargs.ray_init.include_dashboard=False",
+    ),
 )
 
 DGPO = ("trainer.v1.trainer_mode=dgpo",)
@@ -49,13 +54,18 @@ def environment(**more: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "PYTHONWARNINGS": "ignore",
     }
-    return {**os.environ, **settings, **more}
+    # Ray is told of one GPU that is none; it would look for it among the visible ones.
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")
+    }
+    return {**inherited, **settings, **more}
 
 
 def make_model(folder: Path) -> str:

@@ -104,7 +104,9 @@ def _check_sequence_parallel(part: Any) -> None:
     sizes = {}
     for role in ("actor", "ref"):
         engine = part[role].get("fsdp_config") or {}
-        sizes[role] = part[role].get("ulysses_sequence_parallel_size") or engine.get("ulysses_sequence_parallel_size", 1)
+        sizes[role] = part[role].get("ulysses_sequence_parallel_size") or engine.get(
+            "ulysses_sequence_parallel_size", 1
+        )
     if max(sizes.values()) > 1:
         attention = (part["model"].get("override_config") or {}).get("attn_implementation", "flash_attention_2")
         if attention not in ("flash_attention_2", "flash_attention_3"):
@@ -115,8 +117,8 @@ def _check_sequence_parallel(part: Any) -> None:
             )
         if sizes["actor"] != sizes["ref"]:
             raise RecipeError(
-                f"ulysses_sequence_parallel_size is {sizes['actor']} for the actor and {sizes['ref']} for the reference;"
-                " DGPO compares them token by token. Give both the same."
+                f"ulysses_sequence_parallel_size is {sizes['actor']} for the actor and {sizes['ref']} for the"
+                " reference; DGPO compares them token by token. Give both the same."
             )
 
 

@@ -76,6 +76,6 @@ def check_verl_version(installed: str | None = None) -> None:
     low, high = SUPPORTED
     if not low <= release < high:
         raise UnsupportedVersionError(
-            f"verl {installed} is installed, but this version of dgpo has been checked with {supported_range()} only; it"
-            f" relies on verl's inner hooks. Run: pip install '{supported_range()}'"
+            f"verl {installed} is installed, but this version of dgpo has been checked with {supported_range()} only;"
+            f" it relies on verl's inner hooks. Run: pip install '{supported_range()}'"
         )

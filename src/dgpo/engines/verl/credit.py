@@ -72,7 +72,12 @@ def credit_of_batch(
         >>> found.advantages    # e^(s / tau) = 1, 3: weights 0.5 and 1.5
         tensor([[1.0000, 3.0000]])
     """
-    per_token = {"hellinger_sq": hellinger_sq, "entropy": entropy, "log_probs": log_probs, "ref_log_probs": ref_log_probs}
+    per_token = {
+        "hellinger_sq": hellinger_sq,
+        "entropy": entropy,
+        "log_probs": log_probs,
+        "ref_log_probs": ref_log_probs,
+    }
     for name, values in per_token.items():
         bad = int((~torch.isfinite(values[response_mask])).sum())
         if bad:

@@ -16,7 +16,12 @@ from dgpo.report.credit_log import CompletionCredit, CreditLog, CreditSettings
 
 logger = logging.getLogger(__name__)
 
-_STATISTICS = {"hellinger_sq": "hellinger_sq", "entropy": "entropy", "old_log_probs": "logps", "ref_log_probs": "ref_logps"}
+_STATISTICS = {
+    "hellinger_sq": "hellinger_sq",
+    "entropy": "entropy",
+    "old_log_probs": "logps",
+    "ref_log_probs": "ref_logps",
+}
 _WHOLE_SEQUENCES = ("hellinger_sq", "ref_log_probs")
 
 

@@ -159,7 +159,9 @@ def register_engines() -> None:
     platform = get_platform()
     for backend in BACKENDS:
         # A key with a vendor precedes verl's own, which have none.
-        registered = EngineRegistry._engines["language_model"][backend].get((platform.device_name, platform.vendor_name))
+        registered = EngineRegistry._engines["language_model"][backend].get(
+            (platform.device_name, platform.vendor_name)
+        )
         if registered is DGPOFSDPEngine:
             continue
         if registered is not None:
@@ -168,9 +170,9 @@ def register_engines() -> None:
                 f" {platform.vendor_name}: DGPO cannot take its place. Uninstall that plugin, or name the plugins to"
                 " load in VERL_USE_EXTERNAL_PLUGINS."
             )
-        EngineRegistry.register(
-            "language_model", backend, device=platform.device_name, vendor=platform.vendor_name
-        )(DGPOFSDPEngine)
+        EngineRegistry.register("language_model", backend, device=platform.device_name, vendor=platform.vendor_name)(
+            DGPOFSDPEngine
+        )
 
 
 def _is_credit_pass(data: TensorDict) -> bool:

@@ -48,6 +48,7 @@ class KeepHidden:
     head: tuple[Tensor, Tensor | None] | None = None
 
     def __call__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Keep what is asked for, and return one zero for the model to go on with."""
         self.hidden = hidden.detach()
         if self.copies_head:
             assert weight is not None
@@ -82,6 +83,7 @@ class ScoreTokens:
         return hidden.flatten(0, 1) if self.positions is None else hidden[self.positions]
 
     def __call__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the statistics, (1, N, columns) float32; log-probabilities and entropy carry gradient."""
         reference: dict[str, Any] = {}
         if self.reference is not None:
             reference = {
@@ -157,7 +159,7 @@ class HeadSeam:
         def forward(hidden: Tensor) -> Tensor:
             return project(hidden) if self._task is None else self._task(hidden, head.weight, head.bias)
 
-        head.forward = forward  # type: ignore[method-assign]
+        head.forward = forward  # type: ignore[method-assign, assignment]
 
     def answer_with(self, task: HeadTask | None) -> None:
         """Let a task answer the head from now on; None: the head itself."""

@@ -1,7 +1,7 @@
 """Entry point of group `verl.plugins`: imported at the end of `import verl`, in every process.
 
-verl logs what goes wrong here at DEBUG, where nobody sees it, and goes on. So nothing is raised: a trainer is registered
-that says what went wrong as soon as a run asks for DGPO. A run that does not ask for it is left alone.
+verl logs what goes wrong here at DEBUG, where nobody sees it, and goes on. So nothing is raised: a trainer is
+registered that says what went wrong as soon as a run asks for DGPO. A run that does not ask for it is left alone.
 """
 
 import logging

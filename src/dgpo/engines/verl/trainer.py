@@ -44,9 +44,7 @@ class DGPOTrainer(PPOTrainerSync):
         self._settings = read_settings(config)
         prepare_config(config)
         self._pays_kl = config.actor_rollout_ref.dgpo_kl_loss or config.algorithm.use_kl_in_reward
-        self._inert_monitor = InertMonitor(
-            self._settings.inert_warning_steps, self._settings.tau, self._settings.kappa
-        )
+        self._inert_monitor = InertMonitor(self._settings.inert_warning_steps, self._settings.tau, self._settings.kappa)
         self._credit_logging: CreditLogging | None = None
         self._vocab_size = 0
         super().__init__(config)
@@ -58,7 +56,9 @@ class DGPOTrainer(PPOTrainerSync):
         for role in replaced:
             self.role_worker_mapping[role] = ray.remote(DGPOWorker)
         if not replaced:
-            raise TrainingError(f"verl has no worker that holds the policy; its roles are {[*self.role_worker_mapping]}.")
+            raise TrainingError(
+                f"verl has no worker that holds the policy; its roles are {[*self.role_worker_mapping]}."
+            )
 
     def on_init_end(self) -> None:
         """Ask every worker whether DGPO is active there, and begin the credit log."""
@@ -121,9 +121,9 @@ class DGPOTrainer(PPOTrainerSync):
         distance = found["dgpo/hellinger_sq/max"]
         if self.global_steps == 1 and distance > _SAME_POLICY:
             logger.warning(
-                "The policy differs from its reference before the first update (largest squared Hellinger distance %.2g;"
-                " 0 is expected). The reference is actor_rollout_ref.model.path without an adapter: a lora_adapter_path"
-                " that is not new, or other dtypes or attention for actor and ref, do this.",
+                "The policy differs from its reference before the first update (largest squared Hellinger distance"
+                " %.2g; 0 is expected). The reference is actor_rollout_ref.model.path without an adapter: a"
+                " lora_adapter_path that is not new, or other dtypes or attention for actor and ref, do this.",
                 distance,
             )
         notice = self._inert_monitor.update(credit.totals.stats(), self.global_steps, self.global_steps)

@@ -1,0 +1,136 @@
+"""Workers of one and two ranks against dense float64, and updates against verl's own."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support import run_ranks
+
+SGD = (
+    *("actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=0.5"),
+    *("actor_rollout_ref.actor.optim.weight_decay=0.0", "actor_rollout_ref.actor.optim.clip_grad=1e6"),
+    "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
+)
+PADDED = ("actor_rollout_ref.model.use_remove_padding=False",)
+DYNAMIC = (
+    *("actor_rollout_ref.actor.use_dynamic_bsz=True", "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True"),
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=32",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=32",
+)
+SMALL = (
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=2",
+)
+LORA = ("actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora_alpha=8")
+HUGE_TAU = 1e30
+
+CASES = {
+    "remove-padding": {"overrides": SMALL, "steps": 3, "noise": 0.02},
+    "padded": {"overrides": PADDED, "temperature": 0.7},
+    "dynamic": {"overrides": DYNAMIC},
+    "lora": {"overrides": (*SMALL, *LORA), "noise": 0.3},
+    "verl-grpo": {"overrides": (*SGD, *SMALL), "dgpo": False, "steps": 3},
+    "even-weights": {"overrides": (*SGD, *SMALL), "score": False, "steps": 3, "tau": HUGE_TAU},
+    "entropy-verl": {
+        "overrides": (*SGD, *PADDED, "actor_rollout_ref.actor.entropy_coeff=0.1"),
+        **{"dgpo": False, "steps": 3, "temperature": 0.7},
+    },
+    "entropy-even": {
+        "overrides": (*SGD, *PADDED, "actor_rollout_ref.actor.entropy_coeff=0.1"),
+        **{"score": False, "steps": 3, "temperature": 0.7, "tau": HUGE_TAU},
+    },
+    "uneven-weights": {"overrides": (*SGD, *SMALL), "score": False, "steps": 3, "tau": 1e-3},
+}
+ON_TWO_RANKS = ("remove-padding", "padded", "dynamic", "lora", "verl-grpo", "even-weights", "uneven-weights")
+SCORED = ("remove-padding", "padded", "dynamic", "lora")
+
+
+@pytest.fixture(scope="module")
+def runs(model, tmp_path_factory):
+    """Figures of every case by number of ranks, and the folder with scores and parameters."""
+    folder = tmp_path_factory.mktemp("workers")
+    cases = {1: CASES, 2: {name: CASES[name] for name in ON_TWO_RANKS}}
+    figures = {n: run_ranks("rank.py", model, json.dumps(cases[n]), str(folder), ranks=n) for n in cases}
+    return figures, folder
+
+
+def parameters(folder: Path, case: str, ranks: int):
+    return torch.load(folder / f"rank0-of-{ranks}" / f"{case}-parameters.pt")
+
+
+def scores(folder: Path, case: str, ranks: int):
+    """Rows of all ranks, in order."""
+    parts = [torch.load(folder / f"rank{rank}-of-{ranks}" / f"{case}-scores.pt") for rank in range(ranks)]
+    return {name: [row for part in parts for row in part[name]] for name in parts[0]}
+
+
+def largest_difference(one, other):
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("case", SCORED)
+def test_statistics_equal_dense_float64(runs, case, ranks):
+    for found in runs[0][ranks]:
+        found = found[case]
+        assert found["hellinger_sq"] <= 1e-6
+        assert max(found[name] for name in ("log_probs", "entropy", "ref_log_probs")) <= 1e-5
+        low, high = found["d_range"]
+        assert high > 1e-3  # there was a distance to measure
+        assert low >= 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("case", SCORED)
+def test_an_untrained_policy_is_exactly_its_reference(runs, case, ranks):
+    assert [found[case]["d_at_start"] for found in runs[0][ranks]] == [0.0] * ranks
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_head_of_a_reference_is_gathered_once_a_pass(runs, ranks):
+    for found in runs[0][ranks]:
+        assert found["remove-padding"]["copies"] == 1
+        assert (
+            found["remove-padding"]["stepped_over"] == 8 // ranks // 2 - 1
+        )  # 8 rows, 2 a micro-batch, without the first
+        assert found["lora"]["copies"] == 0
+        assert found["lora"]["stepped_over"] == 8 // ranks // 2
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("case", SCORED)
+def test_no_head_gives_more_than_four_numbers_a_token(runs, case, ranks):
+    assert [found[case]["widest"] for found in runs[0][ranks]] == [4] * ranks
+
+
+@pytest.mark.parametrize("case", SCORED)
+def test_two_ranks_give_the_statistics_of_one(runs, case):
+    one, two = (scores(runs[1], case, ranks) for ranks in (1, 2))
+    for name in one:
+        for left, right in zip(one[name], two[name], strict=True):
+            torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dgpo", "verl", "ranks"),
+    [("even-weights", "verl-grpo", 1), ("even-weights", "verl-grpo", 2), ("entropy-even", "entropy-verl", 1)],
+)
+def test_even_weights_give_the_parameters_of_verls_own_grpo(runs, dgpo, verl, ranks):
+    """After 3 steps of SGD without clipping: Adam would hide a wrong normaliser of the loss."""
+    ours, theirs = (parameters(runs[1], case, ranks) for case in (dgpo, verl))
+    assert largest_difference(ours, theirs) <= 2e-6
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_other_weights_give_other_parameters(runs, ranks):
+    """Were the weights lost on the way, the test above would pass all the same."""
+    ours, theirs = (parameters(runs[1], case, ranks) for case in ("uneven-weights", "verl-grpo"))
+    assert largest_difference(ours, theirs) >= 1e-4
+
+
+@pytest.mark.parametrize("case", ["even-weights", "uneven-weights"])
+def test_two_ranks_train_the_parameters_of_one(runs, case):
+    one, two = (parameters(runs[1], case, ranks) for ranks in (1, 2))
+    assert largest_difference(one, two) <= 2e-6
