@@ -16,8 +16,9 @@ from dgpo.core import (
     per_token_hellinger_sq,
     redistribute,
     redistribution_weights,
+    sequence_parallel_weights,
 )
-from dgpo.lm_head import LMHeadStats, lm_head_stats
+from dgpo.lm_head import LMHeadStats, lm_head_stats, sharded_lm_head_stats
 
 if TYPE_CHECKING:
     from dgpo.engines.trl import DGPOConfig, DGPOTrainer
@@ -37,6 +38,8 @@ __all__ = [
     "per_token_hellinger_sq",
     "redistribute",
     "redistribution_weights",
+    "sequence_parallel_weights",
+    "sharded_lm_head_stats",
 ]
 
 

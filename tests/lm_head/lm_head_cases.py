@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from dgpo.lm_head.reference import reference_stats
-from dgpo.lm_head.streamed import streamed_stats
+from dgpo.lm_head.sharded import merge_shards, reduce_shard, shard_grads
+from dgpo.lm_head.state import finish
+from dgpo.lm_head.streamed import TORCH_TILES, Plan, streamed_stats
 from dgpo.lm_head.tiles import Tiling
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
 
@@ -93,3 +95,33 @@ def relative_error(value: Tensor, truth: Tensor) -> float:
 
 def rms_error(value: Tensor, truth: Tensor) -> float:
     return (value.double() - truth).square().mean().sqrt().item()
+
+
+def run_shards(
+    case: Case,
+    ends: tuple[int, ...],
+    upstream: tuple[Tensor, Tensor | None],
+    transform: LogitTransform | None = None,
+    tiling: Tiling = SMALL,
+) -> tuple[LMHeadStats, list[Tensor]]:
+    """Statistics and gradients from shards of the vocabulary that end at `ends`, in one process."""
+    plan = Plan(transform or LogitTransform(), case.policy.hidden.dtype, tiling, TORCH_TILES)
+
+    def shard(head: Head | None, start: int, end: int) -> Head | None:
+        if head is None:
+            return None
+        return Head(head.hidden, head.weight[start:end], None if head.bias is None else head.bias[start:end])
+
+    spans = list(zip((0, *ends[:-1]), ends, strict=True))
+    with torch.no_grad():
+        parts = [reduce_shard(shard(case.policy, *s), shard(case.ref, *s), case.targets - s[0], plan) for s in spans]
+        whole = merge_shards(parts, ends, case.targets)
+        stats = finish(*whole, ends[-1])
+        rows = (stats.logps, stats.entropy, whole.target_logits, whole.state.mz, whole.state.sz.log())
+        wanted = (True, True, case.policy.bias is not None)
+        grads = [
+            shard_grads(shard(case.policy, *s), (case.targets - s[0], *rows), upstream, wanted, plan) for s in spans
+        ]
+    hidden = sum(g.hidden for g in grads).to(case.policy.hidden.dtype)
+    rest = [torch.cat([g[i] for g in grads]) for i in (1, 2) if wanted[i]]
+    return stats, [hidden, *rest]

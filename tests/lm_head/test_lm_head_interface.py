@@ -157,7 +157,7 @@ def test_shape_annotations_are_checked(changes):
 def test_an_accelerator_never_waits_for_the_range_check(monkeypatch):
     """On anything but the CPU the targets' values are not looked at; meta tensors have none to look at."""
     policy = stats.Head(torch.zeros(2, 3, device="meta"), torch.zeros(5, 3, device="meta"), None)
-    stats._check_targets(torch.zeros(2, dtype=torch.int64, device="meta"), policy)
+    stats.check_targets(torch.zeros(2, dtype=torch.int64, device="meta"), policy)
 
 
 def test_a_target_outside_that_was_not_checked_is_nan():

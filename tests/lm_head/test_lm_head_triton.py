@@ -100,8 +100,8 @@ def test_kernels_that_cannot_compile_are_named_and_left_out(monkeypatch):
     stats._triton_tiles.cache_clear()
     device = torch.device("cuda")
     with pytest.warns(RuntimeWarning, match="Failed to find C compiler"):
-        assert stats._choose("auto", torch.bfloat16, device) == "streamed"
-    assert stats._choose("auto", torch.bfloat16, device) == "streamed"
+        assert stats.choose_impl("auto", torch.bfloat16, device) == "streamed"
+    assert stats.choose_impl("auto", torch.bfloat16, device) == "streamed"
     with pytest.raises(ValueError, match="cannot compile here"):
         stats.tile_work_of("triton", device)
     assert stats.tile_work_of("streamed", device) is TORCH_TILES

@@ -194,3 +194,21 @@ def test_no_rows():
     assert stats.logps.shape == (0,)
     stats.logps.sum().backward()
     assert not case.policy.weight.grad.any()
+
+
+def test_vectors_whose_entries_are_no_neighbours():
+    """Targets and bias that are columns of something, and gradients expanded from a scalar, as sum() leaves them."""
+    case = on_device(make_case(9, 12, 231, bias=True))
+    columns = torch.full((9, 3), 10**6, device=DEVICE)
+    columns[:, 1] = case.targets
+    grads = []
+    for dtype, compute in ((torch.float64, run_reference), (torch.float32, run)):
+        wide = torch.full((231, 2), 1e4, dtype=dtype, device=DEVICE)
+        wide[:, 0] = case.policy.bias
+        hidden, weight = (x.to(dtype, copy=True).requires_grad_() for x in case.policy[:2])
+        head = Head(hidden, weight, wide[:, 0])
+        stats = compute(Case(head, head, columns[:, 1]))
+        (stats.logps.sum() + stats.entropy.sum()).backward()
+        grads.append((stats.logps.detach(), stats.entropy.detach(), hidden.grad, weight.grad))
+    for true, ours in zip(*grads, strict=True):
+        assert relative_error(ours, true) <= 2e-6

@@ -5,6 +5,7 @@ from dgpo.core.credit import entropy_gate, gated_scores, redistribute, redistrib
 from dgpo.core.diagnostics import CreditStats, CreditTotals, credit_stats
 from dgpo.core.divergences import per_token_entropy, per_token_hellinger_sq, per_token_kl
 from dgpo.core.policy_loss import aggregate_loss, clipped_policy_loss
+from dgpo.core.sequence_parallel import sequence_parallel_weights
 
 __all__ = [
     "CreditStats",
@@ -20,4 +21,5 @@ __all__ = [
     "per_token_kl",
     "redistribute",
     "redistribution_weights",
+    "sequence_parallel_weights",
 ]

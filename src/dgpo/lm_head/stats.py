@@ -77,21 +77,11 @@ def lm_head_stats(
         >>> round(stats.hellinger_sq.item(), 4)    # 1 - (sqrt(.98 * .5) + sqrt(.02 * .5)) = 1 - (.7 + .1)
         0.2
     """
-    policy = Head(hidden, weight, bias)
-    ref: Head | None = None
-    if ref_hidden is not None:
-        ref = Head(ref_hidden, weight, bias) if ref_weight is None else Head(ref_hidden, ref_weight, ref_bias)
-    _check_heads(policy, ref, (ref_weight, ref_bias))
-    _check_targets(targets, policy)
-    _check_above_zero("temperature", temperature, "Sampling at temperature 0 is greedy and has no distribution.")
-    _check_above_zero("logit_scale", logit_scale, "Pass 1.0 for logits that are not scaled.")
-    if softcap is not None:
-        _check_above_zero("softcap", softcap, "Pass None for logits that are not capped.")
-
-    device = hidden.device.type
-    compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    transform = LogitTransform(float(logit_scale), None if softcap is None else float(softcap), float(temperature))
-    impl = _choose(impl, compute_dtype, hidden.device)
+    policy, ref = checked_heads((hidden, weight, bias), (ref_hidden, ref_weight, ref_bias))
+    check_targets(targets, policy)
+    transform = checked_transform(temperature, logit_scale, softcap)
+    compute_dtype = autocast_dtype(hidden)
+    impl = choose_impl(impl, compute_dtype, hidden.device)
     if impl == "reference":
         return reference_stats(policy, ref, targets, transform, compute_dtype)
     tile_work = tile_work_of(impl, hidden.device)
@@ -99,7 +89,49 @@ def lm_head_stats(
     return streamed_stats(policy, ref, targets, transform, compute_dtype, tile_work=tile_work)
 
 
-def _choose(impl: str, compute_dtype: torch.dtype, device: torch.device) -> str:
+def checked_heads(
+    given: tuple[Tensor, Tensor, Tensor | None],
+    ref_given: tuple[Tensor | None, Tensor | None, Tensor | None],
+    *,
+    may_be_empty: bool = False,
+) -> tuple[Head, Head | None]:
+    """Return the policy's and the reference's head from hidden, weight and bias of each, or refuse them.
+
+    Args:
+        given: The policy's hidden, weight and bias.
+        ref_given: The reference's, as the caller passed them; without a weight it shares the policy's weight and bias.
+        may_be_empty: Whether a weight may have no rows, as a shard of a vocabulary may.
+
+    Returns:
+        Both heads; None for the reference if there is none.
+    """
+    policy = Head(*given)
+    ref: Head | None = None
+    ref_hidden, ref_weight, ref_bias = ref_given
+    if ref_hidden is not None:
+        ref = Head(ref_hidden, policy.weight, policy.bias) if ref_weight is None else Head(*ref_given)  # type: ignore[arg-type]
+    _check_heads(policy, ref, (ref_weight, ref_bias))
+    if policy.weight.shape[0] == 0 and not may_be_empty:
+        raise ValueError("weight has no rows: a vocabulary needs at least one token.")
+    return policy, ref
+
+
+def checked_transform(temperature: float, logit_scale: float, softcap: float | None) -> LogitTransform:
+    """Return the way from projections to logits, or refuse a number that is not above 0."""
+    _check_above_zero("temperature", temperature, "Sampling at temperature 0 is greedy and has no distribution.")
+    _check_above_zero("logit_scale", logit_scale, "Pass 1.0 for logits that are not scaled.")
+    if softcap is not None:
+        _check_above_zero("softcap", softcap, "Pass None for logits that are not capped.")
+    return LogitTransform(float(logit_scale), None if softcap is None else float(softcap), float(temperature))
+
+
+def autocast_dtype(hidden: Tensor) -> torch.dtype:
+    """Return what projections of `hidden` are asked to run in: autocast's dtype under autocast, or its own."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def choose_impl(impl: str, compute_dtype: torch.dtype, device: torch.device) -> str:
     """Return the name of the implementation that runs."""
     if impl not in ("auto", "streamed", "triton", "reference"):
         raise ValueError(f"impl={impl!r} is not known; pass 'auto', 'streamed', 'triton' or 'reference'.")
@@ -203,8 +235,6 @@ def _check_head(prefix: str, head: Head, device: torch.device) -> None:
             f"{prefix}hidden has hidden size {head.hidden.shape[1]} but its head has {head.weight.shape[1]}:"
             f" weight must be (V, H) for hidden of (N, H).{remedy}"
         )
-    if head.weight.shape[0] == 0:
-        raise ValueError(f"{prefix}weight has no rows: a vocabulary needs at least one token.")
     if head.bias is not None and head.bias.shape[0] != head.weight.shape[0]:
         raise ValueError(
             f"{prefix}bias has {head.bias.shape[0]} entries but {prefix}weight has {head.weight.shape[0]} rows;"
@@ -212,8 +242,18 @@ def _check_head(prefix: str, head: Head, device: torch.device) -> None:
         )
 
 
-def _check_targets(targets: Tensor, policy: Head) -> None:
-    num_rows, vocab_size = policy.hidden.shape[0], policy.weight.shape[0]
+def check_targets(targets: Tensor, policy: Head) -> None:
+    """Refuse targets that do not fit the rows of hidden, or name no token of the vocabulary."""
+    check_targets_shape(targets, policy)
+    # Only where it is cheap: on an accelerator the comparison would wait for everything queued before it.
+    if targets.device.type == "cpu" and targets.shape[0] > 0:
+        lowest, highest = (int(x) for x in targets.aminmax())
+        check_targets_range(lowest, highest, policy.weight.shape[0])
+
+
+def check_targets_shape(targets: Tensor, policy: Head) -> None:
+    """Refuse targets of another dtype, shape or device."""
+    num_rows = policy.hidden.shape[0]
     if targets.dtype != torch.int64 or targets.shape != (num_rows,):
         raise ValueError(
             f"targets must be int64 of shape ({num_rows},), one token id per row of hidden, got {targets.dtype} of"
@@ -221,12 +261,13 @@ def _check_targets(targets: Tensor, policy: Head) -> None:
         )
     if targets.device != policy.hidden.device:
         raise ValueError(f"targets is on {targets.device} but hidden is on {policy.hidden.device}; move it there.")
-    # Only where it is cheap: on an accelerator the comparison would wait for everything queued before it.
-    if targets.device.type == "cpu" and num_rows > 0:
-        lowest, highest = (int(x) for x in targets.aminmax())
-        if lowest < 0 or highest >= vocab_size:
-            worst = lowest if lowest < 0 else highest
-            raise ValueError(
-                f"targets contains {worst}, outside the vocabulary [0, {vocab_size}). Give padding and ignored"
-                " positions any valid id (0, say) and mask their results."
-            )
+
+
+def check_targets_range(lowest: int, highest: int, vocab_size: int) -> None:
+    """Refuse token ids outside of the vocabulary."""
+    if lowest < 0 or highest >= vocab_size:
+        worst = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"targets contains {worst}, outside the vocabulary [0, {vocab_size}). Give padding and ignored"
+            " positions any valid id (0, say) and mask their results."
+        )

@@ -186,6 +186,11 @@ def _tanh_scale(transform: LogitTransform) -> float:
     return 1.0 if transform.softcap is None else transform.logit_scale / transform.softcap
 
 
+def _dense(x: Tensor | None) -> Tensor | None:
+    """Return a vector whose entries are neighbours: a column, or a gradient expanded from a scalar, is not."""
+    return None if x is None else x.contiguous()
+
+
 class TritonReduction(TorchReduction):
     """The forward pass: one kernel a tile merges it into the state, in place."""
 
@@ -201,12 +206,14 @@ class TritonReduction(TorchReduction):
         state, z = self._rows[:, rows], policy.values
         other = ref or policy
         block, warps = _block_and_warps(z.shape[1], 2048)
-        _fold_kernel[(z.shape[0],)](
-            z, other.values, z.stride(0), other.values.stride(0), policy.bias, other.bias, state, state.stride(0),
-            policy.targets, policy.picked, other.picked, z.shape[1], self._transform.factor, _tanh_scale(self._transform),
-            PAIR=ref is not None, HAS_Z_BIAS=policy.bias is not None, HAS_Y_BIAS=other.bias is not None,
-            HAS_SOFTCAP=self._transform.softcap is not None, BLOCK=block, num_warps=warps,
-        )  # fmt: skip
+        biases, targets = (_dense(policy.bias), _dense(other.bias)), _dense(policy.targets)
+        with torch.cuda.device_of(z):  # Triton launches on the current device, which need not be the tensors'
+            _fold_kernel[(z.shape[0],)](
+                z, other.values, z.stride(0), other.values.stride(0), *biases, state, state.stride(0), targets,
+                policy.picked, other.picked, z.shape[1], self._transform.factor, _tanh_scale(self._transform),
+                PAIR=ref is not None, HAS_Z_BIAS=policy.bias is not None, HAS_Y_BIAS=other.bias is not None,
+                HAS_SOFTCAP=self._transform.softcap is not None, BLOCK=block, num_warps=warps,
+            )  # fmt: skip
 
     def close(self) -> None:
         """End a vocabulary tile: the state is up to date already."""
@@ -227,22 +234,25 @@ class TritonLogitGrad(TorchLogitGrad):
         if tile.dtype != self.work.compute_dtype:
             out = self.work.buffer("dlogits", (tile.shape[0], tile.shape[1]), self.work.compute_dtype)
         constant, e = (self.row_scale, self.row_scale) if self.entropy_terms is None else self.entropy_terms
-        per_row = [x[rows] for x in (self.minus_lse, self.row_scale, constant, e, self.targets, self.at_target)]
+        per_row = (self.minus_lse, self.row_scale, constant, e, self.targets, self.at_target)
+        vectors = [_dense(bias), *(_dense(x[rows]) for x in per_row)]
         block, warps = _block_and_warps(tile.shape[1], 4096)
-        _turn_kernel[(tile.shape[0], triton.cdiv(tile.shape[1], block))](
-            tile, tile.stride(0), out, out.stride(0), bias, *per_row, vocab.start, tile.shape[1], transform.factor,
-            _tanh_scale(transform), HAS_BIAS=bias is not None, HAS_SOFTCAP=transform.softcap is not None,
-            HAS_ENTROPY=self.entropy_terms is not None, ZERO_TARGETS=zero_targets, BLOCK=block, num_warps=warps,
-        )  # fmt: skip
+        with torch.cuda.device_of(tile):
+            _turn_kernel[(tile.shape[0], triton.cdiv(tile.shape[1], block))](
+                tile, tile.stride(0), out, out.stride(0), *vectors, vocab.start, tile.shape[1], transform.factor,
+                _tanh_scale(transform), HAS_BIAS=bias is not None, HAS_SOFTCAP=transform.softcap is not None,
+                HAS_ENTROPY=self.entropy_terms is not None, ZERO_TARGETS=zero_targets, BLOCK=block, num_warps=warps,
+            )  # fmt: skip
         return out
 
     def put_targets(self, dlogits: Float[Tensor, "n v"], rows: slice, vocab: slice, *, as_zero: bool) -> None:
         """Write dL/dx of the targets that lie in a tile, or 0."""
         num_rows, width = dlogits.shape
-        _put_targets_kernel[(triton.cdiv(num_rows, 256),)](
-            dlogits, dlogits.stride(0), self.targets[rows], self.at_target[rows], vocab.start, width, num_rows,
-            ZERO=as_zero, BLOCK=256,
-        )  # fmt: skip
+        vectors = (_dense(self.targets[rows]), _dense(self.at_target[rows]))
+        with torch.cuda.device_of(dlogits):
+            _put_targets_kernel[(triton.cdiv(num_rows, 256),)](
+                dlogits, dlogits.stride(0), *vectors, vocab.start, width, num_rows, ZERO=as_zero, BLOCK=256,
+            )  # fmt: skip
 
 
 TRITON_TILES = TileWork(TritonReduction, TritonLogitGrad)

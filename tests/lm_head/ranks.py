@@ -1,0 +1,226 @@
+"""Worker of test_lm_head_sharded.py: `python ranks.py WORLD_SIZE FOLDER` runs every case on gloo ranks.
+
+Each rank compares what it got with the float64 oracle on the whole head, and writes the errors it found.
+"""
+
+import json
+import os
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from lm_head_cases import Case, gradients, make_case, run_reference
+
+from dgpo.core import redistribution_weights, sequence_parallel_weights
+from dgpo.lm_head import sharded_lm_head_stats
+from dgpo.lm_head.types import Head, LogitTransform
+
+V = 301
+SPLITS = {
+    2: {"uneven": (0, 90, V), "empty": (0, 0, V)},
+    3: {"uneven": (0, 90, 91, V), "empty": (0, 120, 120, V)},
+}
+PLAIN, CAPPED = LogitTransform(), LogitTransform(0.3, 7.0, 0.7)
+HEAD_CASES = {
+    # name: (bias, transform, aliased, closed tokens, upstream gradient of entropy)
+    "plain": (False, PLAIN, False, None, False),
+    "everything": (True, CAPPED, False, None, True),
+    "shared head": (True, PLAIN, True, None, True),
+    "a closed shard": (True, PLAIN, False, slice(0, 90), True),
+    "policy alone": (True, LogitTransform(1.0, None, 0.7), None, None, True),
+}
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def shard(head: Head, rows: slice) -> Head:
+    return Head(head.hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
+
+
+def sharded(case: Case, transform: LogitTransform, rows: slice, aliased: bool | None, **options):
+    """The statistics of this rank, and the leaves whose gradients are wanted."""
+    local = shard(case.policy, rows)
+    leaves = Head(*(None if x is None else x.detach().clone().requires_grad_() for x in local))
+    ref = {}
+    if case.ref is not None:
+        ref = {"ref_hidden": case.ref.hidden}
+        if not aliased:
+            ref_local = shard(case.ref, rows)
+            ref |= {"ref_weight": ref_local.weight, "ref_bias": ref_local.bias}
+    scale, softcap, temperature = transform
+    stats = sharded_lm_head_stats(
+        leaves.hidden, leaves.weight, case.targets, bias=leaves.bias, temperature=temperature, logit_scale=scale,
+        softcap=softcap, **ref, **options,
+    )  # fmt: skip
+    return Case(leaves, case.ref, case.targets), stats
+
+
+def built(name: str) -> tuple[Case, LogitTransform, bool | None, tuple]:
+    bias, transform, aliased, closed, with_entropy = HEAD_CASES[name]
+    case = make_case(23, 24, V, bias=bias, seed=5)
+    # Targets at both edges of every shard, on every rank.
+    case.targets[:8] = torch.tensor([0, 89, 90, 91, 119, 120, V - 1, 200])
+    if aliased:
+        case = case._replace(ref=Head(case.ref.hidden, case.policy.weight, case.policy.bias))
+    if aliased is None:
+        case = case.alone()
+    if closed is not None:
+        case.policy.bias[closed] = -torch.inf
+        case.targets[:] = torch.randint(100, V, (23,), generator=torch.Generator().manual_seed(1))
+    make = torch.Generator().manual_seed(3)
+    upstream = torch.randn(2, 23, generator=make)
+    return case, transform, aliased, (upstream[0], upstream[1] if with_entropy else None)
+
+
+def error(value: torch.Tensor, truth: torch.Tensor) -> float:
+    if not torch.equal(value.isfinite(), truth.isfinite()):
+        return float("inf")
+    keep = truth.isfinite()
+    if not keep.any():
+        return 0.0
+    scale = truth[keep].abs().max().clamp(min=1e-300)
+    return ((value.double() - truth)[keep].abs().max() / scale).item()
+
+
+def head_case(name: str, split: str, dtype: torch.dtype, rank: int, world_size: int) -> dict[str, list[float]]:
+    """Errors of ours and of full logits in the same dtype, each against float64."""
+    exact, transform, aliased, upstream = built(name)
+    exact = exact.to(torch.float64, grad=True)
+    bounds = SPLITS[world_size][split]
+    rows = slice(bounds[rank], bounds[rank + 1])
+    case, stats = sharded(exact.to(dtype), transform, rows, aliased)
+    dense = exact.to(dtype, grad=True)
+    truth, by_torch = run_reference(exact, transform), run_reference(dense, transform)
+    errors = {}
+    for key, true in truth._asdict().items():
+        if true is not None:
+            errors[key] = [error(x.detach(), true.detach()) for x in (getattr(stats, key), getattr(by_torch, key))]
+    ours = gradients(case, stats, *upstream)
+    true, theirs = gradients(exact, truth, *upstream), gradients(dense, by_torch, *upstream)
+    for i, key in enumerate(("d hidden", "d weight", "d bias")[: len(ours)]):
+        part = slice(None) if i == 0 else rows
+        assert ours[i].dtype == dtype
+        if ours[i].numel():
+            errors[key] = [error(ours[i], true[i][part]), error(theirs[i][part], true[i][part])]
+    # The last bit too is the same on every rank.
+    numbers = torch.cat([x.detach().double() for x in stats if x is not None] + [ours[0].double().flatten()])
+    everywhere = [torch.empty_like(numbers) for _ in range(world_size)]
+    dist.all_gather(everywhere, numbers)
+    errors["ranks differ"] = [float(any(not torch.equal(everywhere[0], x) for x in everywhere)), 0.0]
+    return errors
+
+
+def head_extras(rank: int, world_size: int) -> dict[str, object]:
+    """Equal models, no tokens, unreduced gradients, and what is refused on every rank."""
+    found: dict[str, object] = {}
+    bounds = SPLITS[world_size]["uneven"]
+    rows = slice(bounds[rank], bounds[rank + 1])
+    case = make_case(9, 16, V, bias=True, spread=6.0).to(torch.float32)
+    same = Case(case.policy, Head(*(x.clone() for x in case.policy)), case.targets)
+    stats = sharded(same, CAPPED, rows, False)[1]
+    found["equal models"] = [stats.hellinger_sq.abs().max().item(), torch.equal(stats.logps, stats.ref_logps)]
+    none = make_case(0, 16, V).to(torch.float32)
+    leaves, stats = sharded(none, PLAIN, rows, False)
+    stats.logps.sum().backward()
+    found["no tokens"] = [list(stats.logps.shape), leaves.policy.weight.grad.abs().sum().item()]
+    grads = []
+    for reduce_hidden_grad in (True, False):
+        leaves, stats = sharded(case, PLAIN, rows, False, reduce_hidden_grad=reduce_hidden_grad)
+        stats.logps.sum().backward()
+        grads.append(leaves.policy.hidden.grad)
+    dist.all_reduce(grads[1])
+    found["unreduced"] = (grads[0] - grads[1]).abs().max().item()
+
+    def refusal(**changes) -> str:
+        hidden, weight, _ = shard(case.policy, rows)
+        arguments = {"hidden": hidden, "weight": weight, "targets": case.targets} | changes.pop("all", {})
+        if rank == 1:
+            arguments |= changes
+        try:
+            sharded_lm_head_stats(**arguments)
+        except ValueError as refused:
+            return str(refused)
+        return "not refused"
+
+    found["refused"] = {
+        "tokens": refusal(hidden=case.policy.hidden[:4], targets=case.targets[:4]),
+        "targets": refusal(targets=case.targets.flip(0)),
+        "temperature": refusal(temperature=0.7),
+        "own": refusal(temperature=0.0),
+        "dtype": refusal(targets=case.targets.int()),
+        "range": refusal(all={"targets": case.targets + V}),
+        "nothing": refusal(all={"weight": case.policy.weight[:0]}),
+        "reference impl": refusal(all={"impl": "reference"}),
+    }
+    return found
+
+
+def redistribution(rank: int, world_size: int) -> dict[str, object]:
+    """This rank's weights against those of whole completions, and what is refused."""
+    make = torch.Generator().manual_seed(2)
+    scores, mask = torch.rand(7, 50, generator=make), torch.rand(7, 50, generator=make) < 0.7
+    mask[1], mask[2, 20:], mask[3, :40] = False, False, False
+    scores[4], scores[5] = 0.37, 0.37
+    scores[5, 10] = 0.9
+    scores[~mask] = torch.tensor([torch.nan, torch.inf, -torch.inf]).repeat(200)[: int((~mask).sum())]
+    found: dict[str, object] = {}
+    bounds = {2: [(0, 20, 50), (0, 0, 50), (0, 50, 50)], 3: [(0, 7, 31, 50), (0, 20, 20, 50)]}[world_size]
+    for tau in (0.5, 0.05, 1e-3, 1e-6, 1e9):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            whole = redistribution_weights(scores.to(dtype), mask, tau=tau)
+            for split in bounds:
+                part = slice(split[rank], split[rank + 1])
+                mine = sequence_parallel_weights(scores[:, part].to(dtype), mask[:, part], tau=tau)
+                assert mine.dtype == whole.dtype
+                difference = ((mine - whole[:, part]).abs() / whole[:, part].clamp(min=1e-30)).flatten().tolist()
+                key = str(dtype)
+                found[key] = max([found.get(key, 0.0), *difference])
+                equal = torch.equal(mine[4], mask[4, part].to(mine.dtype))
+                found["equal scores give 1"] = found.get("equal scores give 1", True) and equal
+
+    def refusal(tau: float = 0.5, rows: int = 7) -> str:
+        try:
+            sequence_parallel_weights(scores[:rows], mask[:rows], tau=tau)
+        except ValueError as refused:
+            return str(refused)
+        return "not refused"
+
+    last = rank == world_size - 1
+    found["refused"] = {
+        "rows": refusal(rows=5 if last else 7),
+        "tau": refusal(tau=0.1 if last else 0.5),
+        "own": refusal(tau=-1.0 if last else 0.5),
+    }
+    return found
+
+
+def worker(rank: int, world_size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store{world_size}", rank=rank, world_size=world_size,
+        timeout=timedelta(seconds=120),
+    )  # fmt: skip
+    results: dict[str, object] = {"heads": {}}
+    try:
+        for name in HEAD_CASES:
+            for split in SPLITS[world_size]:
+                for label, dtype in DTYPES.items():
+                    if name == "everything" or label in ("fp64", "fp32"):
+                        found = head_case(name, split, dtype, rank, world_size)
+                        results["heads"][f"{name} | {split} | {label}"] = found
+        results["extras"] = head_extras(rank, world_size)
+        results["redistribution"] = redistribution(rank, world_size)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the others would wait for this rank
+    Path(folder, f"{world_size}-{rank}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    mp.spawn(worker, (int(sys.argv[1]), sys.argv[2]), nprocs=int(sys.argv[1]))
