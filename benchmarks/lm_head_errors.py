@@ -6,7 +6,8 @@ Two tables. In the first, both heads' logits are exact in float32, so that every
 several distances, entropy, log-probability, and the gradients of weight and hidden states (relative norm of a token's
 error). Beside the implementations stand two forms that cancel, `1 - sum sqrt(p q)` and `-expm1(log sum sqrt(p q))`, in
 the same dtype. In the second, bfloat16 hidden states and weights are multiplied in bfloat16: rounded logits set a floor
-for d that no form goes below. Triton's kernels run on a GPU, or (float32 only) under the interpreter with TRITON_INTERPRET=1.
+for d that no form goes below. Triton's kernels run on a GPU, or (float32 only) under the interpreter with
+TRITON_INTERPRET=1.
 """
 
 import argparse
