@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import MIB, interleaved, own_process, peak_memory, ratios, save, spread
+from _common import MIB, command, interleaved, machine, own_process, peak_memory, ratios, save, spread
 from _lm_head_contenders import UnavailableError, contenders, make_problem
 
 CASES = {  # N, H, V, dtype
@@ -34,6 +34,7 @@ CASES = {  # N, H, V, dtype
     "tiny": (64, 32, 500, "float32"),
 }
 CPU_CASES, GPU_CASES = ("A-bf16", "B-bf16", "A-fp32", "B-fp32"), ("gpu-5120", "gpu-2048", "gpu-896")
+PACKAGES = ("torch", "trl", "liger-kernel", "cut-cross-entropy", "triton")
 OURS, FLOOR = "DGPO", "matrix products alone"
 PEERS = ("GRPO + KL", "GRPO", "DGPO, full logits", "TRL GRPO + KL", "Liger GRPO + KL", "cut-cross-entropy, GRPO + KL")
 
@@ -52,7 +53,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
             skipped[name] = "out of memory"
         else:
             runnable[name] = partial(run, problem)
-    seconds = interleaved(runnable, arguments.repeats)
+    seconds = interleaved(runnable, arguments.repeats, warm_up=0)  # warm from the look at who can run
     del problem, runnable
     peaks = {name: peak_of(name, shape, arguments) for name in seconds if name != FLOOR}
     found = {
@@ -63,6 +64,8 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "share_of_matrix_products": spread(ratios(seconds, FLOOR, OURS)),
         "peak_mib_above_weight_gradient": peaks,
         "skipped": skipped,
+        "command": command(),
+        "machine": machine(*PACKAGES),
     }
     print_case(case, found)
     return found
@@ -161,6 +164,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
     parser.add_argument("--sweep", action="store_true", help="also: peak memory as N and V grow")
     parser.add_argument("--save", type=Path, help="write the results as JSON")
+    parser.add_argument("--update", action="store_true", help="keep the other cases that the JSON file holds")
     parser.add_argument("--plot", type=Path, help="write a picture")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--shape", nargs=4, help=argparse.SUPPRESS)
@@ -174,12 +178,18 @@ def main() -> None:
     if arguments.peak_of:
         print(json.dumps(own_peak(arguments)))
         return
+    kept: dict[str, Any] = {}
+    if arguments.update and arguments.save and arguments.save.exists():
+        kept = json.loads(arguments.save.read_text())
     cases = arguments.cases or (GPU_CASES if arguments.device == "cuda" else CPU_CASES)
-    found = {case: measure(case, arguments) for case in cases}
+    found = kept.get("cases", {})
+    for case in cases:
+        found[case] = measure(case, arguments)
+    found = {case: found[case] for case in CASES if case in found}
     result = {"threads": arguments.threads, "device": arguments.device, "repeats": arguments.repeats, "cases": found}
-    if arguments.sweep:
-        result["sweep"] = sweep(arguments)
-    save(arguments.save, result, "torch", "trl", "liger-kernel", "cut-cross-entropy", "triton")
+    if arguments.sweep or "sweep" in kept:
+        result["sweep"] = sweep(arguments) if arguments.sweep else kept["sweep"]
+    save(arguments.save, result, *PACKAGES)
     if arguments.plot:
         plot(found, arguments.plot)
 

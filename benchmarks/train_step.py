@@ -1,27 +1,33 @@
 """Peak memory and time of one training step: DGPO, GRPO and GRPO with a KL term, side by side.
 
     python benchmarks/train_step.py                       # V = 49152, 3 layers, 4 x 192 tokens, on this machine
-    python benchmarks/train_step.py --vocab-size 151936 --hidden-size 896 --save benchmarks/results/train_step.json
+    python benchmarks/train_step.py --dtype bfloat16 --save benchmarks/results/train_step_bf16.json
+    python benchmarks/train_step.py --sweep --repeats 2   # completion length, vocabulary and group size, one at a time
 
 Time: all contenders in one process, repeats interleaved, medians and their spread. Memory: one process per contender,
 peak resident memory above what the process held before its first step (gradients and optimizer included; on a GPU,
 `torch.cuda.max_memory_allocated`). A step is what follows generation: scoring the reference (TRL does it once per
-rollout), the loss and its backward pass. Completions are random token ids; no text is generated.
+rollout), the loss and its backward pass, on random token ids; "with generation" is the same step with TRL's sampling
+before it, on the same trainers.
 
 Contenders: `dgpo`; `grpo` and `grpo_kl`, TRL as it is (beta = 0 and 0.04), which on a CPU projects prompt and padding
 positions as well; `grpo_kl_scored`, TRL's GRPO+KL made to project the scored positions only, as it does on a GPU. The
-last one is the fair comparison of the method's cost, the one before it what a TRL user on a CPU sees.
+last one is the fair comparison of the method's cost, the one before it what a TRL user on a CPU sees. `grpo_ours` is
+GRPO without a reference on our head: what DGPO takes more than it is broken down by clocks inside of the step.
 """
 
 import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -29,10 +35,21 @@ import torch
 import transformers
 import trl
 import trl.trainer.utils
-from _common import interleaved, own_process, peak_memory, save
+from _common import interleaved, own_process, peak_memory, save, spread, synchronize
+
+import dgpo.engines.trl.trainer as dgpo_trainer
+from dgpo.engines.trl import heads
 
 TRL_COMPACT = trl.trainer.utils._use_triton
-CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored")
+CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored", "grpo_ours")
+SIZES = ("vocab_size", "hidden_size", "layers", "batch_size", "prompt_length", "completion_length")
+SIZES += ("dtype", "device", "threads")
+REDISTRIBUTION = ("entropy_gate", "gated_scores", "redistribution_weights", "redistribute", "CreditTotals.of")
+SWEEP = {
+    "completion_length": (96, 192, 384),
+    "vocab_size": (16384, 49152, 147456),
+    "batch_size": (2, 4, 8),  # one group
+}
 
 
 def build_model(arguments: argparse.Namespace, folder: Path) -> str:
@@ -120,20 +137,92 @@ def run_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> Non
         "advantages": torch.linspace(-1, 1, arguments.batch_size).to(device),
         "num_items_in_batch": lengths.sum().float(),
     }
+    with scoring_of(contender):
+        if "kl" in contender:
+            attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+            with torch.no_grad():
+                scores = trainer._get_per_token_logps_and_entropies(trainer.ref_model, ids, attention, length)
+            inputs["ref_per_token_logps"] = scores[0]
+        trainer._compute_loss(trainer.model, inputs).backward()
+
+
+@contextmanager
+def scoring_of(contender: str) -> Iterator[None]:
+    """Decide how TRL scores inside of the block: as it does, at the scored positions only, or by our head."""
     trl.trainer.utils._use_triton = TRL_COMPACT if contender != "grpo_kl_scored" else lambda device: True
-    if "kl" in contender:
-        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-        with torch.no_grad():
-            scores = trainer._get_per_token_logps_and_entropies(trainer.ref_model, ids, attention, length)
-        inputs["ref_per_token_logps"] = scores[0]
-    trainer._compute_loss(trainer.model, inputs).backward()
+    with heads.policy_pass() if contender == "grpo_ours" else nullcontext():
+        yield
 
 
-def measure_time(model_path: str, arguments: argparse.Namespace) -> dict[str, list[float]]:
+def run_whole_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> None:
+    """Sample, score, loss and backward pass."""
+    with scoring_of(contender):
+        inputs = trainer._generate_and_score_completions([{"prompt": "word"}] * arguments.batch_size)
+        trainer._compute_loss(trainer.model, inputs).backward()
+
+
+@contextmanager
+def clocks(trainer: Any) -> Iterator[dict[str, float]]:
+    """Yield the seconds spent inside of the block in the reference's forward pass, the head, and the redistribution."""
+    spent = {"reference forward": 0.0, "head, forward": 0.0, "redistribution": 0.0}
+
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            synchronize()
+            start = time.perf_counter()
+            try:
+                return work(*args, **options)
+            finally:
+                synchronize()
+                spent[part] += time.perf_counter() - start
+
+        return call
+
+    with ExitStack() as stack:
+        reference = getattr(trainer, "ref_model", None)
+        if reference is not None:
+            stack.enter_context(patch.object(reference, "forward", timed("reference forward", reference.forward)))
+        stack.enter_context(patch.object(heads, "lm_head_stats", timed("head, forward", heads.lm_head_stats)))
+        for name in REDISTRIBUTION:
+            owner, _, last = name.rpartition(".")
+            holder = getattr(dgpo_trainer, owner) if owner else dgpo_trainer
+            stack.enter_context(patch.object(holder, last, timed("redistribution", getattr(holder, last))))
+        yield spent
+
+
+def breakdown(trainers: dict[str, Any], arguments: argparse.Namespace) -> dict[str, float]:
+    """Return medians of what a DGPO step takes more than GRPO without a reference on the same head, in seconds."""
+    found: dict[str, list[float]] = {"whole": [], "reference forward": [], "pair statistics": [], "redistribution": []}
+    for _ in range(arguments.repeats):
+        seconds, parts = {}, {}
+        for name in ("grpo_ours", "dgpo"):
+            with clocks(trainers[name]) as spent:
+                start = time.perf_counter()
+                run_step(name, trainers[name], arguments)
+                synchronize()
+                seconds[name], parts[name] = time.perf_counter() - start, spent
+        found["whole"].append(seconds["dgpo"] - seconds["grpo_ours"])
+        found["reference forward"].append(parts["dgpo"]["reference forward"])
+        found["pair statistics"].append(parts["dgpo"]["head, forward"] - parts["grpo_ours"]["head, forward"])
+        found["redistribution"].append(parts["dgpo"]["redistribution"])
+    medians = {name: statistics.median(times) for name, times in found.items()}
+    rest = medians["whole"] - sum(seconds for name, seconds in medians.items() if name != "whole")
+    return medians | {"rest": rest}
+
+
+def measure_time(model_path: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds per step of each contender, repeats interleaved; the first round warms up."""
-    trainers = {name: build_trainer(name, model_path, arguments) for name in CONTENDERS}
-    steps = {name: partial(run_step, name, trainer, arguments) for name, trainer in trainers.items()}
-    return interleaved(steps, arguments.repeats)
+    trainers = {name: build_trainer(name, model_path, arguments) for name in arguments.contenders}
+
+    def steps(run: Callable[..., None]) -> dict[str, Callable[[], None]]:
+        return {name: partial(run, name, trainer, arguments) for name, trainer in trainers.items()}
+
+    found: dict[str, Any] = {"seconds": interleaved(steps(run_step), arguments.repeats)}
+    if arguments.generate:
+        found["seconds_with_generation"] = interleaved(steps(run_whole_step), arguments.generate, warm_up=0)
+    if {"dgpo", "grpo_ours"} <= set(trainers):
+        found["dgpo_over_grpo_ours_seconds"] = breakdown(trainers, arguments)
+    return found
 
 
 def measure_memory(contender: str, model_path: str, arguments: argparse.Namespace) -> float:
@@ -159,6 +248,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--generate", type=int, default=2, help="repeats of the step with generation; 0 for none")
+    parser.add_argument("--sweep", action="store_true", help="let one size after the other grow")
     parser.add_argument("--save", type=Path, help="write the results as JSON")
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--model-path", help=argparse.SUPPRESS)
@@ -173,29 +265,59 @@ def main() -> None:
     if arguments.memory_of:
         print(json.dumps(measure_memory(arguments.memory_of, arguments.model_path, arguments)))
         return
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("save", "memory_of", "model_path")}
+    result: dict[str, Any] = {"settings": settings}
+    if arguments.sweep:
+        result["sweep"] = list(sweep(arguments))
+    else:
+        result |= measure(arguments)
+    save(arguments.save, result, "torch", "transformers", "trl")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure one setting and print it."""
     with tempfile.TemporaryDirectory() as folder:
         model_path = build_model(arguments, Path(folder))
-        seconds = measure_time(model_path, arguments)
-        memory = {
-            name: own_process(*sys.argv[1:], "--memory-of", name, "--model-path", model_path) for name in CONTENDERS
+        found = measure_time(model_path, arguments)
+        sizes = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in SIZES]
+        found["peak_mib"] = {
+            name: own_process(*sizes, "--memory-of", name, "--model-path", model_path) for name in arguments.contenders
         }
-    report(arguments, seconds, memory)
+    report(arguments, found)
+    return found
 
 
-def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, float]) -> None:
+def sweep(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure with one size after the other larger and smaller than asked for."""
+    arguments.generate = 0
+    arguments.contenders = [x for x in arguments.contenders if x in ("dgpo", "grpo_kl", "grpo_kl_scored")]
+    for name, values in SWEEP.items():
+        for value in values:
+            changed = argparse.Namespace(**{**vars(arguments), name: value})
+            print(f"{name} = {value}")
+            found = measure(changed)
+            yield {"varied": name, "value": value, "peak_mib": found["peak_mib"],
+                   "seconds": {contender: spread(times) for contender, times in found["seconds"].items()}}  # fmt: skip
+
+
+def report(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Print one setting as a table."""
+    seconds, memory, whole = found["seconds"], found["peak_mib"], found.get("seconds_with_generation", {})
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     tokens = arguments.batch_size * arguments.completion_length * 3 // 4
     logits = tokens * arguments.vocab_size * 4 / 2**20
     print(f"one [N, V] tensor of the ~{tokens} trained tokens in float32: {logits:.0f} MiB")
-    print(f"{'':15} {'median s':>9} {'min':>7} {'max':>7} {'dgpo / it':>10} {'peak MiB':>9}")
+    print(f"{'':15} {'median s':>9} {'min':>7} {'max':>7} {'dgpo / it':>10} {'peak MiB':>9} {'generating':>11}")
     for name, times in seconds.items():
         ratio = medians["dgpo"] / medians[name]
+        generating = f"{statistics.median(whole[name]):11.3f}" if name in whole else ""
         print(
-            f"{name:15} {medians[name]:9.3f} {min(times):7.3f} {max(times):7.3f} {ratio:10.2f} {memory[name]:9.0f}",
+            f"{name:15} {medians[name]:9.3f} {min(times):7.3f} {max(times):7.3f} {ratio:10.2f} {memory[name]:9.0f} "
+            f"{generating}",
             flush=True,
         )
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("save", "memory_of", "model_path")}
-    save(arguments.save, {"settings": settings, "seconds": seconds, "peak_mib": memory}, "torch", "transformers", "trl")
+    for part, value in found.get("dgpo_over_grpo_ours_seconds", {}).items():
+        print(f"  more than grpo_ours: {part:20} {value:7.3f} s ({value / medians['grpo_ours']:.1%} of its step)")
 
 
 if __name__ == "__main__":
