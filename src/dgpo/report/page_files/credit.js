@@ -208,6 +208,7 @@ function colour(entry, from = 0) {
 }
 
 function showTip(span) {
+  hideTip();
   const { entry, index: i } = span, c = entry.completion, tip = $("tip");
   const rows = [
     ["w", "w, weight", number(c.w[i], 5)], ["d", "d, distance to the reference", number(c.d[i])], ["h", "h, entropy / log V", number(c.h[i])],
@@ -388,8 +389,16 @@ function startCredit() {
   $("credit-lead").textContent = state.step === "all" ? lead : `Step ${state.step}, where the weights are the least even. ${lead}`;
   const cards = $("cards");
   const token = (event) => event.target.closest?.(".t");
-  cards.addEventListener("pointerover", (event) => (token(event) ? showTip(token(event)) : hideTip()));
-  cards.addEventListener("pointerleave", hideTip);
+  // The page that scrolls below a mouse at rest is no pointing: whoever goes by keyboard keeps the tip.
+  let pointer = "";
+  const rests = ({ screenX, screenY }) => {
+    const before = pointer;
+    pointer = `${screenX} ${screenY}`;
+    return before === pointer && Boolean(document.activeElement?.classList.contains("t"));
+  };
+  addEventListener("pointermove", rests, { passive: true });
+  cards.addEventListener("pointerover", (event) => rests(event) || (token(event) ? showTip(token(event)) : hideTip()));
+  cards.addEventListener("pointerleave", (event) => rests(event) || hideTip());
   cards.addEventListener("focusin", (event) => token(event) && showTip(token(event)));
   cards.addEventListener("focusout", hideTip);
   cards.addEventListener("click", (event) => token(event)?.focus());
