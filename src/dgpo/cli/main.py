@@ -67,6 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
         "inspect": _inspect,
         "prepare": _prepare,
         "tasks": _tasks,
+        "verl-data": _verl_data,
     }
     if command not in commands:
         return _complain(manual.unknown_command(command, list(commands)), BAD_INPUT)
@@ -173,6 +174,15 @@ def _prepare(words: list[str]) -> int:
 
     print(prepare_model(words[0]))
     return OK
+
+
+def _verl_data(words: list[str]) -> int:
+    if not words or "-h" in words or "--help" in words:
+        print(manual.VERL_DATA)
+        return OK if words else BAD_INPUT
+    from dgpo.cli.verl_data import verl_data
+
+    return verl_data(words)
 
 
 def _tasks(words: list[str]) -> int:

