@@ -65,6 +65,14 @@ def test_the_summary_by_hand(completion):
     assert (least["text"], least["w"]) == ("a", 0.75)
 
 
+def test_histograms_side_by_side_have_one_axis(completion):
+    runs = [Run(f"{w}", steps=[LoggedStep(1, {}, [completion("a", "b", w=[w, 1.0])])]) for w in (1.5, 0.125)]
+    one, two = (run["summary"] for run in data_of(render_page(runs, kind="report", title=""))["runs"])
+    assert one["edges"] == two["edges"]
+    assert one["edges"][0] == pytest.approx(0.125, rel=1e-3)
+    assert [sum(counts) for run in (one, two) for counts in run["counts"]] == [2, 2]
+
+
 def test_no_credit_is_no_error():
     assert summarize_credit([])["share"] is None
     assert data_of(render_page([Run("empty")], kind="report", title=""))["runs"][0]["credit"] == []

@@ -10,11 +10,12 @@ from dgpo.report.credit_log import CompletionCredit, LoggedStep
 NUM_BINS, NUM_TOKENS = 40, 12
 
 
-def summarize_credit(steps: Sequence[LoggedStep]) -> dict[str, Any]:
+def summarize_credit(steps: Sequence[LoggedStep], *, reach: float | None = None) -> dict[str, Any]:
     """Return the figures of a credit log, as plain values.
 
     Args:
         steps: The log.
+        reach: Half the width of the histogram in log w, for logs that are compared; by default what holds all weights.
 
     Returns:
         `tokens`, `completions`: how many were logged (tokens that are trained); `low`, `high`: of the weights; `share`:
@@ -30,7 +31,7 @@ def summarize_credit(steps: Sequence[LoggedStep]) -> dict[str, Any]:
     """
     completions = [completion for step in steps for completion in step.completions]
     weights = _weights(completions)
-    edges = _edges(weights)
+    edges = _edges(weight_reach(steps) if reach is None else reach)
     by_text = _by_text(completions)
     ordered = sorted(by_text, key=lambda row: row["w"])
     half = min(NUM_TOKENS, len(ordered) // 2)
@@ -60,10 +61,15 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _edges(weights: Sequence[float]) -> list[float]:
-    """Edges of bins of equal width in log w, symmetric about 1, so that 1 is the middle of the middle bin."""
+def weight_reach(steps: Iterable[LoggedStep]) -> float:
+    """Return the largest |log w| of a log, within the bounds of a readable histogram."""
+    weights = _weights(completion for step in steps for completion in step.completions)
     reach = max((abs(math.log(w)) for w in weights if w > 0), default=0.0)
-    reach = min(max(reach, math.log(1.01)) * 1.0001, math.log(1e4))
+    return min(max(reach, math.log(1.01)) * 1.0001, math.log(1e4))
+
+
+def _edges(reach: float) -> list[float]:
+    """Edges of bins of equal width in log w, symmetric about 1, so that 1 is the middle of the middle bin."""
     count = NUM_BINS + 1
     return [math.exp(-reach + 2 * reach * index / count) for index in range(count + 1)]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dgpo._version import __version__
 from dgpo.report.credit_log import CompletionCredit, LoggedStep
-from dgpo.report.credit_summary import summarize_credit
+from dgpo.report.credit_summary import summarize_credit, weight_reach
 from dgpo.report.runs import Run
 
 MAX_CREDIT_CHARACTERS = 3_500_000
@@ -105,10 +105,11 @@ def _hash(text: str) -> str:
 def _fitted(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The runs as plain values, with as much of their credit as has room."""
     budget = MAX_CREDIT_CHARACTERS // max(1, len(runs))
-    return [_run(run, budget) for run in runs]
+    reach = max((weight_reach(run.steps) for run in runs), default=0.0)  # histograms side by side have one axis
+    return [_run(run, budget, reach) for run in runs]
 
 
-def _run(run: Run, budget: int) -> dict[str, Any]:
+def _run(run: Run, budget: int, reach: float) -> dict[str, Any]:
     steps, notes = _within(run.steps, budget)
     return {
         "name": run.name,
@@ -117,7 +118,7 @@ def _run(run: Run, budget: int) -> dict[str, Any]:
         "figures": list(run.figures.items()),
         "notes": [*run.notes, *notes],
         "credit": steps,
-        "summary": summarize_credit(run.steps),
+        "summary": summarize_credit(run.steps, reach=reach),
     }
 
 

@@ -154,6 +154,43 @@ def test_whatever_goes_wrong_the_training_goes_on(checkpoint, tmp_path, monkeypa
     assert "The credit of step 1 could not be logged" in caplog.text
 
 
+def test_a_tracker_that_fails_costs_no_file(checkpoint, tmp_path, monkeypatch, caplog):
+    from dgpo.engines.trl import credit_logging
+
+    monkeypatch.setattr(credit_logging, "send_tables", lambda *a, **k: 1 / 0)
+    train(checkpoint, tmp_path, max_steps=2)
+    assert [step.step for step in read_credit_log(tmp_path)] == [1, 2]
+    assert "A tracker did not take the credit of step 2" in caplog.text
+
+
+def test_off_reads_and_picks_nothing(checkpoint, tmp_path, monkeypatch):
+    """Off, no part of the logging is ever entered, and none of its callbacks is there."""
+    from dgpo.engines.trl import credit_logging
+
+    monkeypatch.setattr(credit_logging.CreditLogging, "__init__", lambda *a: 1 / 0)
+    monkeypatch.setattr(credit_logging, "_Observer", lambda *a: 1 / 0)
+    trainer, _ = train(checkpoint, tmp_path, credit_log_steps=0, max_steps=1)
+    assert not any(isinstance(c, credit_logging.CreditLogging) for c in trainer.callback_handler.callbacks)
+
+
+def test_an_adapter_is_logged_against_the_model_without_it(checkpoint, tmp_path):
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    options = {"perturb": 0.0, "peft_config": lora, "learning_rate": 0.5, "max_steps": 3}
+    _, given = train(checkpoint, tmp_path, **options)
+    steps = read_credit_log(tmp_path)
+    assert [step.step for step in steps] == [1, 2, 3]
+    for step in steps:
+        rows = rows_by_ids(batch for batch in given if batch["step"] == step.step)
+        for found in step.completions:
+            batch, row = rows[tuple(found.ids)]
+            kept = batch["completion_mask"][row].bool()
+            assert found.w == pytest.approx(batch["dgpo_weights"][row][kept].tolist(), rel=1e-4)
+    assert max(d for found in steps[0].completions for d in found.d) < 1e-6  # a new adapter is the model itself
+    assert max(d for found in steps[-1].completions for d in found.d) > 1e-3
+
+
 @pytest.mark.parametrize("changes", [{"credit_log_steps": -1}, {"credit_log_completions": 0}])
 def test_values_that_cannot_work_are_refused(checkpoint, tmp_path, changes):
     with pytest.raises(RecipeError, match=f"{next(iter(changes))} must be at least"):

@@ -163,15 +163,15 @@ class CreditLogging(TrainerCallback):
         try:
             completions = [found for part in taken for found in self._completions(*part)]
             self.log.write(state.global_step, completions, out_of=seen * self._trainer.accelerator.num_processes)
-            found = (getattr(callback, "tb_writer", None) for callback in self._trainer.callback_handler.callbacks)
-            send_tables(
-                state.global_step,
-                completions,
-                trackers=args.report_to or [],
-                boards=[board for board in found if board is not None],
-            )
         except Exception:  # a view of the training must not end it
             logger.warning("The credit of step %d could not be logged.", state.global_step, exc_info=True)
+            return
+        try:
+            found = (getattr(callback, "tb_writer", None) for callback in self._trainer.callback_handler.callbacks)
+            boards = [board for board in found if board is not None]
+            send_tables(state.global_step, completions, trackers=args.report_to or [], boards=boards)
+        except Exception:  # the file is written
+            logger.warning("A tracker did not take the credit of step %d.", state.global_step, exc_info=True)
 
     def _completions(self, columns: dict[str, Tensor], places: list[_Places]) -> list[CompletionCredit]:
         columns = {name: values.cpu() for name, values in columns.items()}
