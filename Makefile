@@ -75,7 +75,8 @@ format: $(STAMP)  ## ruff, writing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## memory and time of a training step: DGPO, GRPO and GRPO+KL side by side
+bench: $(STAMP)  ## memory and time of the heads and of a training step: DGPO, GRPO and GRPO+KL side by side
+	$(BIN)/python benchmarks/lm_head.py --cases A-bf16 A-fp32 --repeats 3
 	$(BIN)/python benchmarks/train_step.py
 
 clean:

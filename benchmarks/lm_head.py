@@ -45,6 +45,8 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     problem = make_problem(*shape, arguments.device)
     runnable, skipped = {}, {}
     for name, run in contenders(arguments.device).items():
+        if arguments.only and name not in (*arguments.only, OURS, FLOOR):
+            continue
         try:
             run(problem)
         except UnavailableError as error:
@@ -162,6 +164,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--only", nargs="+", help="these contenders, by name, beside DGPO")
     parser.add_argument("--sweep", action="store_true", help="also: peak memory as N and V grow")
     parser.add_argument("--save", type=Path, help="write the results as JSON")
     parser.add_argument("--update", action="store_true", help="keep the other cases that the JSON file holds")

@@ -1,0 +1,214 @@
+"""The tables of docs/benchmarks.md and of the README, made from the JSON in benchmarks/results.
+
+    python benchmarks/tables.py            # say which files are out of date; exit status 1 if any is
+    python benchmarks/tables.py --write    # bring them up to date
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`; what is between them is replaced.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+STEP_NAMES = {
+    "dgpo": "**DGPO**",
+    "grpo_ours": "GRPO on our head",
+    "grpo": "TRL's GRPO, beta = 0",
+    "grpo_kl": "TRL's GRPO + KL",
+    "grpo_kl_scored": "TRL's GRPO + KL, scored positions only",
+}
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return one committed result."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, the first column a label."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def origin(result: dict[str, Any]) -> str:
+    """Return the line below a table: command, machine, versions, date."""
+    machine = result["machine"]
+    versions = machine.get("versions") or {
+        name: machine[name] for name in ("torch", "transformers", "trl") if name in machine
+    }
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}, " if "threads" in machine else ""
+    return f"\n`{result['command']}`: {machine['processor']}, {threads}{listed}, {machine['date']}.\n"
+
+
+def lm_head_cpu() -> str:
+    """Time, ratio and memory of every contender in every case."""
+    cases = load("lm_head_cpu")["cases"]
+    names = list(dict.fromkeys(name for case in cases.values() for name in case["seconds"]))
+    rows = []
+    for name in names:
+        row = [f"**{name}**" if name == "DGPO" else name]
+        for case in cases.values():
+            if name not in case["seconds"]:
+                row.append("")
+                continue
+            seconds, peak = case["seconds"][name]["median"], case["peak_mib_above_weight_gradient"].get(name)
+            row.append(f"{seconds:.2f} s" + ("" if peak is None else f", {peak:.0f} MiB"))
+        rows.append(row)
+    for peer in next(iter(cases.values()))["dgpo_over"]:
+        ratios = [case["dgpo_over"].get(peer) for case in cases.values()]
+        rows.append([f"DGPO / {peer}"] + ["" if x is None else f"{x['median']:.2f}" for x in ratios])
+    shares = [case["share_of_matrix_products"] for case in cases.values()]
+    rows.append(
+        ["share of the matrix products"] + [f"{x['median']:.0%} ({x['min']:.0%} to {x['max']:.0%})" for x in shares]
+    )
+    heads = [
+        f"{name}: N={case['shape']['N']} H={case['shape']['H']} V={case['shape']['V']}" for name, case in cases.items()
+    ]
+    return table(["", *heads], rows) + "".join(origin(case) for case in cases.values())
+
+
+def lm_head_short() -> str:
+    """The README's: what DGPO costs relative to the others."""
+    cases = load("lm_head_cpu")["cases"]
+    peers = list(next(iter(cases.values()))["dgpo_over"])
+    rows = [
+        [f"time, DGPO / {peer}"]
+        + [
+            "" if peer not in case["dgpo_over"] else f"{case['dgpo_over'][peer]['median']:.2f}"
+            for case in cases.values()
+        ]
+        for peer in peers
+    ]
+    peaks = [case["peak_mib_above_weight_gradient"] for case in cases.values()]
+    rows.append(["peak memory, MiB: DGPO"] + [f"{x['DGPO']:.0f}" for x in peaks])
+    rows.append(["peak memory, MiB: full logits"] + [f"{x['DGPO, full logits']:.0f}" for x in peaks])
+    return table(["", *cases], rows)
+
+
+def lm_head_sweep() -> str:
+    """Peak memory as N and V grow."""
+    rows = [
+        [str(row["N"]), str(row["V"]), f"{row['peak_mib_above_weight_gradient']:.0f}",
+         f"{row['of_which_hidden_gradient_mib']:.0f}", f"{row['logits_fp32_mib']:.0f}"]
+        for row in load("lm_head_cpu")["sweep"]
+    ]  # fmt: skip
+    head = ["N", "V", "peak MiB above the weight gradient", "of which hidden gradient", "one fp32 logits tensor"]
+    return table(head, rows)
+
+
+def _step_rows(result: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    dgpo = statistics.median(result["seconds"]["dgpo"])
+    for name, label in STEP_NAMES.items():
+        if name not in result["seconds"]:
+            continue
+        times = result["seconds"][name]
+        median = statistics.median(times)
+        whole = result.get("seconds_with_generation", {}).get(name)
+        rows.append(
+            [label, f"{median:.2f} ({min(times):.2f} to {max(times):.2f})", f"{dgpo / median:.2f}",
+             f"{result['peak_mib'][name]:.0f}", "" if whole is None else f"{statistics.median(whole):.2f}"]
+        )  # fmt: skip
+    return rows
+
+
+def train_step(name: str) -> str:
+    """Time and memory of a training step."""
+    result = load(name)
+    head = ["", "seconds (least to most)", "DGPO / it", "peak MiB", "seconds with generation"]
+    return table(head, _step_rows(result)) + origin(result)
+
+
+def train_step_overhead() -> str:
+    """What a DGPO step takes more than GRPO on the same head."""
+    found = {name: load(f"train_step_{name}") for name in ("fp32", "bf16")}
+    columns = {name: result.get("dgpo_over_grpo_ours_seconds") for name, result in found.items()}
+    columns = {name: parts for name, parts in columns.items() if parts}
+    if not columns:
+        return "Not measured yet.\n"
+    parts = next(iter(columns.values()))
+    base = {name: statistics.median(found[name]["seconds"]["grpo_ours"]) for name in columns}
+    rows = [
+        [part] + [f"{column[part]:.3f} s, {column[part] / base[name]:.0%}" for name, column in columns.items()]
+        for part in parts
+    ]
+    return table(["more than GRPO on our head", *columns], rows)
+
+
+def interval_coverage() -> str:
+    """Coverage of the intervals, per cent."""
+    result = load("interval_coverage")
+    columns = list(next(iter(result["coverage"].values())))[1:]
+    rows = [[name] + [f"{100 * found[column]:.1f}" for column in columns] for name, found in result["coverage"].items()]
+    return table(["simulated model", *columns], rows)
+
+
+def math_rewards() -> str:
+    """Throughput of the mathematical rewards."""
+    result = load("math_rewards")
+    labels = {
+        "pool": f"pool of {result['workers']} workers",
+        "pool_without_hanging_answers": "the same without the hanging answers",
+        "one_process_per_answer": f"one process per answer, {result['workers']} at a time",
+    }
+    rows = [
+        [label, f"{result[key]['answers']:,}", f"{result[key]['answers_per_second']:.1f}",
+         str(result[key]["out_of_place"])]
+        for key, label in labels.items()
+    ]  # fmt: skip
+    return table(["", "answers", "answers / s", "out of place"], rows)
+
+
+def credit_logging() -> str:
+    """Cost of the credit log."""
+    result = load("credit_logging")
+    rows = [
+        [name, f"{1000 * result['seconds_of_one_logged_step_median']:.1f}",
+         f"{1000 * result['median_step_seconds_off']:.0f}", f"{100 * share:.1f} %"]
+        for name, share in result["slower_by_from_single_steps"].items()
+    ]  # fmt: skip
+    return table(["logged", "ms more in a logged step", "ms in an unlogged step", "slower by"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "lm-head-cpu": lm_head_cpu,
+    "lm-head-short": lm_head_short,
+    "lm-head-sweep": lm_head_sweep,
+    "train-step-fp32": lambda: train_step("train_step_fp32"),
+    "train-step-bf16": lambda: train_step("train_step_bf16"),
+    "train-step-overhead": train_step_overhead,
+    "credit-logging": credit_logging,
+    "math-rewards": math_rewards,
+    "interval-coverage": interval_coverage,
+}
+
+
+def updated(text: str) -> str:
+    """Return a page with its tables made anew; a name that is not known is an error."""
+    return MARKED.sub(lambda found: found[1] + "\n" + TABLES[found["name"]]() + "\n" + found[3], text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    stale = [page for page in PAGES if updated(page.read_text()) != page.read_text()]
+    for page in stale:
+        print(f"{page.relative_to(ROOT)}: {'written' if options.write else 'out of date'}")
+        if options.write:
+            page.write_text(updated(page.read_text()))
+    return int(bool(stale) and not options.write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The benchmarks run, on the smallest sizes, and the documented tables are those of the committed results."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *options: str) -> str:
+    command = [sys.executable, "-W", "ignore", f"benchmarks/{script}.py", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_documented_tables_are_up_to_date():
+    run("tables")
+
+
+def test_lm_head(tmp_path):
+    found = tmp_path / "found.json"
+    run("lm_head", "--cases", "tiny", "--only", "GRPO + KL", "--repeats", "1", "--device", "cpu", "--save", str(found))
+    result = json.loads(found.read_text())
+    case = result["cases"]["tiny"]
+    assert set(case["seconds"]) == {"DGPO", "GRPO + KL", "matrix products alone"}
+    assert set(case["peak_mib_above_weight_gradient"]) == {"DGPO", "GRPO + KL"}
+    assert str(tmp_path.parent) not in found.read_text()
+
+
+def test_lm_head_contenders_agree(monkeypatch):
+    """What is compared computes the same: every contender's gradients are those of full logits."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import _lm_head_contenders as heads
+    import torch
+
+    problem = heads.make_problem(24, 16, 300, "float32", "cpu")
+    expected = heads.dgpo_full_logits(problem)
+    for run_contender in (heads.dgpo, heads.grpo, heads.grpo_kl, heads.trl_grpo_kl):
+        for mine, truth in zip(run_contender(problem), expected, strict=True):
+            torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-6)
+
+
+def test_reference_logps_of_our_grpo_kl(monkeypatch):
+    """The reduction without entropy gives the log-probabilities of the full one."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import _lm_head_contenders as heads
+    import torch
+
+    from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
+
+    problem = heads.make_problem(24, 16, 300, "float32", "cpu")
+    works = (TORCH_TILES, TileWork(heads.LogpReduction, TORCH_TILES.logit_grad))
+    args = (problem.ref, None, problem.targets, heads.PLAIN, torch.float32)
+    whole, alone = (streamed_stats(*args, tile_work=work).logps for work in works)
+    torch.testing.assert_close(alone, whole, rtol=1e-6, atol=1e-6)
+
+
+def test_train_step(tmp_path):
+    found = tmp_path / "found.json"
+    sizes = {"vocab-size": 300, "hidden-size": 64, "layers": 1, "batch-size": 2, "completion-length": 8}
+    options = [f"--{name}={value}" for name, value in sizes.items()]
+    contenders = ("--contenders", "dgpo", "grpo_ours")
+    run("train_step", *options, *contenders, "--repeats=1", "--generate=1", "--device=cpu", "--save", str(found))
+    result = json.loads(found.read_text())
+    assert set(result["seconds"]) == set(result["seconds_with_generation"]) == set(result["peak_mib"])
+    parts = result["dgpo_over_grpo_ours_seconds"]
+    rest = parts["whole"] - parts["reference forward"] - parts["pair statistics"] - parts["redistribution"]
+    assert abs(rest - parts["rest"]) < 1e-3
+    assert parts["reference forward"] > 0
+    assert parts["redistribution"] > 0
