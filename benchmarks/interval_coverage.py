@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from _common import RESULTS, save
 
-from dgpo.evaluation import metrics
-from dgpo.evaluation.metrics import bootstrap, pass_at_k
+from dgpo.evaluation import intervals
+from dgpo.evaluation.intervals import bootstrap
+from dgpo.evaluation.metrics import pass_at_k
 
 SPREADS = {
     "very weak, mean 0.07": (0.15, 1.85),
@@ -26,22 +27,24 @@ SPREADS = {
     "strong, mean 0.6": (0.6, 0.4),
     "very strong, mean 0.8": (1.2, 0.3),
 }
-PROBLEMS, SAMPLES, K = 30, 32, 8
+PROBLEMS, SAMPLES, KS = 30, 32, (8, 32)
 
 
 def coverage(a: float, b: float, exams: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
-    table = np.array([pass_at_k(SAMPLES, c, K) for c in range(SAMPLES + 1)])
+    tables = [np.array([pass_at_k(SAMPLES, c, k) for c in range(SAMPLES + 1)]) for k in KS]
     mean = a / (a + b)
-    passing = 1 - math.prod((b + i) / (a + b + i) for i in range(K))
-    hits = dict.fromkeys(("avg", f"pass@{K}", "difference", "normal, by problem", "normal, by completion"), 0)
+    passing = [1 - math.prod((b + i) / (a + b + i) for i in range(k)) for k in KS]
+    hits = dict.fromkeys(
+        ("avg", *(f"pass@{k}" for k in KS), "difference", "normal, by problem", "normal, by completion"), 0
+    )
     for exam in range(exams):
         chances = rng.beta(a, b, size=PROBLEMS)
         right, other = rng.binomial(SAMPLES, chances) / SAMPLES, rng.binomial(SAMPLES, chances) / SAMPLES
-        columns = np.stack([right, table[np.round(right * SAMPLES).astype(int)]], axis=1)
-        estimates = bootstrap(columns.tolist(), seed=exam)
-        estimates += bootstrap((other - right)[:, None].tolist(), seed=exam, skewed=False)
-        for name, truth, found in zip(hits, (mean, passing, 0.0), estimates, strict=False):
+        columns = np.stack([right, *(table[np.round(right * SAMPLES).astype(int)] for table in tables)], axis=1)
+        estimates = bootstrap(columns.tolist(), kind="share", seed=exam)
+        estimates += bootstrap((other - right)[:, None].tolist(), kind="difference", seed=exam)
+        for name, truth, found in zip(hits, (mean, *passing, 0.0), estimates, strict=False):
             hits[name] += found.low <= truth <= found.high
         by_problem = 1.96 * right.std(ddof=1) / math.sqrt(PROBLEMS)
         by_completion = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / (PROBLEMS * SAMPLES))
@@ -55,16 +58,16 @@ def main() -> None:
     parser.add_argument("--exams", type=int, default=4000)
     parser.add_argument("--output", type=Path, default=RESULTS / "interval_coverage.json")
     options = parser.parse_args()
-    metrics.RESAMPLES = 2000  # of 10,000; more exams are worth more here
+    intervals.RESAMPLES = 2000  # of 10,000; more exams are worth more here
     found = {}
     for name, (a, b) in SPREADS.items():
-        found[name] = {"beta": [a, b], **coverage(a, b, options.exams, seed=1)}
+        found[name] = {"beta": [a, b], **coverage(a, b, options.exams, seed=101)}
         print(name, found[name], flush=True)
     result = {
         "exams": options.exams,
         "problems": PROBLEMS,
         "samples_per_problem": SAMPLES,
-        "resamples": metrics.RESAMPLES,
+        "resamples": intervals.RESAMPLES,
         "standard_error": math.sqrt(0.95 * 0.05 / options.exams),
         "coverage": found,
     }

@@ -109,7 +109,7 @@ BAD = [
     (["--n=0"], "n is 0; it must be at least 1"),
     (["--k=5"], "k is 5, and must be from 1 to n, which is 4"),
     (["--k=0"], "k is 0"),
-    (["--k=x"], "invalid"),
+    (["--k=x"], "argument --k: 'x' is no list of numbers"),
     (["--protocol=lightevl"], "Did you mean 'lighteval'"),
     (["--task=aime42"], "no task 'aime42'. Did you mean"),
     (["--temperature=-1"], "temperature is -1"),
@@ -119,8 +119,10 @@ BAD = [
     (["--limit=0"], "limit is 0"),
     (["--batch-size=0"], "batch_size is 0"),
     (["--backend=tgi"], "no backend 'tgi'"),
+    (["--backend=transformers", "--vllm-args={tensor_parallel_size: 2}"], "--vllm-args is for vLLM"),
     (["--nn=4"], "unrecognized arguments: --nn=4"),
-    (["--task-args=[1]"], "invalid"),
+    (["--task-args=[1]"], "argument --task-args: '[1]' is no mapping"),
+    (["--task-args={"], "is no mapping"),
     (["--task-args={num_frks: 1}"], "num_frks"),
 ]
 

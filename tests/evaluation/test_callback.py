@@ -1,11 +1,18 @@
 """Held-out evaluation inside training: what is logged, and that the training does not notice."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import types
 
 import pytest
 
 from dgpo.cli.main import main
 from dgpo.cli.run_directory import read_jsonl
+from dgpo.errors import RecipeError
+from dgpo.evaluation.callback import HeldOutEvaluation
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +78,46 @@ def test_training_logs_the_held_out_figures_and_takes_the_same_steps(tiny_model,
     assert [line["step"] for line in steps[1]] == [1, 2, 3, 4]
     for key in ("loss", "reward", "grad_norm", "completions/mean_length", "dgpo/hellinger_sq/mean"):
         assert [line[key] for line in steps[0]] == [line[key] for line in steps[1]], key
+
+
+def train_on(world_size, tiny_model, recipe, directory):
+    """Train in this many processes, which talk through gloo, and return the figures that are logged."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    held_out = ["--eval_task=forks", "--eval_every=1", "--eval_samples=3", "--max_steps=2", "--learning_rate=0"]
+    batch = [f"--per_device_train_batch_size={8 // world_size}", "--per_device_eval_batch_size=2", "--eval_size=5"]
+    words = [str(recipe), f"--model_name_or_path={tiny_model}", f"--output_dir={directory}", *held_out, *batch]
+    code = "import sys; from dgpo.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
+    common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    said = [rank.communicate(timeout=900)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * world_size, said
+    lines = [line for line in read_jsonl(directory / "metrics.jsonl") if "eval/avg@3" in line]
+    return [{name: value for name, value in line.items() if name.startswith("eval/")} for line in lines]
+
+
+def test_two_processes_share_the_work_and_log_the_figures_of_one(tiny_model, recipe, tmp_path):
+    one, two = (train_on(world_size, tiny_model, recipe, tmp_path / str(world_size)) for world_size in (1, 2))
+    assert len(one) == 2
+    assert one == two
+    assert 0 < one[0]["eval/truncated"] < 1  # the figures are not all zero
+
+
+def test_a_model_that_fsdp_shards_is_refused():
+    held_out = HeldOutEvaluation.__new__(HeldOutEvaluation)
+    with pytest.raises(RecipeError, match="FSDP shards the model; leave eval_every out"):
+        held_out.watch(types.SimpleNamespace(is_fsdp_enabled=True))
 
 
 def test_a_step_without_a_task_is_refused(tiny_model, recipe, tmp_path, capsys):

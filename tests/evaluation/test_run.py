@@ -259,7 +259,8 @@ def test_vllm_gets_a_seed_for_each_completion(monkeypatch, tiny_model):
     monkeypatch.setitem(sys.modules, "vllm", module)
     from dgpo.evaluation.vllm_sampling import VllmSampler
 
-    sampler = VllmSampler(str(tiny_model))
+    sampler = VllmSampler(str(tiny_model), options={"tensor_parallel_size": 2})
+    assert sampler.engine.options == {"model": str(tiny_model), "dtype": "auto", "seed": 0, "tensor_parallel_size": 2}
     assert sampler.context == 99
     assert sampler.sample(requests(3), SAMPLING, 0) == [Completion("7", 2, True)] * 3
     seeds = [params["seed"] for _, params in asked]

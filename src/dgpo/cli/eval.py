@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from dgpo.errors import RecipeError
 
-DEFAULT_BATCH_SIZE = 32
+# vLLM keeps so many completions going at once; transformers has to hold the cache of all of them.
+DEFAULT_BATCH_SIZES = {"transformers": 32, "vllm": 256}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,11 +45,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--k", type=_numbers, default=None)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH_SIZE)
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--device")
     parser.add_argument("--task-args", type=_mapping, default={})
+    parser.add_argument("--vllm-args", type=_mapping, default={})
     parser.add_argument("--output", type=Path)
     return parser.parse_args([re.sub(r"(?<=\w)_", "-", word) if _is_option(word) else word for word in words])
 
@@ -58,15 +60,21 @@ def _is_option(word: str) -> bool:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 1,8,32") from None
 
 
 def _mapping(text: str) -> dict[str, Any]:
     import yaml
 
-    found = yaml.safe_load(text)
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
     if not isinstance(found, dict):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as '{{num_forks: 4}}'")
     return found
 
 
@@ -82,8 +90,15 @@ def evaluate(words: Sequence[str]) -> int:
     Raises:
         DgpoError: For input that cannot work.
     """
+    from dgpo.evaluation.sampling import choose_backend
+
     options = parse(words)
     protocol = _protocol(options)
+    backend = choose_backend(options.backend)
+    if options.vllm_args and backend != "vllm":
+        raise RecipeError("--vllm-args is for vLLM, and the backend is transformers; leave it out.")
+    if options.batch_size is None:
+        options.batch_size = DEFAULT_BATCH_SIZES[backend]
     _refuse_bad_numbers(options, protocol)
     from dgpo.cli.noise import quiet_libraries
     from dgpo.cli.progress import Progress
@@ -91,10 +106,9 @@ def evaluate(words: Sequence[str]) -> int:
     from dgpo.evaluation.records import PLOT, EvaluationDirectory
     from dgpo.evaluation.run import evaluate as run
     from dgpo.evaluation.run import fit_to_context
-    from dgpo.evaluation.sampling import Sampling, choose_backend
+    from dgpo.evaluation.sampling import Sampling
 
     quiet_libraries()
-    backend = choose_backend(options.backend)
     problems = load_problems(options.task, limit=options.limit, seed=options.seed, task_args=options.task_args)
     problems = problems.with_template(protocol.prompt_template)
     model = _model_path(options)
@@ -116,6 +130,8 @@ def evaluate(words: Sequence[str]) -> int:
         "backend": backend,
         "dtype": options.dtype,
     }
+    if options.vllm_args:
+        settings["vllm_args"] = options.vllm_args
     directory = EvaluationDirectory(options.output or _default_output(options, settings))
     directory.open(settings)
     progress = Progress()
@@ -206,7 +222,7 @@ def _sampler(model: str, backend: str, options: argparse.Namespace) -> Any:
     if backend == "vllm":
         from dgpo.evaluation.vllm_sampling import VllmSampler
 
-        return VllmSampler(model, dtype=options.dtype)
+        return VllmSampler(model, dtype=options.dtype, options=options.vllm_args)
     return TransformersSampler.load(model, dtype=options.dtype, device=options.device)
 
 

@@ -112,8 +112,9 @@ More options
   --k 1,8,32          which pass@k the table shows; the file has all
   --limit 10          only the first so many problems
   --seed 0            of the sampling, and of the prompts of forks and reasoning_gym
-  --batch-size 32     completions sampled at once
+  --batch-size 32     completions sampled at once (256 with vLLM); what a kill can cost at most
   --backend auto      vllm where it is installed, transformers otherwise
+  --vllm-args '{tensor_parallel_size: 4, max_model_len: 32768}'    arguments of vllm.LLM
   --dtype auto        bfloat16 on a GPU, float32 elsewhere
   --task-args '{num_forks: 4}'
   --output DIR        by default evals/<model>-<task>-<protocol>-<hash of the settings>

@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
+from dgpo.errors import RecipeError
 from dgpo.evaluation.metrics import Sample, summarize
 from dgpo.evaluation.problems import NO_ANSWER, ProblemSet
 from dgpo.evaluation.sampling import Request, Sampling, TransformersSampler, seed_of
@@ -13,8 +14,9 @@ from dgpo.rewards.extraction import AnswerFormat
 class HeldOutEvaluation(TrainerCallback):
     """Samples held-out problems every few steps and logs `eval/avg@k`, `eval/maj@k` and `eval/pass@k`.
 
-    The random state of the training is left as it was: with and without it, a run takes the same steps. The problems
-    are shared out over the processes. Every evaluation draws with the same seeds, so what changes is the model.
+    The random state of the training is left as it was: with and without it, a run takes the same steps. Batches are
+    shared out over the processes, and each has a seed of its own: their number does not change a figure. Every
+    evaluation draws with the same seeds, so what changes is the model.
 
     Args:
         problems: What is asked.
@@ -42,7 +44,20 @@ class HeldOutEvaluation(TrainerCallback):
         self._last = -1
 
     def watch(self, trainer: Any) -> None:
-        """Evaluate the model of this trainer, and log through it."""
+        """Evaluate the model of this trainer, and log through it.
+
+        Args:
+            trainer: The trainer.
+
+        Raises:
+            RecipeError: If its model is sharded by FSDP.
+        """
+        if trainer.is_fsdp_enabled:
+            # Ranks that sample batches of different lengths would wait for each other for ever.
+            raise RecipeError(
+                "eval_task cannot be measured while FSDP shards the model; leave eval_every out, and run `dgpo eval` "
+                "on the checkpoints instead."
+            )
         self._trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -82,14 +97,13 @@ class HeldOutEvaluation(TrainerCallback):
         return {f"eval/{name}": metrics[name].value for name in [*shown, *(f"pass@{k}" for k in ks)]}
 
     def _rows(self, sampler: TransformersSampler, rank: int, world: int) -> list[tuple[str, Sample]]:
-        """The samples of this process's share of the problems."""
-        own = self.problems.problems[rank::world]
-        wanted = [(problem, sample) for problem in own for sample in range(self.n)]
+        """The samples of this process's share of the batches."""
+        wanted = [(problem, sample) for problem in self.problems.problems for sample in range(self.n)]
         rows: list[tuple[str, Sample]] = []
-        for start in range(0, len(wanted), self._batch_size):
+        for start in range(rank * self._batch_size, len(wanted), world * self._batch_size):
             part = wanted[start : start + self._batch_size]
             requests = [Request(problem.prompt, problem.name, sample) for problem, sample in part]
-            completions = sampler.sample(requests, self.sampling, seed_of(rank, start))
+            completions = sampler.sample(requests, self.sampling, seed_of(start))
             scored = self._score([problem for problem, _ in part], [completion.text for completion in completions])
             rows += [
                 (

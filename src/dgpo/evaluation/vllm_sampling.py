@@ -1,6 +1,7 @@
 """Samples completions with vLLM; nothing of it is loaded before an engine is made."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dgpo.evaluation.loading import load_tokenizer
 from dgpo.evaluation.sampling import Completion, Request, Sampling, encode_prompt, seed_of
@@ -13,14 +14,14 @@ class VllmSampler:
     Args:
         model: Folder or hub id.
         dtype: vLLM's own name for it, `auto` by default.
-        max_model_len: Tokens of prompt and completion; by default the model's own.
+        options: More arguments of `vllm.LLM`, such as `tensor_parallel_size` or `max_model_len`.
     """
 
-    def __init__(self, model: str, *, dtype: str = "auto", max_model_len: int | None = None) -> None:
+    def __init__(self, model: str, *, dtype: str = "auto", options: Mapping[str, Any] | None = None) -> None:
         from vllm import LLM
 
         self.tokenizer = load_tokenizer(model)
-        self.engine = LLM(model=model, dtype=dtype, max_model_len=max_model_len, seed=0)
+        self.engine = LLM(model=model, **{"dtype": dtype, "seed": 0, **(options or {})})
 
     @property
     def context(self) -> int | None:
@@ -49,4 +50,5 @@ class VllmSampler:
             use_tqdm=False,
         )
         choices = [output.outputs[0] for output in outputs]
-        return [Completion(c.text, len(c.token_ids), c.finish_reason == "length") for c in choices]
+        # "stop" is the end that the model chose; "length", and what newer versions add, are not.
+        return [Completion(c.text, len(c.token_ids), c.finish_reason != "stop") for c in choices]
