@@ -36,7 +36,7 @@ BASE = (
     *("algorithm.adv_estimator=grpo", "reward.num_workers=1"),
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     *(
-        "ray_kwargs.ray_init.num_cpus=32",
+        "ray_kwargs.ray_init.num_cpus=12",
         "+ray_kwargs.ray_init.num_gpus=1",
         "+ray_kwargs.ray_init.include_dashboard=False",
     ),

@@ -14,11 +14,12 @@ logger = logging.getLogger(__name__)
 
 def _register_refusal(cause: Exception) -> None:
     """Register a trainer that can only say why DGPO cannot run."""
-    from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+    from verl.trainer.ppo.v1.trainer_base import register_trainer
+    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
     from dgpo.errors import TrainingError
 
-    class UnavailableDGPOTrainer(PPOTrainer):
+    class UnavailableDGPOTrainer(PPOTrainerSync):
         """Stands in for a trainer that could not be loaded."""
 
         def __init__(self, config: Any) -> None:

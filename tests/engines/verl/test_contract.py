@@ -1,0 +1,116 @@
+"""What the adapter relies on in verl. A new verl fails here, by name, before it can fail anywhere else."""
+
+import inspect
+from importlib.metadata import entry_points
+
+import pytest
+
+import verl  # noqa: F401  isort: skip
+from verl.single_controller.base.decorator import MAGIC_ATTR
+from verl.trainer.ppo.utils import need_reference_policy
+from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import EngineEvalModeCtx, FSDPEngine, FSDPEngineWithLMHead
+from verl.workers.engine_workers import ActorRolloutRefWorker
+
+from dgpo.engines.verl import compat
+from dgpo.engines.verl.engine import DGPOFSDPEngine, HeadStatistics
+from dgpo.engines.verl.trainer import DGPOTrainer
+from dgpo.engines.verl.worker import DGPOWorker
+from dgpo.errors import UnsupportedVersionError
+
+HOOKS = [
+    *((PPOTrainerSync, name, parameters) for name, parameters in compat.TRAINER_HOOKS.items()),
+    *((FSDPEngineWithLMHead, name, parameters) for name, parameters in compat.ENGINE_HOOKS.items()),
+    *((FSDPEngineWithLMHead, name, parameters) for name, parameters in compat.ENGINE_CALLS.items()),
+    *((ActorRolloutRefWorker, name, parameters) for name, parameters in compat.WORKER_HOOKS.items()),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "parameters"), HOOKS, ids=[f"{o.__name__}.{n}" for o, n, _ in HOOKS])
+def test_verl_has_the_hooks_we_rely_on(owner, name, parameters):
+    assert tuple(inspect.signature(getattr(owner, name)).parameters) == parameters
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "hooks"),
+    [
+        (DGPOTrainer, PPOTrainerSync, compat.TRAINER_HOOKS),
+        (HeadStatistics, FSDPEngineWithLMHead, compat.ENGINE_HOOKS),
+        (DGPOWorker, ActorRolloutRefWorker, compat.WORKER_HOOKS),
+    ],
+)
+def test_we_override_nothing_else(ours, theirs, hooks):
+    overridden = {name for name, member in vars(ours).items() if inspect.isfunction(member) and hasattr(theirs, name)}
+    assert overridden - {"__init__"} == set(hooks)
+
+
+def test_the_plugin_is_an_entry_point_and_registers_the_trainer():
+    (ours,) = (entry for entry in entry_points(group="verl.plugins") if entry.name == "dgpo")
+    assert ours.value == "dgpo.engines.verl.plugin"
+    assert get_trainer_cls("dgpo") is DGPOTrainer
+
+
+def test_runs_without_dgpo_keep_verls_engine():
+    assert EngineRegistry.get_engine_cls("language_model", "fsdp2") is FSDPEngineWithLMHead
+    assert not issubclass(FSDPEngineWithLMHead, HeadStatistics)
+    assert issubclass(DGPOFSDPEngine, FSDPEngineWithLMHead)
+
+
+def test_a_reference_is_built_for_a_kl_penalty_alone_which_is_why_we_ask_for_one():
+    source = inspect.getsource(need_reference_policy)
+    assert "config.actor_rollout_ref.actor.use_kl_loss" in source
+    assert "need_reference_policy(config)" in inspect.getsource(PPOTrainer._init_resource_pool_mgr)
+
+
+def test_verl_reads_the_trainer_mode_as_a_literal_which_is_why_ours_becomes_sync():
+    assert 'self.trainer_mode == "sync"' in inspect.getsource(PPOTrainer._build_replay_buffer)
+
+
+def test_the_old_log_probs_pass_hands_extra_info_to_the_workers_and_stores_what_they_return():
+    source = inspect.getsource(PPOTrainer._compute_old_log_prob)
+    assert "batch.extra_info.update(" in source
+    assert "self.actor_rollout_wg.compute_log_prob(batch)" in source
+    assert hasattr(ActorRolloutRefWorker.compute_log_prob, MAGIC_ATTR)
+    assert hasattr(DGPOWorker.dgpo_facts, MAGIC_ATTR)
+
+
+def test_a_forward_pass_prepares_calls_and_reads_the_logits_in_this_order():
+    source = inspect.getsource(FSDPEngineWithLMHead.forward_step)
+    marks = ("self.prepare_model_inputs(", "self.module(", "self.prepare_model_outputs(", "loss_function(")
+    assert sorted(marks, key=source.index) == list(marks)
+    assert 'output_args["input_ids_rmpad_rolled"]' in inspect.getsource(FSDPEngineWithLMHead.prepare_model_inputs)
+    assert "self._autocast_dtype" in inspect.getsource(FSDPEngine._build_fsdp_module)
+
+
+def test_eval_mode_of_the_reference_inside_that_of_the_policy_restores_the_policys():
+    source = inspect.getsource(EngineEvalModeCtx)
+    assert "self.prev_sp_group = get_ulysses_sequence_parallel_group()" in source
+    assert "set_ulysses_sequence_parallel_group(self.prev_sp_group)" in source
+
+
+def test_workers_choose_their_engine_by_device_and_vendor_first():
+    source = inspect.getsource(EngineRegistry.get_engine_cls)
+    assert source.index("vendor_key in registry") < source.index("if device in registry")
+
+
+@pytest.mark.parametrize("installed", ["0.9.0", "0.9.2", "0.10.0", "1.0", "0.8.1.post2"])
+def test_other_versions_are_refused_with_the_supported_range(installed):
+    with pytest.raises(UnsupportedVersionError, match=rf"verl {installed} .*verl>=0\.9\.1,<0\.9\.2"):
+        compat.check_verl_version(installed)
+
+
+@pytest.mark.parametrize("installed", ["0.9.1", "0.9.1.post1", "0.9.1.dev0"])
+def test_checked_versions_pass(installed):
+    compat.check_verl_version(installed)
+
+
+def test_an_absent_verl_is_named_with_the_remedy(monkeypatch):
+    def absent(package):
+        raise compat.PackageNotFoundError(package)
+
+    monkeypatch.setattr(compat, "version", absent)
+    with pytest.raises(UnsupportedVersionError, match=r"pip install 'dgpo\[verl\]'"):
+        compat.check_verl_version()

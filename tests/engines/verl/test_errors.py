@@ -1,0 +1,158 @@
+"""What is refused, and that it says the value, the reason and the remedy."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from support import compose_config, environment
+from torch import nn
+
+from dgpo.engines.verl import checks, heads
+from dgpo.engines.verl.config import DGPOSettings, prepare_config, read_settings
+from dgpo.engines.verl.credit import credit_of_batch
+from dgpo.errors import RecipeError, TrainingError
+
+ACTOR, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.model"
+REFUSED = {
+    "tau=0": (["+algorithm.dgpo.tau=0"], r"algorithm\.dgpo\.tau .* 0"),
+    "tau is no number": (["+algorithm.dgpo.tau=much"], r"algorithm\.dgpo\.tau .*'much'"),
+    "kappa=-1": (["+algorithm.dgpo.kappa=-1"], r"algorithm\.dgpo\.kappa .* -1"),
+    "unknown key": (["+algorithm.dgpo.tua=1"], r"algorithm\.dgpo\.tua is not a setting .* tau, kappa"),
+    "no section": (["+algorithm.dgpo=0.5"], r"algorithm\.dgpo must hold tau"),
+    "credit policy": (["+algorithm.dgpo.credit_policy=current"], r"'current' is not built for verl.*Use 'old'"),
+    "log steps": (["+algorithm.dgpo.credit_log_steps=-1"], r"credit_log_steps must be a whole number.*-1"),
+    "bypass mode": (["algorithm.rollout_correction.bypass_mode=True"], r"bypass_mode=True skips .* Set it to False"),
+    "gae": (["algorithm.adv_estimator=gae"], r"adv_estimator='gae'.*Use grpo"),
+    "gspo": ([f"{ACTOR}.policy_loss.loss_mode=gspo"], r"loss_mode='gspo'.*Use 'vanilla'"),
+    "megatron": ([f"{ACTOR}.strategy=megatron"], r"strategy='megatron' is not built.*Use 'fsdp2'"),
+    "veomni reference": (["actor_rollout_ref.ref.strategy=veomni"], r"ref\.strategy='veomni' is not built"),
+    "fused kernels": ([f"{MODEL}.use_fused_kernels=True"], r"use_fused_kernels=True.*Set it to False"),
+    "adapter on the head": (
+        [f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules=[q_proj,lm_head]"],
+        r"lm_head.*Leave lm_head out",
+    ),
+    "ulysses with sdpa": (
+        [f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2", f"{ACTOR}.ulysses_sequence_parallel_size=2"],
+        r"ulysses_sequence_parallel_size=2 with attn_implementation='sdpa'.*silently wrong",
+    ),
+    "separate reference": (["actor_rollout_ref.hybrid_engine=False"], r"hybrid_engine=False.*Set it to True"),
+    "greedy sampling": (["actor_rollout_ref.rollout.temperature=0"], r"temperature=0.*Use 1\.0"),
+    "distillation": (["distillation.enabled=True"], r"distillation\.enabled=True.*Set it to False"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_configuration_that_cannot_work_is_refused_with_the_remedy(case):
+    overrides, message = REFUSED[case]
+    with pytest.raises(RecipeError, match=message):
+        checks.check_config(compose_config(*overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["+algorithm.dgpo={tau:0.1,kappa:0}"],
+        [f"{ACTOR}.strategy=fsdp", "actor_rollout_ref.ref.strategy=fsdp"],
+        [f"{MODEL}.lora_rank=8"],
+        [f"{ACTOR}.policy_loss.loss_mode=clip_cov", "algorithm.adv_estimator=rloo"],
+    ],
+)
+def test_what_works_passes(overrides):
+    checks.check_config(compose_config(*overrides))
+
+
+def test_a_reference_is_asked_for_and_the_wish_for_a_kl_penalty_survives():
+    for wish in (True, False):
+        config = compose_config(f"{ACTOR}.use_kl_loss={wish}", "trainer.v1.trainer_mode=dgpo")
+        prepare_config(config)
+        part = config.actor_rollout_ref
+        assert (part.actor.use_kl_loss, part.dgpo_kl_loss, config.trainer.v1.trainer_mode) == (True, wish, "sync")
+        assert part.ref.log_prob_micro_batch_size_per_gpu == 4
+
+
+def test_settings_of_a_configuration():
+    config = OmegaConf.create({"algorithm": {"dgpo": {"tau": 0.1, "credit_log_steps": 5}}})
+    assert read_settings(config) == DGPOSettings(tau=0.1, credit_log_steps=5)
+    assert read_settings({"algorithm": {}}) == DGPOSettings()
+
+
+def test_hydra_finds_the_configuration_that_names_every_setting():
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "dgpo_trainer", "--cfg", "job"]
+    command += ["--package", "algorithm.dgpo", "hydra.searchpath=[pkg://dgpo.engines.verl.conf]"]
+    command += ["algorithm.dgpo.tau=0.2"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = OmegaConf.create(done.stdout)
+    shown = found.algorithm.dgpo if "algorithm" in found else found
+    assert read_settings({"algorithm": {"dgpo": shown}}) == DGPOSettings(tau=0.2)
+
+
+def test_a_plugin_that_cannot_be_loaded_stops_a_dgpo_run_with_its_reason():
+    code = (
+        "import dgpo.engines.verl.compat as compat\n"
+        "compat.version = lambda package: '0.9.7'\n"
+        "import verl\n"
+        "from verl.trainer.ppo.v1 import get_trainer_cls\n"
+        "get_trainer_cls('sync')\n"
+        "get_trainer_cls('dgpo')(None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "TrainingError: trainer.v1.trainer_mode=dgpo asks for DGPO, but" in done.stderr
+    assert "UnsupportedVersionError: verl 0.9.7 is installed" in done.stderr
+
+
+class _Capped(nn.Module):
+    """A model that caps its logits after the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 8, bias=False)
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def forward(self, hidden):
+        return 30 * torch.tanh(self.head(hidden) / 30)
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_refused():
+    model, task = _Capped(), heads.ScoreTokens(torch.zeros(3, dtype=torch.long), 1.0)
+    seam = heads.HeadSeam(model)
+    hidden = torch.randn(1, 3, 4)
+    with seam.answering(task), pytest.raises(TrainingError, match="changes its logits after the LM head"):
+        task.columns(model(hidden))
+    assert model(hidden).shape == (1, 3, 8)  # and the head is itself again
+
+
+def test_a_model_without_a_linear_head_is_refused():
+    model = _Capped()
+    model.head = nn.Identity()
+    with pytest.raises(TrainingError, match=r"_Capped has no linear LM head .*Identity"):
+        heads.HeadSeam(model)
+
+
+def statistics(**changed):
+    ones = torch.ones(2, 3)
+    given = {"hellinger_sq": ones * 0.1, "entropy": ones, "log_probs": -ones, "ref_log_probs": -ones}
+    return {**given, **changed, "vocab_size": 8, "settings": DGPOSettings()}
+
+
+def test_rows_of_padding_and_rubbish_off_the_mask_change_nothing():
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    clean = credit_of_batch(torch.ones(2, 3), mask, **statistics())
+    rubbish = torch.tensor([[0.1, 0.1, torch.nan], [torch.inf, torch.nan, -torch.inf]])
+    found = credit_of_batch(torch.ones(2, 3), mask, **statistics(hellinger_sq=rubbish))
+    assert torch.equal(found.advantages, clean.advantages)
+    assert found.advantages.tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    assert found.totals.metrics() == clean.totals.metrics()
+    assert found.totals.stats().num_completions == 1
+
+
+def test_statistics_that_are_not_finite_stop_the_run_before_the_update():
+    entropy = torch.tensor([[1.0, torch.nan, 1.0], [1.0, 1.0, 1.0]])
+    with pytest.raises(TrainingError, match=r"entropy of 1 trained tokens is not finite"):
+        credit_of_batch(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool), **statistics(entropy=entropy))
