@@ -44,7 +44,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_configuration_that_cannot_work_is_refused_with_the_remedy(case):
+def test_a_configuration_that_cannot_work_is_refused_with_the_remedy(case, unchecked_shapes):
     overrides, message = REFUSED[case]
     with pytest.raises(RecipeError, match=message):
         checks.check_config(compose_config(*overrides))

@@ -1,0 +1,171 @@
+"""Whole runs of verl through Ray, TransferQueue, agent loop and weight sync, on the CPU.
+
+Two runs: one of three steps that saves a checkpoint, and one that resumes from it until its worker is killed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import HERE, environment
+
+from dgpo.report.credit_log import read_credit_log
+from dgpo.report.runs import read_run
+
+# Generous: each of about eight processes needs 15 seconds of processor time to import verl. None of them is reached
+# unless something hangs.
+PATIENCE = 1500
+STEPS, SAVED = 3, 2
+
+
+class Run:
+    """A run in a process of its own; what it printed, measured and noted."""
+
+    def __init__(self, folder: Path, name: str, model: str, *overrides: str):
+        self.folder, self.output = folder, folder / f"{name}.log"
+        self.notes_path, self.metrics_path = folder / f"{name}-notes.jsonl", folder / f"{name}-metrics.jsonl"
+        env = environment(DGPO_TEST_NOTES=str(self.notes_path), VERL_FILE_LOGGER_PATH=str(self.metrics_path))
+        place = f"trainer.default_local_dir={folder / 'run'}"
+        command = [sys.executable, str(HERE / "drive.py"), model, place, *overrides]
+        with self.output.open("w") as out:
+            # A group of its own, so that whatever is left can be ended with it.
+            self.process = subprocess.Popen(
+                command, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True
+            )
+
+    @property
+    def notes(self) -> list[dict]:
+        lines = self.notes_path.read_text().splitlines() if self.notes_path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    @property
+    def metrics(self) -> dict[int, dict]:
+        lines = [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+        return {line["step"]: line["data"] for line in lines}
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=PATIENCE)
+
+    def wait_until(self, condition) -> None:
+        """Wait until a condition holds; fail at once if the run ends before."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, self.tail()
+            assert time.monotonic() < end, self.tail()
+            time.sleep(0.5)
+
+    def tail(self) -> str:
+        return self.output.read_text(errors="replace")[-6000:]
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ray")
+
+
+@pytest.fixture(scope="module")
+def run(folder, model):
+    started = Run(
+        folder,
+        "first",
+        model,
+        *(f"trainer.total_training_steps={STEPS}", f"trainer.save_freq={SAVED}"),
+        *("+algorithm.dgpo.tau=0.001", "+algorithm.dgpo.credit_log_steps=1"),
+        f"reward.custom_reward_function.path={HERE / 'verl_reward.py'}",
+    )
+    try:
+        assert started.wait() == 0, started.tail()
+        yield started
+    finally:
+        started.end()
+
+
+def test_the_distance_is_exactly_0_at_step_1_and_positive_later(run):
+    distances = [run.metrics[step]["dgpo/hellinger_sq/max"] for step in range(1, STEPS + 1)]
+    assert distances[0] == 0.0
+    assert min(distances[1:]) > 0
+    assert run.metrics[1]["dgpo/weight/max"] == 1.0
+    assert run.metrics[STEPS]["dgpo/weight/max"] > 1.0
+
+
+def test_the_metrics_of_trl_are_there(run):
+    names = {
+        "hellinger_sq/mean",
+        "hellinger_sq/p99",
+        "hellinger_sq/max",
+        "entropy_gate/mean",
+        "weight/std",
+        "weight/max",
+    }
+    for step in range(1, STEPS + 1):
+        assert {f"dgpo/{name}" for name in (*names, "effective_share", "kl")} <= run.metrics[step].keys()
+
+
+def test_the_rollout_has_the_actors_weights_after_each_sync(run):
+    sent = {note["step"]: note["checksum"] for note in run.notes if note["what"] == "actor"}
+    received = {note["step"]: note for note in run.notes if note["what"] == "rollout"}
+    assert sorted(sent) == list(range(STEPS + 1))
+    assert {step: note["checksum"] for step, note in received.items()} == sent
+    assert all(not note["missing"] and not note["unexpected"] for note in received.values())
+    assert len(set(sent.values())) == STEPS + 1  # each step changed them
+
+
+def test_the_credit_log_is_one_that_the_report_reads(run):
+    steps = read_credit_log(run.folder / "run")
+    assert [step.step for step in steps] == [1, 2, 3]
+    assert steps[0].header["engine"] == "verl"
+    assert steps[0].header["tau"] == 0.001
+    first, last = steps[0].completions, steps[-1].completions
+    assert len(first) == 8
+    assert {weight for completion in first for weight in completion.w} == {1.0}
+    for completion in last:
+        weights = [weight for weight in completion.w if weight is not None]
+        assert sum(weights) / len(weights) == pytest.approx(1.0, abs=1e-3)
+        assert "what is" in completion.prompt
+        assert completion.reward is not None
+    assert read_run(run.folder / "run").config["tau"] == 0.001
+
+
+def test_dgpos_reward_was_read_from_verls_configuration(run):
+    scores = [completion.reward for step in read_credit_log(run.folder / "run") for completion in step.completions]
+    assert len(set(scores)) > 1
+
+
+def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
+    """The resumed run starts from the saved weights; its worker is killed, and it must end by itself, saying so."""
+    saved = next(note["checksum"] for note in run.notes if note["what"] == "actor" and note["step"] == SAVED)
+    resumed = Run(
+        run.folder,
+        "second",
+        model,
+        *("trainer.resume_mode=resume_path", f"trainer.resume_from_path={run.folder / 'run' / f'global_step_{SAVED}'}"),
+        *("trainer.total_training_steps=16", "+algorithm.dgpo.credit_log_steps=1"),
+        *(
+            "reward.custom_reward_function.path=pkg://dgpo.rewards.math",
+            "reward.custom_reward_function.name=compute_score",
+        ),
+    )
+    try:
+        resumed.wait_until(lambda: any(note["step"] == SAVED + 1 for note in resumed.notes))
+        actor = [note for note in resumed.notes if note["what"] == "actor"]
+        assert (actor[0]["step"], actor[0]["checksum"]) == (SAVED, saved)
+        # Steps after the checkpoint are made again, and logged again.
+        assert [step.step for step in read_credit_log(run.folder / "run")][:2] == [1, 2]
+        os.kill(actor[0]["pid"], signal.SIGKILL)
+        assert resumed.wait() != 0
+        assert "ActorDiedError" in resumed.output.read_text(errors="replace"), resumed.tail()
+    finally:
+        resumed.end()

@@ -1,0 +1,9 @@
+"""A reward with spread for a model that knows nothing: dgpo's own mathematical one, and a little for digits."""
+
+from dgpo.rewards.math import compute_score as math_score
+
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    found = math_score(data_source, solution_str, ground_truth, extra_info)
+    digits = sum(letter.isdigit() for letter in solution_str)
+    return {**found, "score": found["score"] + 0.1 * (digits % 4) + 0.02 * len(set(solution_str))}
