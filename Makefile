@@ -14,7 +14,7 @@ VENV_VERL := .venv-verl
 BIN_VERL := $(VENV_VERL)/bin
 STAMP_VERL := $(VENV_VERL)/.installed
 
-.PHONY: help install quickstart smollm2 test test-trl test-verl test-fast lint format bench clean
+.PHONY: help install quickstart smollm2 test test-trl test-verl verl-check verl-quick test-fast lint format bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,12 @@ test-verl: $(STAMP_VERL)  ## the verl engine, in .venv-verl: workers, and real R
 	$(BIN_VERL)/mypy src/dgpo/engines/verl
 	$(BIN_VERL)/python -m pytest -q --doctest-modules src/dgpo/engines/verl src/dgpo/engines/inert.py
 	$(BIN_VERL)/python -m pytest -q tests/engines/verl
+
+verl-check: $(STAMP_VERL)  ## validate every run of recipes/verl without a GPU, and say what each would do
+	$(BIN_VERL)/python recipes/verl/check.py
+
+verl-quick: $(STAMP_VERL)  ## a few steps of DGPO through Ray, FSDP2 and verl on this machine's CPU
+	PYTHON=$(BIN_VERL)/python recipes/verl/run.sh quick
 
 test: lint test-trl test-verl  ## everything CI checks
 

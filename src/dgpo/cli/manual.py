@@ -181,13 +181,13 @@ Example
 VERL_DATA = """\
 dgpo verl-data FOLDER [--dapo-math-17k SOURCE] [--aime24 SOURCE] [--aime25 SOURCE]
 
-Writes dapo-math-17k.parquet, aime24.parquet and aime25.parquet for recipes/verl. A SOURCE is a file (.jsonl, .json, .csv,
-.parquet) or a data set of the hub; the defaults are on the hub. Repeated prompts are kept once (DAPO-Math-17k repeats each
-about a hundred times), and training prompts that hold a problem of the exams are left out.
+Writes dapo-math-17k.parquet, aime24.parquet and aime25.parquet for recipes/verl. A SOURCE is a file (.jsonl, .json,
+.csv, .parquet) or a data set of the hub; the defaults are on the hub. Repeated prompts are kept once (DAPO-Math-17k
+repeats each about a hundred times), and training prompts that hold a problem of the exams are left out.
 
 Examples
   dgpo verl-data data
-  dgpo verl-data data --dapo-math-17k downloads/dapo-math-17k.parquet --aime24 downloads/aime24.jsonl --aime25 aime25.jsonl
+  dgpo verl-data data --dapo-math-17k files/dapo.parquet --aime24 files/aime24.jsonl --aime25 files/aime25.jsonl
 """
 
 TASKS = """\

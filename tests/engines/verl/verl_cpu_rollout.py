@@ -30,15 +30,16 @@ def note(**facts) -> None:
 class HFServer:
     """Generates with a transformers model, one request at a time."""
 
-    def __init__(self, path):
+    def __init__(self, path, max_tokens):
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(1)
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.max_tokens = max_tokens
         self.step = 0
 
     async def generate(self, request_id, prompt_ids, sampling_params, image_data=None, video_data=None, **kwargs):
-        length = int(sampling_params.get("max_tokens") or sampling_params.get("max_new_tokens") or 16)
+        length = int(sampling_params.get("max_tokens") or sampling_params.get("max_new_tokens") or self.max_tokens)
         ids = torch.tensor([list(prompt_ids)])
         samples = sampling_params.get("temperature", 1.0) > 0
         with torch.inference_mode():
@@ -82,7 +83,7 @@ class HFServer:
 class HFReplica(RolloutReplica):
     async def launch_servers(self):
         options = {"name": f"hf_server_{self.replica_rank}", "num_cpus": 0, "max_concurrency": 64}
-        server = ray.remote(HFServer).options(**options).remote(self.model_config.path)
+        server = ray.remote(HFServer).options(**options).remote(self.model_config.path, self.config.response_length)
         self.servers = [server]
         self._server_handle = server
         self._server_address = f"hf-{self.replica_rank}"
