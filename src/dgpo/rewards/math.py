@@ -189,9 +189,9 @@ def compute_score(
 ) -> dict[str, Any]:
     """Return the score of one completion as verl's reward managers want it.
 
-    In verl: `reward.custom_reward_function.path=pkg://dgpo.rewards.math reward.custom_reward_function.name=compute_score`
-    and, for another format, `+reward.custom_reward_function.reward_kwargs.answer_format=answer`. (Without `reward.` in
-    front, verl 0.9.1's trainer does not read these keys.)
+    In verl, `reward.custom_reward_function.path=pkg://dgpo.rewards.math` with `.name=compute_score`, and for another
+    format `+reward.custom_reward_function.reward_kwargs.answer_format=answer`. (Without `reward.` in front, verl
+    0.9.1's trainer does not read these keys.)
 
     Args:
         data_source: Where the prompt came from, unused.

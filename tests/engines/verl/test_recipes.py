@@ -134,6 +134,27 @@ def test_dynamic_sampling_is_what_the_trainer_builds(compose, objective) -> None
     assert trainer.use_reference_policy == (objective == "dgpo")
 
 
+def test_verls_dataset_reads_what_verl_data_writes(compose, tmp_path) -> None:
+    from transformers import AutoTokenizer
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    from dgpo.cli.main import main
+
+    words = []
+    for name, problem in (("dapo-math-17k", "1 + 1"), ("aime24", "2 + 2"), ("aime25", "3 + 3")):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(f"problem,answer\n{problem},7\n")
+        words += [f"--{name}", str(path)]
+    assert main(["verl-data", str(tmp_path), *words]) == 0
+    config = compose("math", "data.filter_overlong_prompts_workers=1", f"+data.cache_dir={tmp_path / 'cache'}")
+    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+    held_out = RLHFDataset(config.data.val_files, tokenizer, config.data)
+    assert [held_out[row]["data_source"] for row in range(len(held_out))] == ["aime24", "aime25"]
+    (row,) = RLHFDataset(config.data.train_files, tokenizer, config.data)
+    assert "\n\n1 + 1\n\n" in row["raw_prompt"][0]["content"]
+    assert row["reward_model"]["ground_truth"] == "7"
+
+
 @pytest.mark.parametrize(
     ("last", "length", "reward", "acc"),
     [
