@@ -29,6 +29,8 @@ class _CpuModule(types.ModuleType):
             return lambda *args, **kwargs: None
         if name == "mem_get_info":
             return lambda *args, **kwargs: (0, 0)
+        if name in ("get_rng_state", "set_rng_state"):
+            return getattr(torch, name)
         if name == "get_device_name":
             return lambda *args, **kwargs: "CPU"
         return getattr(torch.cpu, name)
