@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -219,3 +220,26 @@ def test_run_sh_says_what_it_needs(tmp_path, recipe, environment, message) -> No
     )
     assert found.returncode == 2
     assert message in found.stderr
+
+
+@pytest.mark.slow
+def test_the_quick_recipe_runs(tmp_path) -> None:
+    """Two rollouts of two updates through Ray: nothing to redistribute at first, the policy's own distance after it."""
+    few = ("trainer.total_training_steps=2", "trainer.val_before_train=False", "trainer.test_freq=-1")
+    found = subprocess.run(
+        [RECIPES / "run.sh", "quick", *few],
+        env={**os.environ, "PYTHON": sys.executable, "DGPO_DATA": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert found.returncode == 0, found.stderr[-5000:]
+    steps = dict(re.findall(r"step:(\d+) - (.*)", found.stdout))
+    distance = {
+        step: float(re.search(r"dgpo/hellinger_sq/max:(?:np\.\w+\()?([\d.e+-]+)", line)[1])
+        for step, line in steps.items()
+    }
+    assert distance["1"] == 0.0
+    assert distance["2"] > 0.0
+    assert "response_length/max:30.0" in steps["1"]  # four forks: no completion is cut off
