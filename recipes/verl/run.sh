@@ -18,8 +18,8 @@ recipe="${1:-}"
 [[ -n "$recipe" && -f "$here/$recipe.yaml" ]] ||
   fail "name a recipe: $(cd "$here" && ls ./*.yaml | sed -E 's|^\./||; s|\.yaml$||' | paste -sd' '); got '$recipe'."
 shift
-"$python" -c 'import verl, dgpo' 2>/dev/null ||
-  fail "$(command -v "$python" || echo "$python") cannot import verl and dgpo; set PYTHON to one of an environment with dgpo[verl]."
+reason="$("$python" -c 'import verl, dgpo' 2>&1 >/dev/null)" ||
+  fail "$python cannot import verl and dgpo (${reason##*$'\n'}); set PYTHON to one of an environment with dgpo[verl]."
 
 if [[ "$recipe" == quick ]]; then
   stand_ins="$here/../../tests/engines/verl"
