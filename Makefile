@@ -52,7 +52,7 @@ lint: $(STAMP)  ## ruff, mypy, import-linter, pydoclint
 $(STAMP_VERL): pyproject.toml constraints-verl.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV_VERL)
 	$(UV) pip install --quiet --python $(BIN_VERL)/python --constraint constraints-verl.txt --editable '.[verl]' \
-		pytest jaxtyping beartype mypy types-PyYAML
+		pytest hypothesis jaxtyping beartype mypy types-PyYAML
 	@touch $@
 
 test-verl: $(STAMP_VERL)  ## the verl engine, in .venv-verl: workers, and real Ray runs on the CPU
