@@ -55,6 +55,12 @@ def differences(one, other) -> set:
     return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
 
+def shell(**more: str) -> dict[str, str]:
+    """The environment of a user's shell: without what the tests of this folder set for their own processes."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DGPO_", "VERL_"))}
+    return {**kept, "PYTHON": sys.executable, **more}
+
+
 @pytest.mark.parametrize("run", check.RUNS, ids=" ".join)
 def test_every_run_is_valid(compose, run) -> None:
     config = compose(*run)
@@ -210,10 +216,9 @@ def test_reward_and_overlong_penalty_through_verls_manager(compose, last, length
     ],
 )
 def test_run_sh_says_what_it_needs(tmp_path, recipe, environment, message) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("DGPO_")}
     found = subprocess.run(
         [RECIPES / "run.sh", recipe],
-        env={**clean, "PYTHON": sys.executable, **environment},
+        env=shell(**environment),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -228,7 +233,7 @@ def test_the_quick_recipe_runs(tmp_path) -> None:
     few = ("trainer.total_training_steps=2", "trainer.val_before_train=False", "trainer.test_freq=-1")
     found = subprocess.run(
         [RECIPES / "run.sh", "quick", *few],
-        env={**os.environ, "PYTHON": sys.executable, "DGPO_DATA": str(tmp_path / "data"), "HF_HUB_OFFLINE": "1"},
+        env=shell(DGPO_DATA=str(tmp_path / "data"), HF_HUB_OFFLINE="1"),
         cwd=tmp_path,
         capture_output=True,
         text=True,
