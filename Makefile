@@ -16,6 +16,8 @@ STAMP_VERL := $(VENV_VERL)/.installed
 
 .PHONY: help install quickstart smollm2 test test-trl test-verl verl-check verl-quick test-fast lint format bench clean
 
+.PHONY: help install quickstart smollm2 experiments test test-fast lint format bench clean
+
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -71,6 +73,10 @@ test: lint test-trl test-verl  ## everything CI checks
 test-trl: $(STAMP)
 	$(BIN)/python -m pytest -q --doctest-modules src/dgpo --ignore src/dgpo/engines/verl
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore tests/engines/verl
+
+test: lint  ## everything CI checks
+	$(BIN)/python -m pytest -q --doctest-modules src/dgpo experiments
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests
 	rm -rf runs/test-quickstart
 	$(BIN)/dgpo train recipes/quickstart.yaml --max_steps 4 --output_dir runs/test-quickstart
 
@@ -84,6 +90,9 @@ format: $(STAMP)  ## ruff, writing
 bench: $(STAMP)  ## memory and time of the heads and of a training step: DGPO, GRPO and GRPO+KL side by side
 	$(BIN)/python benchmarks/lm_head.py --cases A-bf16 A-fp32 --repeats 3
 	$(BIN)/python benchmarks/train_step.py
+
+experiments: $(STAMP)  ## evidence on the claims: every experiment that needs no download, then docs/results.md
+	$(BIN)/python -m experiments.credit
 
 clean:
 	rm -rf $(VENV) $(VENV_VERL) .uv build dist .pytest_cache .mypy_cache .ruff_cache
