@@ -1,0 +1,1 @@
+"""Which redistribution of the advantage learns forks best, where the credit lands, and what an oracle could gain."""

@@ -1,0 +1,142 @@
+"""What is recorded of a training: curves, where the credit lands, gradient norms, and the trained policy's figures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgpo.evaluation.metrics import pass_at_k
+from experiments.credit import layout as language
+from experiments.credit.model import Parameters, sample
+
+EVAL_SAMPLES = 8
+
+
+def auroc(scores: Tensor, labels: Tensor) -> float:
+    """Return the probability that a labelled token scores above another one, ties counting half.
+
+    Args:
+        scores: (N,).
+        labels: (N,) bool.
+
+    Returns:
+        From 0 to 1; nan unless both kinds occur.
+
+    Example:
+        >>> auroc(torch.tensor([0.1, 0.5, 0.5, 0.9]), torch.tensor([False, False, True, True]))    # 3.5 of 4 pairs
+        0.875
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, inverse, counts = torch.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[inverse]
+    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+class Log:
+    """Collects figures of all seeds while they train.
+
+    Args:
+        num_seeds: S.
+    """
+
+    def __init__(self, num_seeds: int) -> None:
+        self._rewards: list[list[float]] = [[] for _ in range(num_seeds)]
+        self._mixed: list[list[float]] = [[] for _ in range(num_seeds)]
+        self._norms: list[list[float]] = [[] for _ in range(num_seeds)]
+        self._credit: list[list[dict[str, Any]]] = [[] for _ in range(num_seeds)]
+
+    def rewards(self, rewards: Tensor, advantages: Tensor) -> None:
+        """Take the rewards and advantages of a rollout, (S, B) each."""
+        for index, (one, spread) in enumerate(zip(rewards.mean(1).tolist(), (advantages != 0).float().mean(1).tolist())):
+            self._rewards[index].append(one)
+            self._mixed[index].append(spread)
+
+    def grad_norms(self, norms: Tensor) -> None:
+        """Take the norms of an update, (S,), before clipping."""
+        for index, norm in enumerate(norms.tolist()):
+            self._norms[index].append(norm)
+
+    def credit(self, step: int, stats: Sequence[Any], credited: Sequence[Tensor], rollout: Any) -> None:
+        """Take where the credit of a rollout went.
+
+        Args:
+            step: Of the training.
+            stats: `Known` of each seed.
+            credited: Weights or token advantages of each seed.
+            rollout: The completions.
+        """
+        for index, (one, given) in enumerate(zip(stats, credited, strict=True)):
+            mask, size = one.completion_mask, given.abs()
+            row: dict[str, Any] = {"step": step, "entropy": float(one.entropy[mask].mean())}
+            row["auroc"] = auroc(size[mask], (one.causal != 0)[mask])
+            held = size.sum(-1).square() / size.square().sum(-1).clamp(min=1e-12) / mask.sum(-1)
+            row["effective_share"] = float(held[size.sum(-1) > 0].mean()) if bool((size > 0).any()) else float("nan")
+            row["max_weight"] = float(size.max())
+            total = float(size[mask].sum())
+            for role, where in rollout.roles.items():
+                here = where[index]
+                if not bool(here.any()):
+                    continue
+                row[role] = {
+                    "tokens": float(here.sum() / mask.sum()),
+                    "credit": float(size[here].sum()) / total if total else float("nan"),
+                    "d": float(one.hellinger_sq[here].mean()),
+                    "entropy": float(one.entropy[here].mean()),
+                }
+            self._credit[index].append(row)
+
+    def records(self, final: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return everything, one record per seed."""
+        return [
+            {"rewards": rewards, "mixed_groups": mixed, "grad_norms": norms, "credit": credit, "final": end}
+            for rewards, mixed, norms, credit, end in zip(
+                self._rewards, self._mixed, self._norms, self._credit, final, strict=True
+            )
+        ]
+
+
+def final_figures(
+    parameters: Parameters, layout: language.Layout, seeds: Sequence[int], num_prompts: int
+) -> list[dict[str, Any]]:
+    """Return the held-out figures of the trained policies; all seeds and rules are asked the same prompts.
+
+    Args:
+        parameters: Of S seeds.
+        layout: Of prompts and completions.
+        seeds: Their names, from which the samples are drawn.
+        num_prompts: Held-out prompts.
+
+    Returns:
+        Per seed: `accuracy` at T = 1, `greedy`, `pass@k`, and the share of completions without a pick for every pair.
+    """
+    digits = language.Prompts(layout, "credit held out", held_out=True).take(num_prompts)
+    every = digits.expand(len(seeds), *digits.shape)
+    size = (num_prompts * EVAL_SAMPLES, layout.length)
+    uniforms = torch.stack([torch.rand(size, generator=torch.Generator().manual_seed(5000 + seed)) for seed in seeds])
+    found: list[dict[str, Any]] = [{} for _ in seeds]
+    for copies, luck in ((EVAL_SAMPLES, uniforms), (1, None)):
+        spoken = sample(
+            parameters,
+            language.prompt_ids(every),
+            luck,
+            num_generations=copies,
+            length=layout.length,
+            eos=language.EOS,
+            pad=language.PAD,
+        )
+        for index, completions in enumerate(spoken):
+            scores = language.rewards(completions, digits.repeat_interleave(copies, 0)).view(num_prompts, copies)
+            if luck is None:
+                found[index]["greedy"] = float(scores.mean())
+                continue
+            picks = language.token_roles(layout, completions)["pivot"].sum(-1)
+            found[index]["accuracy"] = float(scores.mean())
+            found[index]["malformed"] = float((picks != layout.num_forks).float().mean())
+            for k in (2, 4, 8):
+                each = [pass_at_k(copies, int(right), k) for right in scores.sum(1)]
+                found[index][f"pass@{k}"] = sum(each) / num_prompts
+    return found

@@ -1,0 +1,51 @@
+"""The variants of the task: what makes credit assignment hard in each, and which model they start from."""
+
+from dataclasses import dataclass
+
+from experiments.credit.layout import Layout
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What decides the weights that training starts from.
+
+    Attributes:
+        layout: Of the demonstrations.
+        correctness: Probability that a demonstration picks the larger digit of a pair.
+        steps: Updates.
+        batch_size: Demonstrations per update.
+        learning_rate: The peak.
+        hidden_size: Width of the model.
+        habit_steps: Updates that then teach the policy, but not its reference, another habit.
+    """
+
+    layout: Layout
+    correctness: float = 0.5
+    steps: int = 250
+    batch_size: int = 32
+    learning_rate: float = 1e-2
+    hidden_size: int = 32
+    habit_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One setting in which rules are compared.
+
+    Attributes:
+        why: What it is there for, in a sentence.
+        warm_up: The model.
+        num_prompts: Prompts per rollout.
+        num_generations: Completions per prompt, G.
+        num_rollouts: Rollouts in all.
+        num_updates: Updates per rollout; above 1 the later ones are off-policy and the clip takes part.
+        learning_rate: At the start; it falls linearly to 0.
+    """
+
+    why: str
+    warm_up: WarmUp
+    num_prompts: int = 4
+    num_generations: int = 8
+    num_rollouts: int = 120
+    num_updates: int = 1
+    learning_rate: float = 1e-3
