@@ -135,6 +135,7 @@ def run_cells(
 
 
 def _work_here(run: Run, jobs: Sequence[_Job], done: Callable[..., None], workers: int) -> None:
+    _one_thread()
     for job in jobs:
         try:
             _run_job(run, job)

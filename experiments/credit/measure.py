@@ -47,18 +47,22 @@ class Log:
         self._rewards: list[list[float]] = [[] for _ in range(num_seeds)]
         self._mixed: list[list[float]] = [[] for _ in range(num_seeds)]
         self._norms: list[list[float]] = [[] for _ in range(num_seeds)]
+        self._clipped: list[list[float]] = [[] for _ in range(num_seeds)]
         self._credit: list[list[dict[str, Any]]] = [[] for _ in range(num_seeds)]
 
     def rewards(self, rewards: Tensor, advantages: Tensor) -> None:
         """Take the rewards and advantages of a rollout, (S, B) each."""
-        for index, (one, spread) in enumerate(zip(rewards.mean(1).tolist(), (advantages != 0).float().mean(1).tolist())):
+        for index, (one, spread) in enumerate(
+            zip(rewards.mean(1).tolist(), (advantages != 0).float().mean(1).tolist(), strict=True)
+        ):
             self._rewards[index].append(one)
             self._mixed[index].append(spread)
 
-    def grad_norms(self, norms: Tensor) -> None:
-        """Take the norms of an update, (S,), before clipping."""
-        for index, norm in enumerate(norms.tolist()):
+    def update(self, norms: Tensor, clipped: Tensor) -> None:
+        """Take the gradient norms of an update before clipping and the share of ratios outside of the clip, (S,)."""
+        for index, (norm, share) in enumerate(zip(norms.tolist(), clipped.tolist(), strict=True)):
             self._norms[index].append(norm)
+            self._clipped[index].append(share)
 
     def credit(self, step: int, stats: Sequence[Any], credited: Sequence[Tensor], rollout: Any) -> None:
         """Take where the credit of a rollout went.
@@ -92,9 +96,16 @@ class Log:
     def records(self, final: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return everything, one record per seed."""
         return [
-            {"rewards": rewards, "mixed_groups": mixed, "grad_norms": norms, "credit": credit, "final": end}
-            for rewards, mixed, norms, credit, end in zip(
-                self._rewards, self._mixed, self._norms, self._credit, final, strict=True
+            {
+                "rewards": rewards,
+                "mixed_groups": mixed,
+                "grad_norms": norms,
+                "clipped": sum(clipped) / max(len(clipped), 1),
+                "credit": credit,
+                "final": end,
+            }
+            for rewards, mixed, norms, clipped, credit, end in zip(
+                self._rewards, self._mixed, self._norms, self._clipped, self._credit, final, strict=True
             )
         ]
 

@@ -50,7 +50,11 @@ def initial_parameters(shape: Shape, seeds: Sequence[int]) -> Parameters:
         Parameters, float32.
     """
     h, inner = shape.hidden_size, 3 * shape.hidden_size
-    sizes: dict[str, tuple[int, ...]] = {"embed": (shape.vocab_size, h), "position": (shape.num_positions, h), "norm": (h,)}
+    sizes: dict[str, tuple[int, ...]] = {
+        "embed": (shape.vocab_size, h),
+        "position": (shape.num_positions, h),
+        "norm": (h,),
+    }
     for layer in range(shape.num_layers):
         sizes |= {
             f"{layer}.norm_attention": (h,),
@@ -197,9 +201,7 @@ def _normed(x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=_EPS) * weight[:, None]
 
 
-def _qkv(
-    parameters: Parameters, layer: int, x: Tensor, length: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _qkv(parameters: Parameters, layer: int, x: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """(S, N, H) to three of (S * N / length, heads, length, H / heads)."""
     projected = torch.bmm(_normed(x, parameters[f"{layer}.norm_attention"]), parameters[f"{layer}.qkv"])
     heads = projected.view(-1, length, 3, HEADS, x.shape[-1] // HEADS).permute(2, 0, 3, 1, 4)

@@ -100,9 +100,7 @@ def floored(tau: float, floor: float) -> Callable[[TokenStatistics], Tensor]:
 
 def share(effective_share: float) -> Callable[[TokenStatistics], Tensor]:
     """Return the paper's rule with tau solved for a share of tokens that holds the credit."""
-    return lambda stats: core.weights_of_share(
-        scores(stats), stats.completion_mask, effective_share=effective_share
-    )
+    return lambda stats: core.weights_of_share(scores(stats), stats.completion_mask, effective_share=effective_share)
 
 
 def top_entropy(stats: TokenStatistics) -> Tensor:

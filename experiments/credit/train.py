@@ -1,4 +1,4 @@
-"""Training of several seeds at once with one rule: sample, credit, update. Everything of the method is `dgpo.core`'s."""
+"""Training of several seeds at once with one rule: sample, credit, update. All of the method is `dgpo.core`'s."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,9 @@ class Rollout:
     roles: dict[str, Tensor]
 
 
-def train(variant: Variant, rule: Rule, seeds: Sequence[int], models: Path, *, eval_prompts: int = 128) -> list[dict[str, Any]]:
+def train(
+    variant: Variant, rule: Rule, seeds: Sequence[int], models: Path, *, eval_prompts: int = 128
+) -> list[dict[str, Any]]:
     """Return what happened to each seed; a seed's result does not depend on the others.
 
     Args:
@@ -84,7 +86,7 @@ def train(variant: Variant, rule: Rule, seeds: Sequence[int], models: Path, *, e
             loss = policy_loss(logits, rollout, old_logps, credited, ref_logits, rule)
             optimizer.zero_grad()
             loss.backward()
-            log.grad_norms(clip_each_seed(parameters))
+            log.update(clip_each_seed(parameters), clipped_share(logits, rollout, old_logps))
             if update == 0 and (step % MEASURED_EVERY == 0 or step == variant.num_rollouts - 1):
                 log.credit(step, stats, credited, rollout)
             optimizer.step()
@@ -207,6 +209,14 @@ def policy_loss(
             loss = loss + rule.kl_beta * (ahead.exp() - ahead - 1)
         total = total + aggregate_loss(loss, mask)
     return total
+
+
+@torch.no_grad()
+def clipped_share(logits: Tensor, rollout: Rollout, old_logps: Sequence[Tensor]) -> Tensor:
+    """Return the share of tokens whose probability ratio lies outside of 1 +- 0.2, (S,)."""
+    change = _logps(logits, rollout.completions) - torch.stack(list(old_logps))
+    outside = ((change.exp() - 1).abs() > 0.2) & rollout.mask
+    return outside.sum((1, 2)) / rollout.mask.sum((1, 2))
 
 
 def clip_each_seed(parameters: Parameters) -> Tensor:

@@ -38,7 +38,9 @@ def started_models(config: WarmUp, seeds: Sequence[int], folder: Path) -> tuple[
             torch.save([{name: value[index].clone() for name, value in one.items()} for one in pair], partial)
             partial.replace(files[seed])
     found = [torch.load(files[seed], weights_only=True) for seed in seeds]
-    policies, references = ({name: torch.stack([pair[i][name] for pair in found]) for name in found[0][i]} for i in (0, 1))
+    policies, references = (
+        {name: torch.stack([pair[i][name] for pair in found]) for name in found[0][i]} for i in (0, 1)
+    )
     return policies, references
 
 
@@ -47,7 +49,9 @@ def _warmed_up(config: WarmUp, seeds: Sequence[int]) -> tuple[Parameters, Parame
     parameters = initial_parameters(shape, seeds)
     streams = [language.Prompts(config.layout, f"credit warm-up {seed}") for seed in seeds]
     generators = [torch.Generator().manual_seed(7000 + seed) for seed in seeds]
-    learned = _learn(config, parameters, streams, generators, config.steps, config.learning_rate, language.REFERENCE_HABIT)
+    learned = _learn(
+        config, parameters, streams, generators, config.steps, config.learning_rate, language.REFERENCE_HABIT
+    )
     if not config.habit_steps:
         return learned, learned
     rate = config.learning_rate / 5
@@ -70,10 +74,12 @@ def _learn(
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 30) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
         digits = language.stacked(streams, config.batch_size)
-        shown = torch.stack([
-            language.demonstrations(config.layout, one, config.correctness, generator, habit=habit)
-            for one, generator in zip(digits, generators, strict=True)
-        ])
+        shown = torch.stack(
+            [
+                language.demonstrations(config.layout, one, config.correctness, generator, habit=habit)
+                for one, generator in zip(digits, generators, strict=True)
+            ]
+        )
         logits = completion_logits(parameters, language.prompt_ids(digits), shown)
         # The sum over seeds of each seed's mean: no seed's gradient depends on how many others there are.
         loss = F.cross_entropy(logits.flatten(0, 2), shown.flatten()) * len(generators)

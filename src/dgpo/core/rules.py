@@ -76,7 +76,8 @@ def capped_weights(
 ) -> Float[Tensor, "B T"]:
     """Return weights of which none is above `cap`; what is cut off is spread evenly over all tokens of the row.
 
-    Cut off and spread once: w' = min(w, c) + mean(w - min(w, c)) with c chosen so that no w' exceeds `cap`, by bisection.
+    Cut off and spread once: w' = min(w, c) + mean(w - min(w, c)) with c chosen so that no w' exceeds `cap`, by
+    bisection.
 
     Args:
         weights: Weights with mean 1 over the mask of each row.
@@ -173,7 +174,8 @@ def weights_of_share(
     kept = scores.masked_fill(~completion_mask, 0.0)
     count = completion_mask.sum(-1).clamp(min=1)
     trained = completion_mask.any(-1)
-    spread = float(scores.masked_fill(~completion_mask, -torch.inf).amax() - kept.amin()) if trained.any() else 0.0
+    held = scores[completion_mask]
+    spread = float(held.amax() - held.amin()) if len(held) else 0.0
     if not spread > 1e-7:
         return completion_mask.to(torch.promote_types(scores.dtype, torch.float32))
     low, high = math.log(spread / 100), math.log(spread * 100)

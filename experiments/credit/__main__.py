@@ -1,0 +1,57 @@
+"""Runs the experiment: `python -m experiments.credit`."""
+
+import sys
+from pathlib import Path
+
+from experiments._harness import argument_parser, run_cells, write_json
+from experiments.credit import cells
+from experiments.credit.summary import summarize
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    """Compute what is missing, then write the results, and the figures of a full run.
+
+    Returns:
+        0, or 1 if a cell failed.
+    """
+    parser = argument_parser(
+        "Which redistribution of the advantage learns best, and where the credit lands.", seeds="0-9"
+    )
+    parser.add_argument("--variants", default="", help="only these, by commas")
+    parser.add_argument("--rules", default="", help="only these, by commas")
+    options = parser.parse_args()
+    seeds = options.seeds or (tuple(range(2)) if options.reduced else tuple(range(10)))
+    chosen = [
+        cell
+        for cell in cells.planned(seeds, reduced=options.reduced)
+        if (not options.variants or cell.variant in options.variants.split(","))
+        and (not options.rules or cell.rule in options.rules.split(","))
+    ]
+    outcome = run_cells(
+        "credit",
+        chosen,
+        cells.run,
+        cells.settings,
+        batch=cells.stack_of,
+        workers=options.workers,
+        cache=options.cache,
+        fresh=options.fresh,
+        quiet=options.quiet,
+    )
+    if options.variants or options.rules:
+        return int(bool(outcome.failures))
+    summary = summarize(outcome)
+    if options.reduced:
+        print(f"{len(summary['rules'])} rules, {outcome.record['cpu_seconds']:.0f} CPU-seconds; nothing written")
+        return int(bool(outcome.failures))
+    write_json(RESULTS / "credit.json", summary)
+    from experiments.credit.figures import draw
+
+    draw(summary)
+    return int(bool(outcome.failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

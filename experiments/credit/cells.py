@@ -1,0 +1,111 @@
+"""The cells of the experiment: which rules meet which variants with how many seeds, and how a batch is computed."""
+
+import ctypes
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments._harness import CACHE, Cell
+from experiments.credit.layout import Layout
+from experiments.credit.rules import RULES
+from experiments.credit.train import train
+from experiments.credit.variants import REDUCED, VARIANTS, Variant, WarmUp
+
+# Raise it when a change of the code changes results: cells of other versions are computed again.
+VERSION = 1
+# Seeds that are trained as one stack; a stack is a unit of work, and of loss when a process dies.
+STACK = 5
+# What is compared in every variant.
+EVERYWHERE = (
+    "grpo",
+    "signed in groups mixed .5",
+    "oracle mixed .2",
+    "signed oracle mixed .5",
+    "dgpo tau=.5",
+    "dgpo tau=.1",
+    "deviation only tau=.1",
+    "entropy only tau=.1",
+    "floored .7 tau=.05",
+)
+ALL_RULES_IN = "small groups"
+ALSO = {
+    "off-policy": ("fipo", "grpo+kl", "dgpo tau=.05"),
+    "habit": ("dgpo tau=.1 kappa=.5", "dgpo tau=.1 kappa=2", "dgpo tau=.05"),
+}
+# On policy its weights are 1.
+OFF_POLICY_ONLY = ("fipo",)
+
+
+def planned(seeds: Sequence[int], *, reduced: bool) -> list[Cell]:
+    """Return all cells, in the order of their importance.
+
+    Args:
+        seeds: Of every rule.
+        reduced: A small part of it.
+
+    Returns:
+        The cells.
+    """
+    if reduced:
+        return [Cell("reduced", rule, seed) for rule in RULES for seed in seeds]
+    pairs = [(variant, rule) for rule in EVERYWHERE for variant in VARIANTS]
+    pairs += [(ALL_RULES_IN, rule) for rule in RULES if rule not in OFF_POLICY_ONLY]
+    pairs += [(variant, rule) for variant, rules in ALSO.items() for rule in rules]
+    # The first seeds of everything come before the others of anything: what is killed half way is still balanced.
+    stacks = sorted({seed // STACK for seed in seeds})
+    return [
+        Cell(variant, rule, seed)
+        for stack in stacks
+        for variant, rule in dict.fromkeys(pairs)
+        for seed in seeds
+        if seed // STACK == stack
+    ]
+
+
+def variant_named(name: str) -> Variant:
+    """Return a variant by name, `"reduced"` included."""
+    return REDUCED if name == "reduced" else VARIANTS[name]
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """Return what decides the result of a cell; a rule stands for itself by name and by `VERSION`."""
+    options = dataclasses.asdict(variant_named(cell.variant))
+    options.pop("why")
+    return options | {"version": VERSION}
+
+
+def stack_of(cell: Cell) -> tuple[str, str, int]:
+    """Return the key of the stack that a cell is trained in."""
+    return cell.variant, cell.rule, cell.seed // STACK
+
+
+def run(cells: Sequence[Cell], options: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Train the seeds of one rule in one variant.
+
+    Args:
+        cells: Of one variant and one rule.
+        options: `settings` of each, all equal.
+
+    Returns:
+        One record per cell.
+    """
+    _keep_memory()
+    chosen = dict(options[0])
+    chosen.pop("version")
+    warm_up = dict(chosen.pop("warm_up"))
+    config = WarmUp(Layout(**warm_up.pop("layout")), **warm_up)
+    variant = Variant("", config, **chosen)
+    few = cells[0].variant == "reduced"
+    folder = Path(CACHE) / "credit" / "models"
+    return train(variant, RULES[cells[0].rule], [cell.seed for cell in cells], folder, eval_prompts=8 if few else 128)
+
+
+def _keep_memory() -> None:
+    """Have glibc keep freed memory: giving it back and faulting it in again cost a fifth of the time."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        pass

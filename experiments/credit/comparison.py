@@ -1,0 +1,75 @@
+"""The differences from GRPO that tables, figures and verdicts are made of, from the committed results."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dgpo.evaluation.metrics import Estimate
+from experiments._report import interval, paired_difference
+from experiments.credit.rules import RULES
+
+RESULTS = Path(__file__).parent / "results" / "credit.json"
+BASELINE = "grpo"
+
+
+def load(path: Path = RESULTS) -> dict[str, Any]:
+    """Return the committed results."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def per_seed(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> dict[int, float]:
+    """Return one figure of every seed."""
+    seeds = results["rules"][variant][rule]["seeds"]
+    return {int(seed): values[figure] for seed, values in seeds.items() if values[figure] is not None}
+
+
+def mean(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> Estimate:
+    """Return a figure's mean over seeds, with its interval."""
+    return interval(list(per_seed(results, variant, rule, figure).values()))
+
+
+def difference(
+    results: Mapping[str, Any], variant: str, rule: str, figure: str, *, comparisons: int = 1, baseline: str = BASELINE
+) -> Estimate:
+    """Return a rule's figure less GRPO's on the same seeds, with its interval."""
+    return paired_difference(
+        per_seed(results, variant, rule, figure),
+        per_seed(results, variant, baseline, figure),
+        comparisons=comparisons,
+    )
+
+
+def names(results: Mapping[str, Any], variant: str, *, ceilings: bool) -> list[str]:
+    """Return the ceilings, or the rules that know nothing they should not, in the order of `RULES`; GRPO is neither."""
+    found = results["rules"][variant]
+    return [rule for rule in RULES if rule in found and rule != BASELINE and found[rule]["ceiling"] == ceilings]
+
+
+def headroom(results: Mapping[str, Any], variant: str, figure: str = "area") -> tuple[str, Estimate, bool]:
+    """Return the best ceiling, how far it is above GRPO, and whether that is more than chance.
+
+    The interval is widened for the number of ceilings that were tried, since the best of them is picked.
+    """
+    tried = names(results, variant, ceilings=True)
+    found = {rule: difference(results, variant, rule, figure, comparisons=len(tried)) for rule in tried}
+    best = max(found, key=lambda rule: found[rule].value)
+    low = found[best].low
+    return best, found[best], low is not None and low > 0
+
+
+def outcomes(results: Mapping[str, Any], figure: str = "area") -> dict[str, list[tuple[str, str, Estimate]]]:
+    """Return which rules are better or worse than GRPO in which variant, `"better"`, `"worse"` and `"neither"`.
+
+    The intervals hold together, over all rules of all variants: with so many comparisons at 95 % each, several would
+    lie beyond 0 by chance alone.
+    """
+    pairs = [(variant, rule) for variant in results["rules"] for rule in names(results, variant, ceilings=False)]
+    found: dict[str, list[tuple[str, str, Estimate]]] = {"better": [], "worse": [], "neither": []}
+    for variant, rule in pairs:
+        estimate = difference(results, variant, rule, figure, comparisons=len(pairs))
+        low, high = estimate.low, estimate.high
+        side = "better" if low is not None and low > 0 else "worse" if high is not None and high < 0 else "neither"
+        found[side].append((variant, rule, estimate))
+    return found
