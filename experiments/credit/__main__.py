@@ -3,15 +3,17 @@
 import sys
 from pathlib import Path
 
-from experiments._harness import argument_parser, run_cells, write_json
+from experiments._harness import CACHE, argument_parser, run_cells, write_json
 from experiments.credit import cells
+from experiments.credit.comparison import load
+from experiments.credit.figures import draw
 from experiments.credit.summary import summarize
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    """Compute what is missing, then write the results, and the figures of a full run.
+    """Compute what is missing, then write results and figures; a part chosen by hand only fills the cache.
 
     Returns:
         0, or 1 if a cell failed.
@@ -20,6 +22,9 @@ def main() -> int:
         "Which redistribution of the advantage learns best, and where the credit lands.", seeds="0-9"
     )
     parser.add_argument("--variants", default="", help="only these, by commas")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder of results and figures; the committed ones by default"
+    )
     parser.add_argument("--rules", default="", help="only these, by commas")
     options = parser.parse_args()
     seeds = options.seeds or (tuple(range(2)) if options.reduced else tuple(range(10)))
@@ -40,16 +45,12 @@ def main() -> int:
         fresh=options.fresh,
         quiet=options.quiet,
     )
-    if options.variants or options.rules:
+    if not outcome.results or options.variants or options.rules:
         return int(bool(outcome.failures))
-    summary = summarize(outcome)
-    if options.reduced:
-        print(f"{len(summary['rules'])} rules, {outcome.record['cpu_seconds']:.0f} CPU-seconds; nothing written")
-        return int(bool(outcome.failures))
-    write_json(RESULTS / "credit.json", summary)
-    from experiments.credit.figures import draw
-
-    draw(summary)
+    out = options.out or (CACHE / "credit" / "reduced-results" if options.reduced else None)
+    write_json((out or RESULTS) / "credit.json", summarize(outcome))
+    # As read again: figures and page are made of what is committed, rounded floats included.
+    draw(load((out or RESULTS) / "credit.json"), out)
     return int(bool(outcome.failures))
 
 

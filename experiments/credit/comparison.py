@@ -47,16 +47,36 @@ def names(results: Mapping[str, Any], variant: str, *, ceilings: bool) -> list[s
     return [rule for rule in RULES if rule in found and rule != BASELINE and found[rule]["ceiling"] == ceilings]
 
 
-def headroom(results: Mapping[str, Any], variant: str, figure: str = "area") -> tuple[str, Estimate, bool]:
+def headroom(
+    results: Mapping[str, Any], variant: str, figure: str = "area", *, signed: bool = True
+) -> tuple[str, Estimate, bool] | None:
     """Return the best ceiling, how far it is above GRPO, and whether that is more than chance.
 
     The interval is widened for the number of ceilings that were tried, since the best of them is picked.
+
+    Args:
+        results: The committed results.
+        variant: Of the task.
+        figure: Of the seeds.
+        signed: Whether ceilings may turn the sign of the advantage; without them, those are left that a rule with
+            weights, such as the paper's, could reach if it knew the causes.
+
+    Returns:
+        Name, gain, and whether its interval lies above 0; `None` if no such ceiling was run.
     """
-    tried = names(results, variant, ceilings=True)
+    tried = [rule for rule in names(results, variant, ceilings=True) if signed or not RULES[rule].signed]
+    if not tried:
+        return None
     found = {rule: difference(results, variant, rule, figure, comparisons=len(tried)) for rule in tried}
     best = max(found, key=lambda rule: found[rule].value)
     low = found[best].low
     return best, found[best], low is not None and low > 0
+
+
+def judges(results: Mapping[str, Any], variant: str) -> bool:
+    """Return whether some ceiling is above GRPO beyond its interval: only then can rules be told apart."""
+    found = headroom(results, variant)
+    return found is not None and found[2]
 
 
 def outcomes(results: Mapping[str, Any], figure: str = "area") -> dict[str, list[tuple[str, str, Estimate]]]:

@@ -47,10 +47,11 @@ def _panels(count: int, *, width: float = 3.6, height: float = 2.7, columns: int
 def _curves(results: Mapping[str, Any]) -> Any:
     figure, panels = _panels(len(results["rules"]))
     for axes, (variant, rules) in zip(panels, results["rules"].items(), strict=True):
-        best, _, _ = comparison.headroom(results, variant)
+        best = comparison.headroom(results, variant)
         for colour, rule in zip(COLOURS, [name for name in CURVES if name in rules], strict=False):
             _line(axes, rules[rule]["curve"], colour, rule)
-        _line(axes, rules[best]["curve"], "#000000", "best ceiling", dashed=True)
+        if best is not None:
+            _line(axes, rules[best[0]]["curve"], "#000000", "best ceiling", dashed=True)
         axes.set_title(variant, fontsize=9)
         axes.set_ylim(0, 1)
         axes.set_xlabel("rollout", fontsize=8)

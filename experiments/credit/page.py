@@ -12,9 +12,9 @@ from experiments.credit.figures import late_share, main_variant
 _DEFAULT, _SHARP, _UNGATED, _ENTROPY = "dgpo tau=.5", "dgpo tau=.1", "deviation only tau=.1", "entropy only tau=.1"
 
 
-def section() -> str:
-    """Return the chapter of docs/results.md."""
-    results = comparison.load()
+def section(results: Mapping[str, Any] | None = None) -> str:
+    """Return the chapter of docs/results.md, from the committed results unless others are given."""
+    results = comparison.load() if results is None else results
     main = main_variant(results)
     parts = [
         "## Which credit learns best: rules and ceilings on `forks`",
@@ -22,7 +22,8 @@ def section() -> str:
         "### Headroom: what an oracle gains over GRPO",
         "An oracle knows which picks decided the outcome. Where the best one is not above GRPO, no rule can be judged. "
         "Area under the learning curve (the mean reward over all rollouts); the interval is widened for the number of "
-        "oracles, of which the best is shown.",
+        "oracles, of which the best is shown. Weights only: the oracle knows which picks mattered, not whether they "
+        "were right, and multiplies the advantage by w >= 0, as the paper's rule does.",
         _headroom_table(results),
         f"### All rules on `{main}`",
         "Differences from GRPO on the same seeds, 95 % each (Student's t over seeds, pairs). AUROC: of the weights, "
@@ -45,9 +46,9 @@ def section() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def verdicts() -> list[Verdict]:
+def verdicts(results: Mapping[str, Any] | None = None) -> list[Verdict]:
     """Return what the experiment says about each claim of the paper that it can be asked about."""
-    results = comparison.load()
+    results = comparison.load() if results is None else results
     return [
         _learns_better(results),
         _finds_causes(results),
@@ -64,7 +65,7 @@ def _points(estimate: Estimate) -> str:
 
 def _judging(results: Mapping[str, Any]) -> list[str]:
     """Variants with headroom."""
-    return [variant for variant in results["rules"] if comparison.headroom(results, variant)[2]]
+    return [variant for variant in results["rules"] if comparison.judges(results, variant)]
 
 
 def _summary(results: Mapping[str, Any]) -> str:
@@ -89,18 +90,16 @@ def _summary(results: Mapping[str, Any]) -> str:
 def _headroom_table(results: Mapping[str, Any]) -> str:
     rows = []
     for variant, about in results["variants"].items():
-        best, gain, enough = comparison.headroom(results, variant)
-        seeds = len(comparison.per_seed(results, variant, "grpo", "area"))
+        best, unsigned = (comparison.headroom(results, variant, signed=signed) for signed in (True, False))
         rows.append(
             [
                 f"`{variant}`",
                 about["why"],
-                seeds,
+                len(comparison.per_seed(results, variant, "grpo", "area")),
                 shown(comparison.mean(results, variant, "grpo", "area")),
                 shown(comparison.mean(results, variant, "grpo", "accuracy")),
-                f"`{best}`",
-                _points(gain),
-                "yes" if enough else "no",
+                *(f"{found[0]}: {_points(found[1])}" if found else "not run" for found in (best, unsigned)),
+                "yes" if comparison.judges(results, variant) else "no",
             ]
         )
     header = [
@@ -109,9 +108,9 @@ def _headroom_table(results: Mapping[str, Any]) -> str:
         "seeds",
         "GRPO, area",
         "GRPO, final accuracy",
-        "best ceiling",
-        "gain, points",
-        "judges?",
+        "best ceiling, points",
+        "best of those with weights only",
+        "judges rules?",
     ]
     return markdown_table(header, rows)
 
@@ -183,6 +182,17 @@ def _learns_better(results: Mapping[str, Any]) -> Verdict:
     return Verdict(claim, "supported" if better and not worse else "not supported", why, _flat(found))
 
 
+def _weights_only(results: Mapping[str, Any], variants: list[str]) -> str:
+    """What an oracle gains that may only weigh the advantages, in a sentence."""
+    found = {variant: comparison.headroom(results, variant, signed=False) for variant in variants}
+    words = ", ".join(f"{variant} {_points(one[1])}" for variant, one in found.items() if one)
+    above = [variant for variant, one in found.items() if one and one[2]]
+    return (
+        f"An oracle that knows the causal picks but, like these rules, only weighs the advantage gains {words} points, "
+        + (f"beyond its interval in {', '.join(above)}." if above else "nowhere beyond its interval.")
+    )
+
+
 def _finds_causes(results: Mapping[str, Any]) -> Verdict:
     claim = "d * h ** kappa finds the tokens that decide the outcome"
     main = main_variant(results)
@@ -209,7 +219,7 @@ def _gate(results: Mapping[str, Any]) -> Verdict:
     gated, ungated = (late_share(results, "habit", rule, "habit") for rule in (_SHARP, _UNGATED))
     gain = comparison.difference(results, "habit", _SHARP, "area", baseline=_UNGATED)
     against = comparison.difference(results, "habit", _SHARP, "area")
-    _, _, room = comparison.headroom(results, "habit")
+    room = comparison.judges(results, "habit")
     tokens = results["rules"]["habit"][_SHARP]["credit"]["habit"]["tokens"]
     why = (
         f"Tokens of which policy and reference are sure, but differently, are {sum(tokens) / len(tokens):.0%} of a "
@@ -258,7 +268,10 @@ def _collapse(results: Mapping[str, Any]) -> Verdict:
 def _ratio(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> Estimate:
     """A figure as a multiple of GRPO's: geometric mean over seeds, with the interval of its logarithm."""
     ours, base = (comparison.per_seed(results, variant, name, figure) for name in (rule, comparison.BASELINE))
-    logs = interval([math.log(ours[seed] / base[seed]) for seed in ours.keys() & base.keys()])
+    shared = [seed for seed in ours if ours[seed] > 0 and base.get(seed, 0) > 0]
+    if not shared:
+        return Estimate(math.nan, None, None)
+    logs = interval([math.log(ours[seed] / base[seed]) for seed in shared])
     low, high = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
     return Estimate(math.exp(logs.value), low, high)
 

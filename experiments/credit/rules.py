@@ -150,17 +150,16 @@ def signed_oracle(mix: float) -> Callable[[Known], Tensor]:
 
 
 def signed_within_groups(mix: float) -> Callable[[Known], Tensor]:
-    """Return the signed ceiling where the group advantage is not 0: (1 - mix) A + mix |A| c T / n.
+    """Return the signed ceiling where the group advantage is not 0: (1 - mix) A + mix |A| c T / K.
 
     The best that a redistribution of GRPO's own advantages could do that may also turn their sign.
     """
 
     def advantages(stats: Known) -> Tensor:
-        at = stats.causal != 0
         length = stats.completion_mask.sum(-1, keepdim=True)
+        picks = (stats.causal != 0).sum(-1).amax().clamp(min=1)
         even_part = stats.advantages[:, None] * stats.completion_mask
-        credit = stats.advantages.abs()[:, None] * stats.causal * length / at.sum(-1, keepdim=True).clamp(min=1)
-        return (1 - mix) * even_part + mix * credit
+        return (1 - mix) * even_part + mix * stats.advantages.abs()[:, None] * stats.causal * length / picks
 
     return advantages
 
@@ -173,6 +172,8 @@ RULES: dict[str, Rule] = {
     "oracle mixed .2": Rule(oracle(0.2), ceiling=True),
     "signed oracle": Rule(signed_oracle(1.0), signed=True, ceiling=True),
     "signed oracle mixed .5": Rule(signed_oracle(0.5), signed=True, ceiling=True),
+    "signed oracle mixed .2": Rule(signed_oracle(0.2), signed=True, ceiling=True),
+    "signed in groups mixed .2": Rule(signed_within_groups(0.2), signed=True, ceiling=True),
     "signed in groups mixed .5": Rule(signed_within_groups(0.5), signed=True, ceiling=True),
     "dgpo tau=1": Rule(dgpo(1.0)),
     "dgpo tau=.5": Rule(dgpo(0.5)),

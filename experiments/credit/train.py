@@ -159,10 +159,16 @@ def token_statistics(
         One per seed.
     """
     logps, ref_logps = _logps(logits, rollout.completions), _logps(ref_logits, rollout.completions)
-    columns = (per_token_hellinger_sq(logits, ref_logits), per_token_kl(logits, ref_logits), per_token_entropy(logits))
+    distance, kl, entropy = (
+        per_token_hellinger_sq(logits, ref_logits),
+        per_token_kl(logits, ref_logits),
+        per_token_entropy(logits),
+    )
     return [
         Known(
-            *(column[index] for column in columns),
+            hellinger_sq=distance[index],
+            kl=kl[index],
+            entropy=entropy[index],
             logps=logps[index],
             old_logps=logps[index] if old_logps is None else old_logps[index],
             ref_logps=ref_logps[index],
@@ -193,7 +199,7 @@ def policy_loss(
         credited: Per seed weights, or token advantages.
         ref_logits: (S, B, T, V).
         rule: Says whether `credited` are token advantages, and the KL penalty, exp(x) - x - 1 with
-            x = ref logp - logp, as TRL has it.
+            x = ref logp - logp, as in GRPO's paper (TRL: `use_bias_correction_kl=False`).
 
     Returns:
         A scalar.

@@ -53,6 +53,23 @@ class Variant:
 
 _FOUR = WarmUp(Layout(4))
 VARIANTS: dict[str, Variant] = {
+    "small groups": Variant("two prompts of four completions a rollout", _FOUR, 2, 4, num_rollouts=160),
+    "habit": Variant(
+        "a style word that policy and reference are sure of, a different one each: large d, no entropy, no effect",
+        WarmUp(Layout(4, habit=True), habit_steps=60),
+        num_rollouts=80,
+    ),
+    "sparse": Variant(
+        "demonstrations that are right 3 times in 10: a completion is right by chance 1 time in 123",
+        WarmUp(Layout(4), correctness=0.3),
+        num_rollouts=120,
+    ),
+    "off-policy": Variant(
+        "four updates per rollout, of which three are off-policy and clipped",
+        _FOUR,
+        num_rollouts=40,
+        num_updates=4,
+    ),
     "four forks": Variant("the task as it is", _FOUR, num_rollouts=80),
     "six forks": Variant(
         "more forks: a completion is right by chance 1 time in 64", WarmUp(Layout(6)), num_rollouts=80
@@ -62,27 +79,10 @@ VARIANTS: dict[str, Variant] = {
         WarmUp(Layout(4, num_fillers=4)),
         num_rollouts=80,
     ),
-    "sparse": Variant(
-        "demonstrations that are right 3 times in 10: a completion is right by chance 1 time in 123",
-        WarmUp(Layout(4), correctness=0.3),
-        num_rollouts=120,
-    ),
-    "small groups": Variant("two prompts of four completions a rollout", _FOUR, 2, 4, num_rollouts=160),
-    "habit": Variant(
-        "a style word that policy and reference are sure of, a different one each: large d, no entropy, no effect",
-        WarmUp(Layout(4, habit=True), habit_steps=60),
-        num_rollouts=80,
-    ),
-    "off-policy": Variant(
-        "four updates per rollout, of which three are off-policy and clipped",
-        _FOUR,
-        num_rollouts=40,
-        num_updates=4,
-    ),
 }
 REDUCED = Variant(
     "a few updates, to see that everything runs",
-    WarmUp(Layout(2), steps=20, batch_size=8, hidden_size=16),
+    WarmUp(Layout(1), steps=120, batch_size=16, hidden_size=16),
     num_prompts=2,
     num_generations=4,
     num_rollouts=4,

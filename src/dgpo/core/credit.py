@@ -1,6 +1,6 @@
 """The redistribution of DGPO: deviation, gated by entropy, turned into weights with mean 1.
 
-A new rule is one more function of this module from per-token statistics to scores; the rest stays as it is.
+Variations and the rules it is compared with stand in `rules.py`; a new one is one more function there.
 """
 
 import math
