@@ -87,6 +87,7 @@ def run_cells(
     workers: int = 2,
     cache: Path | None = None,
     fresh: bool = False,
+    compute: bool = True,
     quiet: bool = False,
 ) -> Outcome:
     """Return the results of all cells, computing those that no earlier run has left behind.
@@ -100,6 +101,7 @@ def run_cells(
         workers: Processes; 0 computes in this one.
         cache: Where cells are kept; `runs/experiments` of the repository by default.
         fresh: Compute everything again.
+        compute: Compute what is missing; otherwise only what is there is read, as after a run that was stopped.
         quiet: No progress bar.
 
     Returns:
@@ -113,7 +115,8 @@ def run_cells(
         path = _path(folder, cell, options)
         if fresh or not _load(path, cell, outcome):
             missing.setdefault(cell if batch is None else batch(cell), []).append((cell, options, path))
-    jobs = [_Job(*(tuple(column) for column in zip(*rows, strict=True))) for rows in missing.values()]
+    absent = sum(map(len, missing.values()))
+    jobs = [_Job(*(tuple(column) for column in zip(*rows, strict=True))) for rows in missing.values() if compute]
     with _bar(experiment, sum(len(job.cells) for job in jobs), quiet) as bar:
 
         def done(job: _Job, error: BaseException | None) -> None:
@@ -129,6 +132,7 @@ def run_cells(
         "cpu_seconds": round(outcome.cpu_seconds, 1),
         "cells": len(outcome.results),
         "cells_computed_by_this_command": sum(len(job.cells) for job in jobs) - len(outcome.failures),
+        "cells_missing": 0 if compute else absent,
         "failed": {"/".join(map(str, (c.variant, c.rule, c.seed))): why for c, why in outcome.failures.items()},
     }
     return outcome
@@ -310,6 +314,7 @@ def argument_parser(description: str, *, seeds: str) -> argparse.ArgumentParser:
         "--cache", type=Path, default=None, help="folder of finished cells; runs/experiments by default"
     )
     parser.add_argument("--fresh", action="store_true", help="compute again what the cache holds")
+    parser.add_argument("--no-compute", action="store_true", help="results and figures from finished cells alone")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -143,6 +143,7 @@ def record_line(record: Mapping[str, Any]) -> str:
     return (
         f"`{record['command']}`, {record['date']}, {record['machine']}, Python {record['python']}, {versions}: "
         f"{record['cells']} cells, {record['cpu_seconds'] / 60:.1f} CPU-minutes in all."
+        + (f" {record['cells_missing']} planned cells had not been run." if record.get("cells_missing") else "")
     )
 
 

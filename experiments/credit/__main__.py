@@ -43,6 +43,7 @@ def main() -> int:
         workers=options.workers,
         cache=options.cache,
         fresh=options.fresh,
+        compute=not options.no_compute,
         quiet=options.quiet,
     )
     if not outcome.results or options.variants or options.rules:

@@ -79,16 +79,24 @@ def judges(results: Mapping[str, Any], variant: str) -> bool:
     return found is not None and found[2]
 
 
-def outcomes(results: Mapping[str, Any], figure: str = "area") -> dict[str, list[tuple[str, str, Estimate]]]:
+def outcomes(
+    results: Mapping[str, Any], figure: str = "area", *, together: bool = True
+) -> dict[str, list[tuple[str, str, Estimate]]]:
     """Return which rules are better or worse than GRPO in which variant, `"better"`, `"worse"` and `"neither"`.
 
-    The intervals hold together, over all rules of all variants: with so many comparisons at 95 % each, several would
-    lie beyond 0 by chance alone.
+    Args:
+        results: The committed results.
+        figure: Of the seeds.
+        together: Widen the intervals so that all of them hold together: with so many comparisons at 95 % each, several
+            lie beyond 0 by chance alone.
+
+    Returns:
+        Side to variant, rule and difference.
     """
     pairs = [(variant, rule) for variant in results["rules"] for rule in names(results, variant, ceilings=False)]
     found: dict[str, list[tuple[str, str, Estimate]]] = {"better": [], "worse": [], "neither": []}
     for variant, rule in pairs:
-        estimate = difference(results, variant, rule, figure, comparisons=len(pairs))
+        estimate = difference(results, variant, rule, figure, comparisons=len(pairs) if together else 1)
         low, high = estimate.low, estimate.high
         side = "better" if low is not None and low > 0 else "worse" if high is not None and high < 0 else "neither"
         found[side].append((variant, rule, estimate))

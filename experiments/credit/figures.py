@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments._report import COLOURS, new_figure, save_figure
 from experiments.credit import comparison
+from experiments.credit.rules import RULES
 
 CURVES = ("grpo", "dgpo tau=.5", "dgpo tau=.1", "dgpo tau=.05", "entropy only tau=.1")
 _BAND = 0.15
@@ -56,7 +57,9 @@ def _curves(results: Mapping[str, Any]) -> Any:
         axes.set_ylim(0, 1)
         axes.set_xlabel("rollout", fontsize=8)
     panels[0].set_ylabel("reward, mean and standard error", fontsize=8)
-    panels[0].legend(fontsize=6, frameon=False)
+    fullest = max(panels, key=lambda axes: len(axes.get_lines()))
+    handles, labels = fullest.get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, frameon=False, ncols=len(labels), loc="outside lower center")
     return figure
 
 
@@ -112,7 +115,7 @@ def _by_role(results: Mapping[str, Any], figure_name: str, label: str) -> Any:
 
 def _shares(results: Mapping[str, Any]) -> Any:
     variant = main_variant(results)
-    rules = list(results["rules"][variant])
+    rules = [rule for rule in RULES if rule in results["rules"][variant]]
     figure = new_figure(7, 0.22 * len(rules) + 1)
     axes = figure.subplots()
     left = [0.0] * len(rules)
@@ -125,7 +128,7 @@ def _shares(results: Mapping[str, Any]) -> Any:
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_title(f"{variant}: share of the credit by role, second half of the training", fontsize=9)
-    axes.legend(fontsize=7, ncols=len(roles), loc="lower center", frameon=True)
+    figure.legend(fontsize=7, ncols=len(roles), loc="outside lower center", frameon=False)
     return figure
 
 

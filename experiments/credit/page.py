@@ -1,7 +1,7 @@
 """What the experiment says, as Markdown and verdicts, generated from its committed results."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dgpo.evaluation.metrics import Estimate
@@ -32,6 +32,13 @@ def section(results: Mapping[str, Any] | None = None) -> str:
         "### The same rules elsewhere",
         "Difference of the area under the curve from GRPO's, points.",
         _variants_table(results),
+        "### How to read this",
+        "Weights multiply gradients, and the gradient of a token whose probability is near 1 is near 0 whatever its "
+        "weight: with even weights GRPO already spends next to nothing on tokens that are sure, and moves the uncertain "
+        "ones. A weight can only shift credit among those. The oracles tell what else there is to gain: with weights "
+        "alone (which picks mattered), or with signs (whether each was right), within groups of mixed rewards or in all. "
+        "All rules share one learning rate, chosen on GRPO alone; Adam takes out a rule's scale but not its noise. "
+        "Larger gradients are clipped to a norm of 1.",
         *(
             f"![{title}](figures/{name}.png)"
             for name, title in (
@@ -69,22 +76,32 @@ def _judging(results: Mapping[str, Any]) -> list[str]:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    found = comparison.outcomes(results)
+    found, singly = comparison.outcomes(results), comparison.outcomes(results, together=False)
     total = sum(map(len, found.values()))
     judging = _judging(results)
-    listed = lambda side: "; ".join(f"`{rule}` in `{variant}` {_points(e)}" for variant, rule, e in found[side])  # noqa: E731
     if found["better"]:
-        first = f"**{len(found['better'])} of {total} comparisons beat GRPO**: {listed('better')} points."
+        first = f"**{len(found['better'])} of {total} comparisons beat GRPO**: {_listed(found['better'])}."
     else:
         first = f"**No rule beats GRPO beyond its interval** in any of {total} comparisons."
-    worse = f" {len(found['worse'])} are worse: {listed('worse')} points." if found["worse"] else " None is worse."
-    return (
-        f"{first}{worse} {len(found['neither'])} cannot be told apart from GRPO. These intervals hold together "
-        f"(Bonferroni over all {total}: at 95 % each, about {0.05 * total:.0f} would miss by chance). Ceilings are not "
-        f"counted. "
-        f"{len(judging)} of {len(results['rules'])} variants have headroom"
-        + (f": {', '.join(f'`{variant}`' for variant in judging)}." if judging else ".")
+    worse = f"{len(found['worse'])} are worse: {_listed(found['worse'])}." if found["worse"] else "None is worse."
+    each = "; ".join(f"{side}: {_listed(singly[side]) or 'none'}" for side in ("better", "worse"))
+    return "\n\n".join(
+        [
+            f"{first} {worse} {len(found['neither'])} cannot be told apart from GRPO. These intervals of the area "
+            f"under the learning curve, in points, hold together (Bonferroni over all {total}). Ceilings are not "
+            f"counted. {len(judging)} of {len(results['rules'])} variants have headroom"
+            + (f": {', '.join(f'`{variant}`' for variant in judging)}." if judging else "."),
+            f"Looked at one by one, at 95 % each, where about {0.025 * total:.1f} of {total} would lie beyond 0 on "
+            f"either side by chance alone: {each}.",
+        ]
     )
+
+
+def _listed(rows: Sequence[tuple[str, str, Estimate]]) -> str:
+    by_variant: dict[str, list[str]] = {}
+    for variant, rule, estimate in rows:
+        by_variant.setdefault(variant, []).append(f"{rule} {_points(estimate)}")
+    return "; ".join(f"in `{variant}` {', '.join(named)}" for variant, named in by_variant.items())
 
 
 def _headroom_table(results: Mapping[str, Any]) -> str:
@@ -194,7 +211,7 @@ def _weights_only(results: Mapping[str, Any], variants: list[str]) -> str:
 
 
 def _finds_causes(results: Mapping[str, Any]) -> Verdict:
-    claim = "d * h ** kappa finds the tokens that decide the outcome"
+    claim = "The score d * h ** kappa points at the tokens that decide the outcome"
     main = main_variant(results)
     ours = comparison.mean(results, main, _SHARP, "auroc")
     entropy = comparison.mean(results, main, _ENTROPY, "auroc")
@@ -247,11 +264,15 @@ def _variance(results: Mapping[str, Any]) -> Verdict:
 
 def _collapse(results: Mapping[str, Any]) -> Verdict:
     claim = "Less mode collapse than GRPO (second-hand: 68 % less)"
-    found = {
-        (variant, figure): comparison.difference(results, variant, _DEFAULT, figure)
+    pairs = [
+        (variant, figure)
         for variant, rules in results["rules"].items()
         if _DEFAULT in rules
         for figure in ("pass@8", "decoy_entropy")
+    ]
+    found = {
+        (variant, figure): comparison.difference(results, variant, _DEFAULT, figure, comparisons=len(pairs))
+        for variant, figure in pairs
     }
     better = {variant for (variant, figure), e in found.items() if e.low is not None and e.low > 0}
     variants = {variant for variant, _ in found}
@@ -260,7 +281,8 @@ def _collapse(results: Mapping[str, Any]) -> Verdict:
     )
     why = (
         "What a policy can lose here: right answers among 8 samples, and the even choice of style words (entropy of at "
-        f"most log 4 = 1.386 nats). Differences of {_DEFAULT} from GRPO at the end: {words}."
+        f"most log 4 = 1.386 nats). Differences of {_DEFAULT} from GRPO at the end, intervals widened for "
+        f"{len(pairs)} comparisons: {words}."
     )
     return Verdict(claim, "supported" if better and better == variants else "not supported", why, _flat(found))
 

@@ -74,6 +74,14 @@ def test_a_process_that_dies_loses_no_cell_but_its_own(run):
     assert "process died" in outcome.failures[bad]
 
 
+def test_finished_cells_can_be_read_without_computing_the_others(run):
+    run(GRID[:2])
+    outcome, calls = run(GRID, compute=False)
+    assert calls == 2
+    assert set(outcome.results) == set(GRID[:2])
+    assert (outcome.record["cells_missing"], outcome.failures) == (4, {})
+
+
 def test_half_written_files_are_computed_again(run, tmp_path):
     run(GRID)
     path = sorted((tmp_path / "cache").rglob("*.json"))[0]
