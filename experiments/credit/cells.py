@@ -28,6 +28,7 @@ EVERYWHERE = (
     "deviation only tau=.1",
     "entropy only tau=.1",
     "floored .7 tau=.05",
+    "positive only tau=.1",
 )
 ALL_RULES_IN = "small groups"
 ALSO = {

@@ -34,9 +34,10 @@ def section(results: Mapping[str, Any] | None = None) -> str:
         _variants_table(results),
         "### How to read this",
         "Weights multiply gradients, and the gradient of a token whose probability is near 1 is near 0 whatever its "
-        "weight: with even weights GRPO already spends next to nothing on tokens that are sure, and moves the uncertain "
-        "ones. A weight can only shift credit among those. The oracles tell what else there is to gain: with weights "
-        "alone (which picks mattered), or with signs (whether each was right), within groups of mixed rewards or in all. "
+        "weight: with even weights GRPO already spends next to nothing on tokens that are sure, and moves the "
+        "uncertain ones. A weight can only shift credit among those. The oracles tell what else there is to gain: with "
+        "weights alone (which picks mattered), or with signs (whether each was right), within groups of mixed "
+        "rewards or in all. "
         "All rules share one learning rate, chosen on GRPO alone; Adam takes out a rule's scale but not its noise. "
         "Larger gradients are clipped to a norm of 1.",
         *(
