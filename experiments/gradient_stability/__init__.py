@@ -1,0 +1,1 @@
+"""Gradients of KL penalties and of DGPO where policy and reference disagree without bound."""

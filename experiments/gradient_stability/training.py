@@ -1,0 +1,265 @@
+"""Short trainings of the forks model, with one word made nearly impossible for the reference or for the policy.
+
+The word is `hmm`, one of the four that the model says at each decoy with a probability of about 1/4. A constant added
+to its logit gives it any other probability and leaves everything else as it was:
+
+- `reference=PROBABILITY`: to the reference's logit. The policy goes on sampling what the reference finds impossible.
+- `policy=PROBABILITY`: to the policy's, sampling included. It is the other way round, and the word is hardly sampled.
+- `stale=PROBABILITY`: to the policy's, but completions are sampled without it, as by an older policy.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgpo.core import (
+    aggregate_loss,
+    clipped_policy_loss,
+    gated_scores,
+    group_advantages,
+    per_token_entropy,
+    per_token_hellinger_sq,
+    per_token_kl,
+    redistribute,
+    redistribution_weights,
+)
+from dgpo.tasks.forks import language, warm_up_model
+from experiments._harness import Cell
+
+BETA = 0.04
+WORD = "hmm"
+SETTINGS: Mapping[str, Any] = {
+    "steps": 20,
+    "prompts": 8,
+    "num_generations": 8,
+    "learning_rate": 5e-4,
+    "max_grad_norm": 1.0,
+    "num_forks": 4,
+    "warm_up_steps": 600,
+}
+
+
+@dataclass
+class Batch:
+    """One step's completions and what policy and reference say of them.
+
+    Attributes:
+        logits: Of the policy, (B, T, V), with gradient.
+        ref_logits: Of the reference.
+        logps: log p of the sampled tokens, (B, T), with gradient.
+        old_logps: The same of the policy that sampled, no gradient.
+        ref_logps: The same of the reference.
+        mask: True up to the end of each completion.
+        rewards: (B,).
+        advantages: (B,), of the rewards alone.
+        num_generations: Completions per prompt.
+    """
+
+    logits: Tensor
+    ref_logits: Tensor
+    logps: Tensor
+    old_logps: Tensor
+    ref_logps: Tensor
+    mask: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    num_generations: int
+
+
+def _surrogate(batch: Batch, advantages: Tensor) -> Tensor:
+    per_token = clipped_policy_loss(batch.logps, batch.old_logps, advantages, completion_mask=batch.mask)
+    return aggregate_loss(per_token, batch.mask)
+
+
+def _grpo(batch: Batch) -> Tensor:
+    return _surrogate(batch, batch.advantages)
+
+
+def _dgpo(tau: float) -> Callable[[Batch], Tensor]:
+    def loss(batch: Batch) -> Tensor:
+        logits = batch.logits.detach()
+        scores = gated_scores(
+            per_token_hellinger_sq(logits, batch.ref_logits),
+            per_token_entropy(logits),
+            vocab_size=logits.shape[-1],
+        )
+        weights = redistribution_weights(scores, batch.mask, tau=tau)
+        return _surrogate(batch, redistribute(batch.advantages, weights))
+
+    return loss
+
+
+def _k3(batch: Batch) -> Tensor:
+    log_ratio = batch.ref_logps - batch.logps
+    return _grpo(batch) + BETA * aggregate_loss(log_ratio.exp() - log_ratio - 1, batch.mask)
+
+
+def _reverse_kl(batch: Batch) -> Tensor:
+    return _grpo(batch) + BETA * aggregate_loss(per_token_kl(batch.logits, batch.ref_logits), batch.mask)
+
+
+def _k1_in_reward(batch: Batch) -> Tensor:
+    """Per token, beside the group's advantage: what a penalty of each token's reward does before any normalisation."""
+    penalty = BETA * (batch.logps - batch.ref_logps).detach()
+    return _surrogate(batch, batch.advantages[:, None] - penalty)
+
+
+def _k1_normalised(batch: Batch) -> Tensor:
+    """Summed over the completion, taken off its reward, and divided by the group's spread with it."""
+    penalty = (BETA * (batch.logps - batch.ref_logps).detach() * batch.mask).sum(-1)
+    return _surrogate(batch, group_advantages(batch.rewards - penalty, batch.num_generations))
+
+
+RULES: Mapping[str, tuple[str, Callable[[Batch], Tensor]]] = {
+    "grpo": ("GRPO", _grpo),
+    "dgpo": ("DGPO, tau = 0.5", _dgpo(0.5)),
+    "dgpo-sharp": ("DGPO, tau = 0.05", _dgpo(0.05)),
+    "k3": ("GRPO + 0.04 KL, k3 in the loss", _k3),
+    "reverse-kl": ("GRPO + 0.04 KL, over the vocabulary", _reverse_kl),
+    "k1-in-reward": ("GRPO + 0.04 KL, k1 per token", _k1_in_reward),
+    "k1-normalised": ("GRPO + 0.04 KL, k1 in the group's rewards", _k1_normalised),
+}
+"""Label and loss of each rule."""
+
+
+def run(cells: Sequence[Cell], settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the result of each cell.
+
+    Args:
+        cells: What to train.
+        settings: Those of `settings_of`, one per cell.
+
+    Returns:
+        Per cell `grad_norm` (before clipping) and `reward`, one value per step; `measured`, the mean probability that
+        the swept side gives the word at decoys before the first step.
+    """
+    return [_train(cell, options) for cell, options in zip(cells, settings, strict=True)]
+
+
+def settings_of(cell: Cell, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that decides a cell's result.
+
+    Args:
+        cell: Its variant is one of those above.
+        overrides: In place of values of `SETTINGS`.
+
+    Returns:
+        The settings.
+    """
+    side, probability = cell.variant.split("=")
+    return {**SETTINGS, **overrides, "side": side, "probability": float(probability), "beta": BETA, "word": WORD}
+
+
+def _shift(probability: float) -> float:
+    """What to add to the logit of a word of probability 1/4 so that it has this one."""
+    return math.log(3 * probability / (1 - probability))
+
+
+def _train(cell: Cell, options: Mapping[str, Any]) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    from dgpo.cli.noise import quiet_libraries
+
+    num_forks = options["num_forks"]
+    path = warm_up_model(num_forks, cell.seed, steps=options["warm_up_steps"], progress=False)
+    quiet_libraries()
+    policy, reference = (AutoModelForCausalLM.from_pretrained(path).eval() for _ in range(2))
+    shifts = {side: torch.zeros(len(language.WORDS)) for side in ("policy", "reference", "sampler")}
+    swept = {"reference": ("reference",), "policy": ("policy", "sampler"), "stale": ("policy",)}[options["side"]]
+    for side in swept:
+        shifts[side][language.WORD_IDS[WORD]] = _shift(options["probability"])
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=options["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)
+    prompts = language.draw_forks(num_forks, random.Random(f"stability {cell.seed}"), held_out=False)
+    generator = torch.Generator().manual_seed(cell.seed)
+    loss_fn = RULES[cell.rule][1]
+    result: dict[str, list[float]] = {"grad_norm": [], "reward": []}
+    measured = math.nan
+    for _ in range(options["steps"]):
+        batch, ids = _batch(policy, reference, shifts, list(islice(prompts, options["prompts"])), options, generator)
+        if math.isnan(measured):
+            measured = _at_decoys(batch, ids, options["side"])
+        loss = loss_fn(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), options["max_grad_norm"])
+        optimizer.step()
+        result["grad_norm"].append(norm.item())
+        result["reward"].append(batch.rewards.mean().item())
+    return {**result, "measured": measured}
+
+
+def _batch(
+    policy: Any,
+    reference: Any,
+    shifts: Mapping[str, Tensor],
+    forks: Sequence[language.Forks],
+    options: Mapping[str, Any],
+    generator: torch.Generator,
+) -> tuple[Batch, Tensor]:
+    copies = options["num_generations"]
+    repeated = [pairs for pairs in forks for _ in range(copies)]
+    bos = language.WORD_IDS[language.BOS]
+    prompts = torch.tensor([[bos, *language.encode(language.prompt_text(pairs))] for pairs in repeated])
+    completions = _sample(
+        policy, shifts["sampler"], prompts, language.completion_length(options["num_forks"]), generator
+    )
+    ids, length = torch.cat([prompts, completions], -1), completions.shape[-1]
+    plain = policy(ids).logits[:, -length - 1 : -1]
+    logits = plain + shifts["policy"]
+    with torch.no_grad():
+        ref_logits = reference(ids).logits[:, -length - 1 : -1] + shifts["reference"]
+    ended = (completions == language.WORD_IDS[language.EOS]).cumsum(-1)
+    mask = (ended == 0) | ((ended == 1) & (completions == language.WORD_IDS[language.EOS]))
+    texts = [
+        " ".join(language.WORDS[token] for token, kept in zip(row, keep, strict=True) if kept and token > 3)
+        for row, keep in zip(completions.tolist(), mask.tolist(), strict=True)
+    ]
+    answers = [language.answer_text(pairs) for pairs in repeated]
+    rewards = torch.tensor([float(score or 0.0) for score in language.forks_reward(texts, answers)])
+    return Batch(
+        logits,
+        ref_logits,
+        _picked(logits, completions),
+        _picked(plain.detach() + shifts["sampler"], completions),
+        _picked(ref_logits, completions),
+        mask,
+        rewards,
+        group_advantages(rewards, copies),
+        copies,
+    ), completions
+
+
+def _picked(logits: Tensor, ids: Tensor) -> Tensor:
+    return F.log_softmax(logits, -1).gather(-1, ids[..., None]).squeeze(-1)
+
+
+@torch.no_grad()
+def _sample(model: Any, shift: Tensor, prompts: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """Completions at temperature 1, (B, length); what follows `<eos>` is `<pad>`."""
+    eos, pad = language.WORD_IDS[language.EOS], language.WORD_IDS[language.PAD]
+    fed, cache, tokens = prompts, None, []
+    ended = torch.zeros(len(prompts), dtype=torch.bool)
+    for _ in range(length):
+        output = model(fed, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        token = torch.multinomial((output.logits[:, -1] + shift).softmax(-1), 1, generator=generator).squeeze(-1)
+        token = torch.where(ended, torch.full_like(token, pad), token)
+        tokens.append(token)
+        ended |= token == eos
+        fed = token[:, None]
+    return torch.stack(tokens, -1)
+
+
+def _at_decoys(batch: Batch, completions: Tensor, side: str) -> float:
+    """Mean probability of the word where the model chooses a style word."""
+    style = torch.tensor([language.WORD_IDS[word] for word in language.STYLE_WORDS])
+    decoys = torch.isin(completions, style) & batch.mask
+    logits = batch.ref_logits if side == "reference" else batch.logits.detach()
+    return logits.softmax(-1)[..., language.WORD_IDS[WORD]][decoys].mean().item()

@@ -1,0 +1,99 @@
+"""Writes docs/results.md from the committed results: `python -m experiments.page` (`--check` writes nothing)."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from experiments import _earlier
+from experiments._report import ROOT, Verdict, markdown_table
+
+PAGE = ROOT / "docs" / "results.md"
+EXPERIMENTS = {
+    "credit": "python -m experiments.credit",
+    "gradient_stability": "python -m experiments.gradient_stability",
+    "smollm2": "make smollm2 && python -m experiments.smollm2",
+}
+"""Package and command of each experiment, in the order of the page."""
+
+_HEADER = """# Results
+
+What this project has measured for and against the claims of the paper (arXiv:2605.03327), at sizes that run on two
+processor cores. This page is generated: `python -m experiments.page` writes it from the results that the commands below
+have left in `experiments/*/results`, `docs/results` and `benchmarks/results`, and a test fails where the two differ.
+Each chapter ends with its command, date, machine and versions. Intervals are 95 % unless said otherwise; those over
+seeds are Student's, of differences between runs of equal seeds where two methods are compared.
+
+Speed, memory, and the other measurements that are about this implementation rather than about the method:
+[benchmarks.md](benchmarks.md)."""
+
+_FIGURES_OF_THE_PAPER = Verdict(
+    "60.0 Avg@32 on AIME 2024, 46.0 on AIME 2025 with Qwen2.5-32B, ahead of DAPO",
+    "not testable at this size",
+    "It takes a 32-billion-parameter model and a cluster. The recipe and the evaluation protocol are there, ready to "
+    "launch; nobody has run them here.",
+)
+_UNREPORTED = "Not run yet: `{command}`."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, or say whether it is what the results give."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
+    options = parser.parse_args(arguments)
+    text = page()
+    if not options.check:
+        PAGE.write_text(text)
+        return 0
+    if PAGE.read_text() == text:
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} is out of date; run `python -m experiments.page`.", file=sys.stderr)
+    return 1
+
+
+def page() -> str:
+    """Return the page: a function of the committed results alone.
+
+    Returns:
+        Markdown.
+    """
+    modules = {name: _page_of(name) for name in EXPERIMENTS}
+    chapters = [_chapter(name, module) for name, module in modules.items()]
+    return "\n\n".join([_HEADER, _verdicts(modules), *chapters, *_earlier.chapters()]) + "\n"
+
+
+def _page_of(name: str) -> ModuleType | None:
+    """The module that describes an experiment's results; `None` if there are no such results."""
+    results = ROOT / "experiments" / name / "results"
+    if not any(results.glob("*.json")):
+        return None
+    return importlib.import_module(f"experiments.{name}.page")
+
+
+def _chapter(name: str, module: ModuleType | None) -> str:
+    if module is None:
+        return f"## `{name}`\n\n{_UNREPORTED.format(command=EXPERIMENTS[name])}"
+    return module.section().strip()
+
+
+def _verdicts(modules: dict[str, ModuleType | None]) -> str:
+    rows = [("the paper", _FIGURES_OF_THE_PAPER)]
+    for name, module in modules.items():
+        rows += [(f"`{name}`", verdict) for verdict in (module.verdicts() if module else ())]
+    rows += [("`train_step`", _earlier.cost())]
+    table = markdown_table(
+        ["claim", "verdict", "why", "from"],
+        [[v.claim, f"**{v.verdict}**", v.why, source] for source, v in rows],
+    )
+    missing = [name for name, module in modules.items() if module is None]
+    note = "".join(f"\n\n`{name}`: {_UNREPORTED.format(command=EXPERIMENTS[name])}" for name in missing)
+    counts = {word: sum(v.verdict == word for _, v in rows) for word in _WORDS}
+    said = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return f"## Verdicts\n\nOf {len(rows)} claims: {said}.\n\n{table}{note}"
+
+
+_WORDS = ("not supported", "supported", "not testable at this size")
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""What the experiment says, as Markdown and verdicts, generated from its committed results."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from experiments._report import (
+    COLOURS,
+    Verdict,
+    interval,
+    markdown_table,
+    new_figure,
+    record_line,
+    save_figure,
+    shown,
+)
+from experiments.smollm2 import summary
+from experiments.smollm2.rules import BASE, GRPO, MODEL, RULES, TASKS
+from experiments.smollm2.summary import load, trained
+
+
+def draw() -> None:
+    """Draw one figure per task: reward, entropy, gradient norm and effective share."""
+    results = load()
+    curves = {
+        "reward": "reward",
+        "entropy": "entropy, nats",
+        "grad_norm": "gradient norm",
+        "effective_share": "ESS / T",
+    }
+    for task, rules in trained(results).items():
+        figure = new_figure(11, 3)
+        panels = figure.subplots(1, len(curves))
+        for axes, (name, title) in zip(panels, curves.items(), strict=True):
+            for rule in rules:
+                points = summary.curve(results, task, rule, name)
+                colour = COLOURS[list(RULES).index(rule)]
+                axes.plot(range(1, len(points) + 1), points, label=RULES[rule].label, color=colour, linewidth=1.2)
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel("step")
+            axes.grid(alpha=0.3)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+        save_figure(figure, f"smollm2-{task.replace('_', '-')}-rules")
+
+
+def section() -> str:
+    """Return the chapter of docs/results.md."""
+    results = load()
+    parts = [
+        "## A real small model: SmolLM2-135M-Instruct",
+        _what_was_run(results),
+        *(part for task in trained(results) for part in _task_parts(results, task)),
+        record_line(results["record"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what_was_run(results: Mapping[str, Any]) -> str:
+    settings = next(cell["settings"] for cell in results["cells"] if cell["cell"][1] != BASE)
+    groups = settings["per_device_train_batch_size"] // settings["num_generations"]
+    missing = [
+        f"{task}: {', '.join(left)}"
+        for task in TASKS
+        if (left := [rule for rule in list(RULES)[:4] if rule not in trained(results).get(task, [])])
+    ]
+    return (
+        f"{MODEL}, weights dequantized from 4 bits, bfloat16, LoRA r = {settings['lora_r']} on the last "
+        f"{settings['lora_layers']} layers, learning rate {settings['learning_rate']:g}, {settings['max_steps']} steps "
+        f"of {groups} prompts x {settings['num_generations']} completions of at most "
+        f"{settings['max_completion_length']} tokens, plain-text prompts, `DGPOTrainer` for every rule. Held-out: "
+        f"{settings['eval_size']} questions x {settings['eval_samples']} samples at T = 1 for each seed. This is a "
+        "very short training: it can show a large difference between rules and no small one."
+        + (f" Of the grid, not run yet: {'; '.join(missing)}." if missing else "")
+    )
+
+
+def _task_parts(results: Mapping[str, Any], task: str) -> list[str]:
+    rules = trained(results)[task]
+    name = task.replace("_", "-")
+    return [
+        f"### `{task}`",
+        _accuracy_table(results, task, rules),
+        _training_table(results, task, rules),
+        f"![{task}](figures/smollm2-{name}-rules.png)",
+    ]
+
+
+def _accuracy_table(results: Mapping[str, Any], task: str, rules: list[str]) -> str:
+    rows = []
+    for rule in (BASE, *rules):
+        values = summary.accuracy(results, task, rule)
+        if not values:
+            continue
+        listed = ", ".join(f"{values[seed]:.3f}" for seed in sorted(values))
+        row = [
+            "before training" if rule == BASE else RULES[rule].label,
+            listed,
+            shown(interval(list(values.values()))),
+        ]
+        baseline = summary.baseline_of(rule)
+        shared = rule != BASE and values.keys() & summary.accuracy(results, task, baseline).keys()
+        if shared:
+            row += [
+                shown(summary.over_seeds(results, task, rule, baseline), signed=True),
+                shown(summary.over_questions(results, task, rule, baseline), signed=True),
+            ]
+        rows.append(row + ["-"] * (5 - len(row)))
+    header = [
+        "held-out accuracy",
+        "each seed",
+        "mean over seeds",
+        "minus GRPO (GRPO: minus before), over seeds",
+        "the same, over questions",
+    ]
+    return markdown_table(header, rows)
+
+
+def _training_table(results: Mapping[str, Any], task: str, rules: list[str]) -> str:
+    rows = []
+    for rule in rules:
+        ends = {name: summary.at_end(results, task, rule, name) for name in ("reward", "entropy", "kl")}
+        norms = summary.steps(results, task, rule, "grad_norm")
+        shares = summary.steps(results, task, rule, "effective_share")
+        rows.append(
+            [
+                RULES[rule].label,
+                *(shown(interval(list(values.values()))) for values in ends.values()),
+                f"{statistics.fmean(norms):.3f}",
+                f"{statistics.variance(norms):.4f}",
+                f"{max(norms):.3f}",
+                f"{statistics.fmean(shares):.4f}",
+            ]
+        )
+    header = [
+        f"last {summary.LAST} steps: reward",
+        "entropy, nats",
+        "KL estimate",
+        "gradient norm: mean",
+        "variance",
+        "largest",
+        "effective share",
+    ]
+    return markdown_table(["", *header], rows)
+
+
+def verdicts() -> list[Verdict]:
+    """Return what the experiment says about the claims it can be asked about."""
+    results = load()
+    return [_learns_better(results, rule) for rule in ("dgpo", "entropy") if _comparable(results, rule)]
+
+
+def _comparable(results: Mapping[str, Any], rule: str) -> list[str]:
+    """Tasks on which the rule and GRPO share at least two seeds."""
+    return [
+        task
+        for task, rules in trained(results).items()
+        if {rule, GRPO} <= set(rules)
+        and len(summary.accuracy(results, task, rule).keys() & summary.accuracy(results, task, GRPO).keys()) > 1
+    ]
+
+
+def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
+    differences = {task: summary.over_seeds(results, task, rule, GRPO) for task in _comparable(results, rule)}
+    better = all(estimate.low is not None and estimate.low > 0 for estimate in differences.values())
+    told = "; ".join(f"`{task}` {shown(estimate, signed=True)}" for task, estimate in differences.items())
+    shares = [summary.steps(results, task, rule, "effective_share") for task in differences]
+    share = statistics.fmean(value for values in shares for value in values)
+    return Verdict(
+        f"{RULES[rule].label}: learns arithmetic better than GRPO (SmolLM2-135M)",
+        "supported" if better else "not supported",
+        f"Held-out accuracy minus GRPO's, 95 % over seeds: {told}. Mean effective share {share:.3f}: "
+        + ("its weights are so even that it is nearly GRPO." if share > 0.97 else "its weights do differ from GRPO's."),
+        {task: estimate.value for task, estimate in differences.items()},
+    )

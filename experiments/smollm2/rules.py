@@ -1,0 +1,83 @@
+"""What is compared, and on what: every rule is `DGPOTrainer` with other weights, so that nothing else differs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+EVEN = 1e9
+"""A tau at which every weight is 1: DGPO is then GRPO, as `tests/engines/trl/test_equals_grpo.py` asserts."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way of training.
+
+    Attributes:
+        label: In tables and figures.
+        tau: Temperature of the weights.
+        beta: Factor of TRL's KL penalty.
+        score: `"gated"` for the paper's d h^kappa, `"entropy"` for h alone.
+    """
+
+    label: str
+    tau: float = EVEN
+    beta: float = 0.0
+    score: str = "gated"
+
+
+BASE = "base"
+"""The rule that trains nothing: held-out accuracy before training, shared by all others of the same task and seed."""
+GRPO = "grpo"
+
+RULES: Mapping[str, Rule] = {
+    GRPO: Rule("GRPO"),
+    "dgpo": Rule("DGPO, tau = 0.5", tau=0.5),
+    "grpo-kl": Rule("GRPO + 0.04 KL", beta=0.04),
+    "entropy": Rule("entropy only, tau = 0.5", tau=0.5, score="entropy"),
+    "dgpo-sharp": Rule("DGPO, tau = 0.05", tau=0.05),
+}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is learnt.
+
+    Attributes:
+        dataset: reasoning-gym's data set.
+        options: Its options.
+        suffix: Follows each question. Prompts are plain text without a chat template: half as many tokens, and a model
+            that answers rather than explains from the start.
+    """
+
+    dataset: str
+    options: Mapping[str, int]
+    suffix: str
+
+
+TASKS: Mapping[str, Questions] = {
+    "chain_sum": Questions("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}, ""),
+    "lcm": Questions("lcm", {"min_value": 2, "max_value": 12}, "\nAnswer:"),
+}
+"""Sums and differences of two or three one-digit numbers; least common multiples of two numbers up to 12."""
+
+TRAINING: Mapping[str, Any] = {
+    "max_steps": 16,
+    "per_device_train_batch_size": 32,
+    "num_generations": 4,
+    "max_completion_length": 6,
+    "learning_rate": 5e-4,
+    "lora_r": 16,
+    "lora_layers": 10,
+    "eval_size": 48,
+    "eval_samples": 3,
+}
+"""Chosen for the processor time of many trainings on two cores: adapters on the last 10 of 30 layers alone, say."""
+
+REDUCED: Mapping[str, Any] = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "num_generations": 2,
+    "eval_size": 4,
+    "eval_samples": 1,
+}

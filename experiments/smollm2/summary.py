@@ -1,0 +1,118 @@
+"""Figures per task, rule and seed, taken from the committed results."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dgpo.evaluation.metrics import Estimate
+from experiments._report import interval, paired_difference
+from experiments.smollm2.rules import BASE, GRPO, RULES, TASKS
+
+RESULTS = Path(__file__).parent / "results" / "results.json"
+LAST = 4
+"""Steps at the end of a training whose mean is quoted."""
+
+
+def load() -> dict[str, Any]:
+    """Return the committed results.
+
+    Returns:
+        What `__main__` wrote.
+
+    Raises:
+        FileNotFoundError: If the experiment was not run yet.
+    """
+    return json.loads(RESULTS.read_text())
+
+
+def trained(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the rules that were trained on each task, in the order of `RULES`.
+
+    Args:
+        results: Of `load`.
+
+    Returns:
+        Task to rules; tasks without any are left out.
+    """
+    done = {(cell["cell"][0], cell["cell"][1]) for cell in results["cells"]}
+    found = {task: [rule for rule in RULES if (task, rule) in done] for task in TASKS}
+    return {task: rules for task, rules in found.items() if rules}
+
+
+def cells_of(results: Mapping[str, Any], task: str, rule: str) -> dict[int, Mapping[str, Any]]:
+    """Return the cells of a task and rule, by seed."""
+    return {cell["cell"][2]: cell for cell in results["cells"] if cell["cell"][:2] == [task, rule]}
+
+
+def accuracy(results: Mapping[str, Any], task: str, rule: str) -> dict[int, float]:
+    """Return the held-out accuracy by seed: right answers among all samples of all questions.
+
+    Args:
+        results: Of `load`.
+        task: One of `TASKS`.
+        rule: One of `RULES`, or `BASE` for the model before training.
+
+    Returns:
+        Seed to accuracy.
+    """
+    return {
+        seed: statistics.fmean(cell["correct"]) / cell["settings"]["eval_samples"]
+        for seed, cell in cells_of(results, task, rule).items()
+    }
+
+
+def over_questions(results: Mapping[str, Any], task: str, rule: str, baseline: str) -> Estimate:
+    """Return the difference of accuracy, with an interval over the questions of all seeds, paired by question.
+
+    It treats the trained models as given: it says how these models differ, not how the next training would.
+
+    Args:
+        results: Of `load`.
+        task: One of `TASKS`.
+        rule: The one of interest.
+        baseline: The one it is compared with.
+
+    Returns:
+        Mean difference and bounds.
+    """
+    ours, theirs = (cells_of(results, task, name) for name in (rule, baseline))
+    differences = [
+        (a - b) / ours[seed]["settings"]["eval_samples"]
+        for seed in sorted(ours.keys() & theirs.keys())
+        for a, b in zip(ours[seed]["correct"], theirs[seed]["correct"], strict=True)
+    ]
+    return interval(differences)
+
+
+def over_seeds(results: Mapping[str, Any], task: str, rule: str, baseline: str) -> Estimate:
+    """Return the difference of accuracy with an interval over the seeds that both were trained on."""
+    return paired_difference(*(accuracy(results, task, name) for name in (rule, baseline)))
+
+
+def curve(results: Mapping[str, Any], task: str, rule: str, name: str) -> list[float]:
+    """Return a curve, averaged over seeds, steps without a value left out of the average."""
+    curves = [cell["curves"][name] for cell in cells_of(results, task, rule).values()]
+    return [_mean(values) for values in zip(*curves, strict=True)]
+
+
+def at_end(results: Mapping[str, Any], task: str, rule: str, name: str) -> dict[int, float]:
+    """Return the mean of a curve over its last steps, by seed."""
+    return {seed: _mean(cell["curves"][name][-LAST:]) for seed, cell in cells_of(results, task, rule).items()}
+
+
+def steps(results: Mapping[str, Any], task: str, rule: str, name: str) -> list[float]:
+    """Return the values of all steps of all seeds."""
+    cells = cells_of(results, task, rule).values()
+    return [value for cell in cells for value in cell["curves"][name] if value is not None]
+
+
+def baseline_of(rule: str) -> str:
+    """Return what a rule is compared with: GRPO, and GRPO itself with the model before training."""
+    return BASE if rule == GRPO else GRPO
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    kept = [value for value in values if value is not None]
+    return statistics.fmean(kept) if kept else float("nan")

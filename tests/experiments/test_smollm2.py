@@ -1,0 +1,98 @@
+import json
+
+import pytest
+import torch
+
+from experiments._harness import Cell
+from experiments.smollm2 import page, summary, training
+from experiments.smollm2.__main__ import grid
+from experiments.smollm2.rules import BASE, REDUCED, RULES, TASKS
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    """A Llama of 2 layers whose tokenizer knows the digits, in place of a model that CI would have to download."""
+    from dgpo.tasks.forks.model import WarmUpConfig, build_model, build_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    build_model(WarmUpConfig(num_forks=1)).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def result_of(rule, model, task="chain_sum"):
+    cell = Cell(task, rule, 0)
+    settings = training.settings_of(cell, REDUCED | {"lora_layers": 1}) | {"model": model}
+    (result,) = training.run([cell], [settings])
+    return json.loads(json.dumps(result)), settings
+
+
+@pytest.mark.parametrize("rule", ["grpo-kl", "entropy"])
+def test_a_cell_trains_and_is_measured(rule, tiny_model):
+    result, settings = result_of(rule, tiny_model)
+    assert {len(values) for values in result["curves"].values()} == {settings["max_steps"]}
+    assert len(result["correct"]) == settings["eval_size"]
+    assert set(result["correct"]) <= set(range(settings["eval_samples"] + 1))
+    # The score of `entropy` differs from token to token before the policy has moved; that of the others is then 0.
+    first = result["curves"]["effective_share"][0]
+    assert first < 1.0 if rule == "entropy" else first == 1.0
+
+
+def test_the_base_model_is_measured_and_not_trained(tiny_model):
+    result, _ = result_of(BASE, tiny_model, task="lcm")
+    assert all(values == [] for values in result["curves"].values())
+    assert len(result["correct"]) == REDUCED["eval_size"]
+
+
+def test_entropy_only_replaces_the_score_and_nothing_else():
+    class Trainer:
+        def _give_credit(self, inputs, per_token):
+            self.given = inputs, per_token
+
+    trainer = training.scored_by_entropy(Trainer)()
+    per_token = {"gate": torch.tensor([0.5]), "scores": torch.tensor([0.1]), "entropy": torch.tensor([2.0])}
+    trainer._give_credit("inputs", per_token)
+    inputs, given = trainer.given
+    assert inputs == "inputs"
+    assert given["scores"] is per_token["gate"]
+    assert {name: given[name] for name in ("gate", "entropy")} == {
+        name: per_token[name] for name in ("gate", "entropy")
+    }
+    assert per_token["scores"].item() == pytest.approx(0.1)
+
+
+def test_every_cell_of_the_grid_has_settings_of_its_own():
+    cells = list(grid(TASKS, RULES, range(2)))
+    assert len(cells) == len(set(cells)) == 2 * 2 * (len(RULES) + 1)
+    same_seed = [json.dumps(training.settings_of(cell, {}), sort_keys=True) for cell in cells if cell.seed == 0]
+    assert len(same_seed) == len(set(same_seed))
+
+
+def cell(rule, seed, correct, *, task="chain_sum", norm=1.0):
+    curves = {name: [norm] * 4 for name in training.CURVES}
+    return {
+        "cell": [task, rule, seed],
+        "settings": {**training.settings_of(Cell(task, rule, seed), {"eval_samples": 2})},
+        "curves": curves if rule != BASE else {name: [] for name in curves},
+        "correct": correct,
+        "seconds_per_step": 1.0,
+    }
+
+
+def test_differences_are_paired_by_seed_and_by_question(monkeypatch):
+    # GRPO is right in 1 of 4 and 3 of 4 samples, DGPO in 2 of 4 and 4 of 4: +1/4 in both seeds, however far they lie apart.
+    results = {
+        "record": {},
+        "cells": [cell("grpo", 0, [1, 0]), cell("grpo", 1, [1, 2]), cell("dgpo", 0, [2, 0]), cell("dgpo", 1, [2, 2])],
+    }
+    seeds = summary.over_seeds(results, "chain_sum", "dgpo", "grpo")
+    assert (seeds.value, seeds.low, seeds.high) == (0.25, 0.25, 0.25)
+    # Per question +1/2, 0, +1/2, 0: sd = 0.2887, t(3) = 3.182, 3.182 * 0.2887 / 2 = 0.459.
+    questions = summary.over_questions(results, "chain_sum", "dgpo", "grpo")
+    assert questions.value == 0.25
+    assert questions.high - questions.value == pytest.approx(0.459, abs=1e-3)
+    monkeypatch.setattr(page, "load", lambda: results)
+    (verdict,) = page.verdicts()
+    assert verdict.verdict == "supported"
+    results["cells"][2]["correct"] = [0, 0]
+    assert page.verdicts()[0].verdict == "not supported"
