@@ -93,6 +93,8 @@ bench: $(STAMP)  ## memory and time of the heads and of a training step: DGPO, G
 
 experiments: $(STAMP)  ## evidence on the claims: every experiment that needs no download, then docs/results.md
 	$(BIN)/python -m experiments.credit
+	$(BIN)/python -m experiments.gradient_stability
+	$(BIN)/python -m experiments.page
 
 clean:
 	rm -rf $(VENV) $(VENV_VERL) .uv build dist .pytest_cache .mypy_cache .ruff_cache

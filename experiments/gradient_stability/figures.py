@@ -61,6 +61,6 @@ def _draw_runs(results: Mapping[str, Any]) -> None:
         axes.invert_xaxis()
         axes.set_xlabel(title, fontsize=9)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("largest gradient norm, mean over seeds")
+    panels[0].set_ylabel("largest gradient norm")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     save_figure(figure, "gradient-stability-runs")

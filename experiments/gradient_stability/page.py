@@ -1,6 +1,7 @@
 """What the experiment says, as Markdown and verdicts, generated from its committed results."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from dgpo.evaluation.metrics import Estimate
@@ -11,6 +12,7 @@ from experiments.gradient_stability.theory import TERMS, largest_weight
 from experiments.gradient_stability.training import BETA, RULES, SETTINGS, WORD
 
 _KL_RULES = ("k3", "reverse-kl", "k1-in-reward")
+_IN_REWARD = "k1-normalised"
 _SMALLEST = "reference=1e-12"
 
 
@@ -37,7 +39,7 @@ def section() -> str:
         f"were sampled (stale rollouts; no rule corrects the penalty for that, as TRL does not by default). {steps} "
         f"steps of {batch} completions, learning rate {SETTINGS['learning_rate']:g}, beta {BETA}, gradients clipped to "
         f"{SETTINGS['max_grad_norm']:g} after their norm was taken. Norm, and reward of the last five steps: mean over "
-        "the seeds with Student's 95 % interval.",
+        "the seeds, smallest and largest seed.",
         *(_runs_table(results, side) for side in ("reference", "policy", "stale")),
         "![gradient norms in runs](figures/gradient-stability-runs.png)",
         record_line(results["record"]),
@@ -89,16 +91,28 @@ def _runs_table(results: Mapping[str, Any], side: str) -> str:
     header += ["largest, any seed", f"reward at {summary.probability(variants[-1]):g}"]
     rows = []
     for rule, (label, _) in RULES.items():
-        cells = [_shown(per_seed(results, variant, rule, "mean")) for variant in variants]
-        if cells[1:] == ["-"] * (len(variants) - 1):
+        # GRPO does not look at the reference: along that sweep it was trained once.
+        looked_up = [UNSWEPT] * len(variants) if (side, rule) == ("reference", "grpo") else variants
+        found = [per_seed(results, variant, rule, "mean") for variant in looked_up]
+        if not any(found[1:]):
             continue
-        every = [value for v in variants for value in per_seed(results, v, rule, "largest").values()]
-        rows.append([label, *cells, f"{max(every):.3g}", _shown(per_seed(results, variants[-1], rule, "reward"))])
+        every = [value for v in looked_up for value in per_seed(results, v, rule, "largest").values()]
+        reward = _spread(per_seed(results, looked_up[-1], rule, "reward"))
+        rows.append([label, *map(_spread, found), f"{max(every):.3g}", reward])
     return f"**{title}**\n\n" + markdown_table(header, rows)
 
 
-def _shown(values: Mapping[int, float]) -> str:
-    return shown(interval(list(values.values())), digits=2) if values else "-"
+def _spread(values: Mapping[int, float]) -> str:
+    if not values:
+        return "-"
+    mean = sum(values.values()) / len(values)
+    digits = 2 if mean < 10 else 0
+    return f"{mean:.{digits}f} ({min(values.values()):.{digits}f} to {max(values.values()):.{digits}f})"
+
+
+def _ratio(values: Mapping[int, float]) -> str:
+    """Geometric mean with Student's interval of the logarithms: ratios of norms are far from symmetric."""
+    return shown(_exp10(interval([math.log10(value) for value in values.values()])), digits=2)
 
 
 def _growth(results: Mapping[str, Any], rule: str) -> dict[int, float]:
@@ -108,7 +122,19 @@ def _growth(results: Mapping[str, Any], rule: str) -> dict[int, float]:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    return "\n".join(f"- **{verdict.claim}: {verdict.verdict}.** {verdict.why}" for verdict in verdicts(results))
+    told = [f"- **{verdict.claim}: {verdict.verdict}.** {verdict.why}" for verdict in verdicts(results)]
+    rewards = {
+        "GRPO": (UNSWEPT, "grpo"),
+        "q = 1/4": (UNSWEPT, _IN_REWARD),
+        "q = 1e-12": (_SMALLEST, _IN_REWARD),
+    }
+    listed = ", ".join(f"{name} {_spread(per_seed(results, *of, 'reward'))}" for name, of in rewards.items())
+    goal = (
+        "- **What a vanishing reference changes is the goal.** k1 taken off the group's rewards is divided by the "
+        f"group's spread with them, so its gradient cannot explode; but {BETA} log(1/q) per word competes with a reward "
+        f"of 1. Reward of the last steps, mean (smallest to largest seed): {listed}."
+    )
+    return "\n".join([*told, goal])
 
 
 def verdicts(results: Mapping[str, Any] | None = None) -> list[Verdict]:
@@ -134,7 +160,7 @@ def _bounded(results: Mapping[str, Any]) -> Verdict:
         "supported" if bounded else "not supported",
         "d lies in [0, 1] and w below min(T, e^(1/tau)), by the formulas. One token's gradient at tau = 0.5 is "
         f"{last['dgpo_tau0.5']:.2f} at q = 1e-16 beside {last['surrogate']:.2f} for GRPO; in the run its norm at 1e-12 "
-        f"is {_shown(growth)} times that at 1/4. GRPO without a penalty, today's usual baseline, is bounded as well.",
+        f"is {_ratio(growth)} times that at 1/4. GRPO without a penalty, today's usual baseline, is bounded as well.",
         {"growth": growth},
     )
 
@@ -143,14 +169,15 @@ def _kl_explodes(results: Mapping[str, Any]) -> Verdict:
     last = results["theory"]["reference"][-1]
     growth = {rule: _growth(results, rule) for rule in _KL_RULES}
     exploded = [rule for rule, values in growth.items() if values and interval(list(values.values())).value > 10]
-    named = "; ".join(f"{RULES[rule][0]} {_shown(values)}" for rule, values in growth.items())
+    named = "; ".join(f"{RULES[rule][0]} {_ratio(values)}" for rule, values in growth.items())
     return Verdict(
         "A KL penalty's gradient explodes where the reference's probability vanishes",
         "supported" if exploded else "not supported",
-        "It depends on the estimator, and none explodes. k3, the one TRL and GRPO use, stays below sqrt(2) beta "
-        f"there (its *value* grows, its gradient does not: {last['k3']:.2f} beta at q = 1e-16). KL over the vocabulary, "
-        f"k1 in the reward and k2 have no bound but grow with log(1/q): k1's is {last['k1_in_reward']:.1f} beta at 1e-16, "
-        f"{last['k1_in_reward'] * BETA:.2f} at beta = {BETA}. In the run, norm at 1e-12 over norm at 1/4: {named}.",
+        "It depends on the estimator, and none explodes. k3, the one TRL and GRPO use, stays below sqrt(2) beta there "
+        f"(its *value* grows, its gradient does not: {last['k3']:.2f} beta at q = 1e-16). KL over the vocabulary, k1 "
+        f"in the reward and k2 have no bound but grow with log(1/q): k1's is {last['k1_in_reward']:.1f} beta at "
+        f"1e-16, {last['k1_in_reward'] * BETA:.2f} at beta = {BETA}. In the run, norm at 1e-12 over norm at 1/4: "
+        f"{named}.",
         {"growth": growth},
     )
 
@@ -166,17 +193,12 @@ def _other_direction(results: Mapping[str, Any]) -> Verdict:
         "supported" if exploded else "not supported",
         f"Its factor is 1 - q/p: {last['k3']:.1e} beta at p = 1e-8, q = 1/4. On its own samples a policy meets such a "
         f"token with probability p, so the expected gradient stays that of a bounded divergence, p - q, and only the "
-        f"variance grows: largest norm in the run at p = {summary.probability(policy):g}: {_shown(k3[policy])}, DGPO "
-        f"tau = 0.5 {_shown(dgpo[policy])}. With stale completions at {summary.probability(stale):g}: "
-        f"{_big(k3[stale])}, DGPO {_shown(dgpo[stale])}. This is a weakness of the estimator (TRL's "
+        f"variance grows: largest norm in the run at p = {summary.probability(policy):g}: {_spread(k3[policy])}, DGPO "
+        f"tau = 0.5 {_spread(dgpo[policy])}. With stale completions at {summary.probability(stale):g}: "
+        f"{_spread(k3[stale])}, DGPO {_spread(dgpo[stale])}. This is a weakness of the estimator (TRL's "
         "`use_bias_correction_kl` is made for it), not of KL: the exact KL over the vocabulary does not have it.",
         {"k3": k3, "dgpo": dgpo},
     )
-
-
-def _big(values: Mapping[int, float]) -> str:
-    listed: Sequence[float] = sorted(values.values())
-    return f"{listed[0]:.2g} to {listed[-1]:.2g} over the seeds"
 
 
 def _steadier(results: Mapping[str, Any]) -> Verdict:

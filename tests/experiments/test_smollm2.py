@@ -80,7 +80,7 @@ def cell(rule, seed, correct, *, task="chain_sum", norm=1.0):
 
 
 def test_differences_are_paired_by_seed_and_by_question(monkeypatch):
-    # GRPO is right in 1 of 4 and 3 of 4 samples, DGPO in 2 of 4 and 4 of 4: +1/4 in both seeds, however far they lie apart.
+    # GRPO is right in 1 and 3 of 4 samples, DGPO in 2 and 4 of 4: +1/4 in both seeds, however far these lie apart.
     results = {
         "record": {},
         "cells": [cell("grpo", 0, [1, 0]), cell("grpo", 1, [1, 2]), cell("dgpo", 0, [2, 0]), cell("dgpo", 1, [2, 2])],
