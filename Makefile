@@ -14,9 +14,8 @@ VENV_VERL := .venv-verl
 BIN_VERL := $(VENV_VERL)/bin
 STAMP_VERL := $(VENV_VERL)/.installed
 
-.PHONY: help install quickstart smollm2 test test-trl test-verl verl-check verl-quick test-fast lint format bench clean
-
-.PHONY: help install quickstart smollm2 experiments test test-fast lint format bench clean
+.PHONY: help install quickstart smollm2 experiments test test-trl test-verl verl-check verl-quick test-fast lint format
+.PHONY: bench clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,12 +70,8 @@ verl-quick: $(STAMP_VERL)  ## a few steps of DGPO through Ray, FSDP2 and verl on
 test: lint test-trl test-verl  ## everything CI checks
 
 test-trl: $(STAMP)
-	$(BIN)/python -m pytest -q --doctest-modules src/dgpo --ignore src/dgpo/engines/verl
+	$(BIN)/python -m pytest -q --doctest-modules src/dgpo experiments --ignore src/dgpo/engines/verl
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore tests/engines/verl
-
-test: lint  ## everything CI checks
-	$(BIN)/python -m pytest -q --doctest-modules src/dgpo experiments
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests
 	rm -rf runs/test-quickstart
 	$(BIN)/dgpo train recipes/quickstart.yaml --max_steps 4 --output_dir runs/test-quickstart
 

@@ -131,8 +131,9 @@ def _summary(results: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{name} {_spread(per_seed(results, *of, 'reward'))}" for name, of in rewards.items())
     goal = (
         "- **What a vanishing reference changes is the goal.** k1 taken off the group's rewards is divided by the "
-        f"group's spread with them, so its gradient cannot explode; but {BETA} log(1/q) per word competes with a reward "
-        f"of 1. Reward of the last steps, mean (smallest to largest seed): {listed}."
+        f"group's spread with them, so its gradient cannot explode; but "
+        f"{BETA} log(1/q) per word competes with a reward of 1. Reward of the last steps, mean (smallest to largest "
+        f"seed): {listed}."
     )
     return "\n".join([*told, goal])
 
