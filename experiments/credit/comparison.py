@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.evaluation.metrics import Estimate
+from dgpo.evaluation.intervals import Estimate
 from experiments._report import interval, paired_difference
 from experiments.credit.rules import RULES
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dgpo.evaluation.metrics import Estimate
+from dgpo.evaluation.intervals import Estimate
 from experiments._report import Verdict, interval, markdown_table, record_line, shown
 from experiments.credit import comparison
 from experiments.credit.figures import late_share, main_variant
