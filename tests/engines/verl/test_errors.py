@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from support import compose_config, environment
 from torch import nn
 
-from dgpo.engines.verl import checks, heads
+from dgpo.engines.verl import checks, conf, heads
 from dgpo.engines.verl.config import DGPOSettings, prepare_config, read_settings
 from dgpo.engines.verl.credit import credit_of_batch
 from dgpo.errors import RecipeError, TrainingError
@@ -81,8 +81,7 @@ def test_settings_of_a_configuration():
 
 def test_hydra_finds_the_configuration_that_names_every_setting():
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "dgpo_trainer", "--cfg", "job"]
-    command += ["--package", "algorithm.dgpo", "hydra.searchpath=[pkg://dgpo.engines.verl.conf]"]
-    command += ["algorithm.dgpo.tau=0.2"]
+    command += ["--package", "algorithm.dgpo", "--config-dir", conf.__path__[0], "algorithm.dgpo.tau=0.2"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = OmegaConf.create(done.stdout)

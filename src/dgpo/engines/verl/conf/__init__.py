@@ -1,1 +1,1 @@
-"""Configuration that Hydra finds with `hydra.searchpath=[pkg://dgpo.engines.verl.conf]`."""
+"""The folder for Hydra's `--config-dir`; `hydra.searchpath` comes too late for a primary configuration."""
