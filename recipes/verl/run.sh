@@ -26,6 +26,8 @@ if [[ "$recipe" == quick ]]; then
   [[ -f "$stand_ins/verl_cpu.py" ]] || fail "the quick recipe needs a checkout of dgpo: $stand_ins/verl_cpu.py is not there."
   export VERL_PLATFORM=cpu VERL_USE_EXTERNAL_MODULES=verl_cpu OMP_NUM_THREADS=1 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
   export PYTHONPATH="$stand_ins${PYTHONPATH:+:$PYTHONPATH}"
+  # Ray hands the worker a "GPU" as a label, and refuses to where this hides them all.
+  unset CUDA_VISIBLE_DEVICES
   DGPO_DATA="${DGPO_DATA:-$PWD/runs/verl-quick}"
   DGPO_MODEL="$("$python" "$here/quick.py" "$DGPO_DATA" | tail -n 1)"
   set -- "paths.recipe=$here" "$@"
