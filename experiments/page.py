@@ -82,6 +82,8 @@ def _verdicts(modules: dict[str, ModuleType | None]) -> str:
     for name, module in modules.items():
         rows += [(f"`{name}`", verdict) for verdict in (module.verdicts() if module else ())]
     rows += [("`train_step`", _earlier.cost())]
+    # What did not hold up comes first.
+    rows.sort(key=lambda row: _WORDS.index(row[1].verdict))
     table = markdown_table(
         ["claim", "verdict", "why", "from"],
         [[v.claim, f"**{v.verdict}**", v.why, source] for source, v in rows],

@@ -30,9 +30,9 @@ def grid(seeds: Sequence[int], *, reduced: bool) -> Iterator[Cell]:
 
 def main() -> int:
     """Run the experiment."""
-    parser = argument_parser(__doc__ or "", seeds="0-2")
+    parser = argument_parser(__doc__ or "", seeds="0-4")
     options = parser.parse_args()
-    seeds = options.seeds or ((0,) if options.reduced else (0, 1, 2))
+    seeds = options.seeds or ((0,) if options.reduced else tuple(range(5)))
     overrides = REDUCED if options.reduced else {}
     outcome = run_cells(
         "gradient_stability",

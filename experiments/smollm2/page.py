@@ -1,15 +1,18 @@
 """What the experiment says, as Markdown and verdicts, generated from its committed results."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from dgpo.evaluation.intervals import Estimate
 from experiments._report import (
     COLOURS,
     Verdict,
     interval,
     markdown_table,
     new_figure,
+    paired_difference,
     record_line,
     save_figure,
     shown,
@@ -146,7 +149,8 @@ def _training_table(results: Mapping[str, Any], task: str, rules: list[str]) -> 
 def verdicts() -> list[Verdict]:
     """Return what the experiment says about the claims it can be asked about."""
     results = load()
-    return [_learns_better(results, rule) for rule in ("dgpo", "entropy") if _comparable(results, rule)]
+    found = [_learns_better(results, rule) for rule in ("dgpo", "entropy") if _comparable(results, rule)]
+    return [*found, *([_steadier(results)] if _comparable(results, "dgpo") else [])]
 
 
 def _comparable(results: Mapping[str, Any], rule: str) -> list[str]:
@@ -172,3 +176,31 @@ def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
         + ("its weights are so even that it is nearly GRPO." if share > 0.97 else "its weights do differ from GRPO's."),
         {task: estimate.value for task, estimate in differences.items()},
     )
+
+
+def _steadier(results: Mapping[str, Any]) -> Verdict:
+    told, good, figures = [], True, {}
+    for task in _comparable(results, "dgpo"):
+        ours, theirs = (summary.norm_variance(results, task, rule) for rule in ("dgpo", GRPO))
+        logs = {seed: math.log(ours[seed] / theirs[seed]) for seed in ours.keys() & theirs.keys()}
+        log_ratio = interval(list(logs.values()))
+        change = _relative(log_ratio)
+        entropy = paired_difference(*(summary.at_end(results, task, rule, "entropy") for rule in ("dgpo", GRPO)))
+        good &= log_ratio.high is not None and log_ratio.high < 0 and entropy.low is not None and entropy.low > 0
+        told.append(
+            f"`{task}`: variance {shown(change, digits=2, signed=True)} of GRPO's, entropy at the end "
+            f"{shown(entropy, digits=2, signed=True)} nats"
+        )
+        figures[task] = {"variance": change.value, "entropy": entropy.value}
+    return Verdict(
+        "gradient variance -41 %, mode collapse -68 % (second-hand; SmolLM2-135M)",
+        "supported" if good else "not supported",
+        f"DGPO at tau = 0.5 beside GRPO, 95 % over seeds, variance of the gradient norm over the steps of a training: "
+        f"{'; '.join(told)}.",
+        figures,
+    )
+
+
+def _relative(log_ratio: Estimate) -> Estimate:
+    ends = (None if end is None else math.expm1(end) for end in (log_ratio.low, log_ratio.high))
+    return Estimate(math.expm1(log_ratio.value), *ends)

@@ -108,6 +108,12 @@ def steps(results: Mapping[str, Any], task: str, rule: str, name: str) -> list[f
     return [value for cell in cells for value in cell["curves"][name] if value is not None]
 
 
+def norm_variance(results: Mapping[str, Any], task: str, rule: str) -> dict[int, float]:
+    """Return the variance of the gradient norm over the steps of each training, by seed."""
+    cells = cells_of(results, task, rule)
+    return {seed: statistics.variance(cell["curves"]["grad_norm"]) for seed, cell in cells.items()}
+
+
 def baseline_of(rule: str) -> str:
     """Return what a rule is compared with: GRPO, and GRPO itself with the model before training."""
     return BASE if rule == GRPO else GRPO

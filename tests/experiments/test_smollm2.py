@@ -69,7 +69,7 @@ def test_every_cell_of_the_grid_has_settings_of_its_own():
 
 
 def cell(rule, seed, correct, *, task="chain_sum", norm=1.0):
-    curves = {name: [norm] * 4 for name in training.CURVES}
+    curves = {name: [norm, 3 * norm, norm, 3 * norm] for name in training.CURVES}
     return {
         "cell": [task, rule, seed],
         "settings": {**training.settings_of(Cell(task, rule, seed), {"eval_samples": 2})},
@@ -92,7 +92,20 @@ def test_differences_are_paired_by_seed_and_by_question(monkeypatch):
     assert questions.value == 0.25
     assert questions.high - questions.value == pytest.approx(0.459, abs=1e-3)
     monkeypatch.setattr(page, "load", lambda: results)
-    (verdict,) = page.verdicts()
-    assert verdict.verdict == "supported"
+    assert page.verdicts()[0].verdict == "supported"
     results["cells"][2]["correct"] = [0, 0]
     assert page.verdicts()[0].verdict == "not supported"
+
+
+@pytest.mark.parametrize(("norm", "word"), [(0.5, "supported"), (2.0, "not supported")])
+def test_variance_and_collapse_take_a_smaller_variance_and_a_larger_entropy(norm, word, monkeypatch):
+    cells = [cell(rule, seed, [1, 1]) for rule in ("grpo", "dgpo") for seed in (0, 1)]
+    for row in cells[2:]:
+        row["curves"]["grad_norm"] = [norm, 3 * norm, norm, 3 * norm]
+        row["curves"]["entropy"] = [2.0, 6.0, 2.0, 6.0]
+    monkeypatch.setattr(page, "load", lambda: {"record": {}, "cells": cells})
+    verdict = page.verdicts()[-1]
+    assert verdict.verdict == word
+    # Norms scaled by a half have a quarter of the variance.
+    assert verdict.figures["chain_sum"]["variance"] == pytest.approx(norm**2 - 1)
+    assert verdict.figures["chain_sum"]["entropy"] == pytest.approx(2.0)
