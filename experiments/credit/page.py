@@ -193,7 +193,11 @@ def _learns_better(results: Mapping[str, Any]) -> Verdict:
     better = [pair for pair, estimate in found.items() if estimate.low is not None and estimate.low > 0]
     worse = [pair for pair, estimate in found.items() if estimate.high is not None and estimate.high < 0]
     words = "; ".join(f"{rule} in {variant} {_points(estimate)}" for (variant, rule), estimate in found.items())
+    even = [comparison.mean(results, variant, _DEFAULT, "effective_share").value for variant in judging]
+    gains = [comparison.difference(results, variant, _DEFAULT, "area").value for variant in judging]
     why = (
+        f"With the paper's tau = .5 the credit stays even (effective share {min(even):.2f} to {max(even):.2f}) and the "
+        f"difference from GRPO is {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points. "
         f"In the {len(judging)} variants with headroom, area under the curve less GRPO's, points, intervals widened "
         f"for {len(pairs)} comparisons: {words}. Better: {len(better)}, worse: {len(worse)}."
     )
