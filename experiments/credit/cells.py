@@ -16,24 +16,32 @@ from experiments.credit.variants import REDUCED, VARIANTS, Variant, WarmUp
 VERSION = 1
 # Seeds that are trained as one stack; a stack is a unit of work, and of loss when a process dies.
 STACK = 5
-# What is compared in every variant; the first five say whether a variant can judge at all.
+ALL_RULES_IN = "small groups"
+# The others get this many of the seeds.
+FEWER_SEEDS = 5
+# What says whether a variant can judge at all, and the paper's rule.
 EVERYWHERE = (
     "grpo",
     "signed oracle mixed .5",
-    "signed oracle mixed .2",
-    "signed in groups mixed .2",
     "oracle mixed .2",
     "dgpo tau=.5",
+    "signed in groups mixed .2",
     "dgpo tau=.1",
+)
+# What is asked of the variants that were made for a question.
+IN_TELLING_VARIANTS = (
+    *EVERYWHERE,
+    "signed oracle mixed .2",
     "deviation only tau=.1",
     "entropy only tau=.1",
     "floored .7 tau=.05",
     "positive only tau=.1",
+    "dgpo tau=.05",
 )
-ALL_RULES_IN = "small groups"
+TELLING = ("habit", "sparse", "off-policy")
 ALSO = {
-    "off-policy": ("fipo", "grpo+kl", "dgpo tau=.05"),
-    "habit": ("dgpo tau=.1 kappa=.5", "dgpo tau=.1 kappa=2", "dgpo tau=.05"),
+    "off-policy": ("fipo", "grpo+kl"),
+    "habit": ("dgpo tau=.1 kappa=.5", "dgpo tau=.1 kappa=2"),
 }
 # On policy its weights are 1.
 OFF_POLICY_ONLY = ("fipo",)
@@ -43,7 +51,7 @@ def planned(seeds: Sequence[int], *, reduced: bool) -> list[Cell]:
     """Return all cells, in the order of their importance.
 
     Args:
-        seeds: Of every rule.
+        seeds: Of every rule in the variant that has all rules; the first few of them elsewhere.
         reduced: A small part of it.
 
     Returns:
@@ -51,19 +59,15 @@ def planned(seeds: Sequence[int], *, reduced: bool) -> list[Cell]:
     """
     if reduced:
         return [Cell("reduced", rule, seed) for rule in RULES for seed in seeds]
-    telling = list(VARIANTS)[:4]
-    pairs = [(variant, rule) for variant in telling for rule in EVERYWHERE]
+    pairs = [(variant, rule) for rule in EVERYWHERE for variant in VARIANTS]
+    pairs += [(variant, rule) for variant in TELLING for rule in (*IN_TELLING_VARIANTS, *ALSO.get(variant, ()))]
     pairs += [(ALL_RULES_IN, rule) for rule in RULES if rule not in OFF_POLICY_ONLY]
-    pairs += [(variant, rule) for variant, rules in ALSO.items() for rule in rules]
-    pairs += [(variant, rule) for variant in VARIANTS for rule in EVERYWHERE]
     # The first seeds of everything come before the others of anything: what is killed half way is still balanced.
-    stacks = sorted({seed // STACK for seed in seeds})
+    first, others = seeds[:FEWER_SEEDS], seeds[FEWER_SEEDS:]
+    distinct = list(dict.fromkeys(pairs))
     return [
-        Cell(variant, rule, seed)
-        for stack in stacks
-        for variant, rule in dict.fromkeys(pairs)
-        for seed in seeds
-        if seed // STACK == stack
+        *(Cell(*pair, seed) for pair in distinct for seed in first),
+        *(Cell(*pair, seed) for pair in distinct if pair[0] == ALL_RULES_IN for seed in others),
     ]
 
 
