@@ -41,13 +41,15 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def origin(result: dict[str, Any]) -> str:
     """Return the line below a table: command, machine, versions, date."""
-    machine = result["machine"]
+    machine = result.get("machine")
+    if not isinstance(machine, dict):  # older results say it in one line
+        machine = {"processor": machine or result["platform"], "versions": result["versions"], "date": result.get("date")}
     versions = machine.get("versions") or {
         name: machine[name] for name in ("torch", "transformers", "trl") if name in machine
     }
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}, " if "threads" in machine else ""
-    return f"\n`{result['command']}`: {machine['processor']}, {threads}{listed}, {machine['date']}.\n"
+    return f"\n`{result['command']}`: {machine['processor']}, {threads}{listed}{', ' * bool(machine['date'])}{machine['date'] or ''}.\n"
 
 
 def lm_head_cpu() -> str:
@@ -150,7 +152,7 @@ def interval_coverage() -> str:
     result = load("interval_coverage")
     columns = list(next(iter(result["coverage"].values())))[1:]
     rows = [[name] + [f"{100 * found[column]:.1f}" for column in columns] for name, found in result["coverage"].items()]
-    return table(["simulated model", *columns], rows)
+    return f"{result['exams']:,} exams a row.\n\n" + table(["simulated model", *columns], rows) + origin(result)
 
 
 def math_rewards() -> str:
@@ -166,7 +168,7 @@ def math_rewards() -> str:
          str(result[key]["out_of_place"])]
         for key, label in labels.items()
     ]  # fmt: skip
-    return table(["", "answers", "answers / s", "out of place"], rows)
+    return table(["", "answers", "answers / s", "out of place"], rows) + origin(result)
 
 
 def credit_logging() -> str:
@@ -177,7 +179,7 @@ def credit_logging() -> str:
          f"{1000 * result['median_step_seconds_off']:.0f}", f"{100 * share:.1f} %"]
         for name, share in result["slower_by_from_single_steps"].items()
     ]  # fmt: skip
-    return table(["logged", "ms more in a logged step", "ms in an unlogged step", "slower by"], rows)
+    return table(["logged", "ms more in a logged step", "ms in an unlogged step", "slower by"], rows) + origin(result)
 
 
 TABLES: dict[str, Callable[[], str]] = {
