@@ -140,9 +140,11 @@ def record_line(record: Mapping[str, Any]) -> str:
         Markdown.
     """
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    earlier = record["cells"] - record.get("cells_computed_by_this_command", record["cells"])
     return (
         f"`{record['command']}`, {record['date']}, {record['machine']}, Python {record['python']}, {versions}: "
         f"{record['cells']} cells, {record['cpu_seconds'] / 60:.1f} CPU-minutes in all."
+        + (f" {earlier} of them were kept from commands that were stopped before." if earlier > 0 else "")
         + (f" {record['cells_missing']} planned cells had not been run." if record.get("cells_missing") else "")
     )
 
