@@ -46,7 +46,7 @@ def _panels(count: int, *, width: float = 3.6, height: float = 2.7, columns: int
 
 
 def _curves(results: Mapping[str, Any]) -> Any:
-    figure, panels = _panels(len(results["rules"]))
+    figure, panels = _panels(len(results["rules"]), width=2.8, height=2.2)
     for axes, (variant, rules) in zip(panels, results["rules"].items(), strict=True):
         best = comparison.headroom(results, variant)
         for colour, rule in zip(COLOURS, [name for name in CURVES if name in rules], strict=False):
