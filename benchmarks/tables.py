@@ -43,13 +43,15 @@ def origin(result: dict[str, Any]) -> str:
     """Return the line below a table: command, machine, versions, date."""
     machine = result.get("machine")
     if not isinstance(machine, dict):  # older results say it in one line
-        machine = {"processor": machine or result["platform"], "versions": result["versions"], "date": result.get("date")}
+        processor = machine or result["platform"]
+        machine = {"processor": processor, "versions": result["versions"], "date": result.get("date")}
     versions = machine.get("versions") or {
         name: machine[name] for name in ("torch", "transformers", "trl") if name in machine
     }
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}, " if "threads" in machine else ""
-    return f"\n`{result['command']}`: {machine['processor']}, {threads}{listed}{', ' * bool(machine['date'])}{machine['date'] or ''}.\n"
+    date = f", {machine['date']}" if machine["date"] else ""
+    return f"\n`{result['command']}`: {machine['processor']}, {threads}{listed}{date}.\n"
 
 
 def lm_head_cpu() -> str:
