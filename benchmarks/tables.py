@@ -149,6 +149,17 @@ def train_step_overhead() -> str:
     return table(["more than GRPO on our head", *columns], rows)
 
 
+def lm_head_errors() -> str:
+    """Relative errors of each implementation against float64."""
+    result = load("lm_head_errors")
+    parts = []
+    for dtype in ("float32", "bfloat16"):
+        columns = list(next(iter(result[dtype].values())))
+        rows = [[name] + [f"{found[column]:.0e}" for column in columns] for name, found in result[dtype].items()]
+        parts.append(f"{dtype}:\n\n" + table(["", *columns], rows))
+    return "\n".join(parts) + origin(result)
+
+
 def interval_coverage() -> str:
     """Coverage of the intervals, per cent."""
     result = load("interval_coverage")
@@ -188,6 +199,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lm-head-cpu": lm_head_cpu,
     "lm-head-short": lm_head_short,
     "lm-head-sweep": lm_head_sweep,
+    "lm-head-errors": lm_head_errors,
     "train-step-fp32": lambda: train_step("train_step_fp32"),
     "train-step-bf16": lambda: train_step("train_step_bf16"),
     "train-step-overhead": train_step_overhead,

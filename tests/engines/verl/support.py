@@ -58,6 +58,11 @@ def environment(**more: str) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A busy machine is no broken one.
+        "RAY_raylet_start_wait_time_s": "600",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+        "RAY_gcs_server_request_timeout_seconds": "600",
+        "RAY_health_check_failure_threshold": "60",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "PYTHONWARNINGS": "ignore",
     }

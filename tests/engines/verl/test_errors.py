@@ -91,8 +91,9 @@ def test_hydra_finds_the_configuration_that_names_every_setting():
 
 def test_a_plugin_that_cannot_be_loaded_stops_a_dgpo_run_with_its_reason():
     code = (
-        "import dgpo.engines.verl.compat as compat\n"
-        "compat.version = lambda package: '0.9.7'\n"
+        "from importlib import metadata\n"
+        "real = metadata.version\n"
+        "metadata.version = lambda package: '0.9.7' if package == 'verl' else real(package)\n"
         "import verl\n"
         "from verl.trainer.ppo.v1 import get_trainer_cls\n"
         "get_trainer_cls('sync')\n"
@@ -102,6 +103,18 @@ def test_a_plugin_that_cannot_be_loaded_stops_a_dgpo_run_with_its_reason():
     assert done.returncode == 1
     assert "TrainingError: trainer.v1.trainer_mode=dgpo asks for DGPO, but" in done.stderr
     assert "UnsupportedVersionError: verl 0.9.7 is installed" in done.stderr
+
+
+@pytest.mark.parametrize("first", ["engine", "trainer"])
+def test_whichever_module_comes_first_verl_gets_the_trainer(first):
+    code = (
+        f"import dgpo.engines.verl.{first}\n"
+        "from verl.trainer.ppo.v1 import get_trainer_cls\n"
+        "print(get_trainer_cls('dgpo').__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == "DGPOTrainer"
 
 
 class _Capped(nn.Module):
