@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import types
 
 import pytest
+from meeting_place import meeting_place
 
 from dgpo.cli.main import main
 from dgpo.cli.run_directory import read_jsonl
@@ -82,26 +82,23 @@ def test_training_logs_the_held_out_figures_and_takes_the_same_steps(tiny_model,
 
 def train_on(world_size, tiny_model, recipe, directory):
     """Train in this many processes, which talk through gloo, and return the figures that are logged."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     held_out = ["--eval_task=forks", "--eval_every=1", "--eval_samples=3", "--max_steps=2", "--learning_rate=0"]
     batch = [f"--per_device_train_batch_size={8 // world_size}", "--per_device_eval_batch_size=2", "--eval_size=5"]
     words = [str(recipe), f"--model_name_or_path={tiny_model}", f"--output_dir={directory}", *held_out, *batch]
     code = "import sys; from dgpo.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
-    common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *words],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    said = [rank.communicate(timeout=900)[0] for rank in ranks]
+    common = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with meeting_place(world_size) as places:
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, *words],
+                env={**os.environ, **common, **place},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for place in places
+        ]
+        said = [rank.communicate(timeout=900)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * world_size, said
     lines = [line for line in read_jsonl(directory / "metrics.jsonl") if "eval/avg@3" in line]
     return [{name: value for name, value in line.items() if name.startswith("eval/")} for line in lines]

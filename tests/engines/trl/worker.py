@@ -4,53 +4,78 @@
 takes nothing else with it. Results are written to the folder.
 """
 
+import faulthandler
 import os
 import signal
-import socket
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+# Arrow's allocator would start a thread on import, and no thread should be alive where a process is forked.
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+import torch.distributed as dist
 from support import FixedDGPOTrainer, lora, make_trainer, parameters
 from transformers import TrainerCallback
 
 from dgpo import DGPOTrainer
 
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 400
 
 
 def fork_ranks(run: Callable[[int], None], world_size: int) -> list[int]:
     """Run `run(rank)` in `world_size` forked processes and return their exit codes (negative: the signal)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = []
-    for rank in range(world_size):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                signal.alarm(TIMEOUT_SECONDS)
-                if world_size > 1:
-                    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
-                    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
-                torch.set_num_threads(1)
-                run(rank)
-                code = 0
-            finally:
-                if code:
-                    import traceback
+    threads = os.listdir("/proc/self/task")
+    assert len(threads) == 1, f"{len(threads)} threads: a fork would leave their locks behind, perhaps closed"
+    with tempfile.TemporaryDirectory() as folder:
+        children = []
+        for rank in range(world_size):
+            child = os.fork()
+            if child == 0:
+                _be_rank(run, rank, world_size, folder)
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(f"exit codes of the ranks: {codes}", file=sys.stderr)
+    return codes
 
-                    traceback.print_exc()
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+def _be_rank(run: Callable[[int], None], rank: int, world_size: int, folder: str) -> None:
+    """Run as one rank and end the process; a rank that hangs says where, and ends as well."""
+    code = 1
+    try:
+        faulthandler.dump_traceback_later(TIMEOUT_SECONDS, exit=True)
+        torch.set_num_threads(1)
+        if world_size > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true")
+            # By a file: a port that is looked for, released and used later may be anybody's by then.
+            dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+        run(rank)
+        _leave_together(rank, world_size, folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _leave_together(rank: int, world_size: int, folder: str) -> None:
+    """Wait until every rank is done; then each can end its process without a word to the others.
+
+    dist.destroy_process_group() would not do: a group that a trainer's Reducer still holds is destroyed with the last
+    of them, under the interpreter's lock, which a thread of gloo's may need just then to give a tensor back. Both wait
+    for ever (torch 2.13, about one run in twenty here).
+    """
+    done = dist.FileStore(f"{folder}/done", world_size)
+    done.set(str(rank), "")
+    done.wait([str(other) for other in range(world_size)])
 
 
 # ---------------------------------------------------------------------------------------------- ranks
@@ -92,8 +117,6 @@ def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
             results[name] = (trainer.recorder.gradients, trainer.recorder.steps)
         if rank == 0:
             torch.save(results, folder / f"ranks_{world_size}.pt")
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
     assert fork_ranks(run, world_size) == [0] * world_size
 
@@ -141,8 +164,6 @@ def train_sharded(folder: Path, checkpoint: str, world_size: int) -> None:
             results[name] = (trainer.recorder.gradients, trainer.recorder.steps)
         if rank == 0:
             torch.save(results, folder / f"sharded_{world_size}.pt")
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
     assert fork_ranks(run, world_size) == [0] * world_size
 
@@ -200,8 +221,6 @@ def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
     def finish(rank: int, results: dict, file: str) -> None:
         if rank == 0:
             torch.save(results, folder / file)
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
     def uninterrupted(rank: int) -> None:
         finish(rank, {name: run_case(name, "whole", rank) for name in RESUME_CASES}, f"whole_{world_size}.pt")

@@ -136,25 +136,21 @@ def compose_config(*overrides: str, config_name: str = "ppo_trainer"):
 
 def run_ranks(script: str, *args: str, ranks: int, timeout: float = 300) -> list[dict]:
     """Run a script in one process a rank and return what each printed as its last line, parsed from JSON."""
-    import socket
+    from meeting_place import meeting_place  # the ranks import this module too, and find no folder of tests
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for rank in range(ranks):
-        place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
-        place |= {"RAY_LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        env = environment(**{name: str(value) for name, value in place.items()})
-        command = [sys.executable, str(HERE / script), *args]
-        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    results = []
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=timeout)
-            assert process.returncode == 0, f"{script} {args}:\n{out[-3000:]}\n{err[-5000:]}"
-            results.append(json.loads(out.strip().splitlines()[-1]))
-    finally:
-        for process in processes:
-            process.kill()
+    command = [sys.executable, str(HERE / script), *args]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    count = {"LOCAL_WORLD_SIZE": str(ranks), "RAY_LOCAL_WORLD_SIZE": str(ranks)}
+    processes, results = [], []
+    with meeting_place(ranks) as places:
+        try:
+            for place in places:
+                processes.append(subprocess.Popen(command, env=environment(**place, **count), **pipes))
+            for process in processes:
+                out, err = process.communicate(timeout=timeout)
+                assert process.returncode == 0, f"{script} {args}:\n{out[-3000:]}\n{err[-5000:]}"
+                results.append(json.loads(out.strip().splitlines()[-1]))
+        finally:
+            for process in processes:
+                process.kill()
     return results
