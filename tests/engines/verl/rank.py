@@ -248,9 +248,13 @@ def main():
     # verl's own come first: afterwards DGPO's engine is registered in this process.
     ordered = sorted(cases.items(), key=lambda item: item[1].get("dgpo", True))
     figures = {name: run_case(name, case, model, folder) for name, case in ordered}
-    dist.barrier()
-    dist.destroy_process_group()
-    print(json.dumps(figures))
+    print(json.dumps(figures), flush=True)
+    # Together, by way of the store, and without the end of gloo's group, which may wait for ever for Python's lock.
+    done = dist.distributed_c10d._get_default_store()
+    done.set(f"done{RANK}", "")
+    done.wait([f"done{rank}" for rank in range(WORLD)])
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
