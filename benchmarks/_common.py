@@ -21,6 +21,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
+# Variables of the environment that change what is measured: a command is not complete without them.
+TELLING = ("TRITON_INTERPRET", "THP_MEM_ALLOC_ENABLE")
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -68,7 +70,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 def command() -> str:
     """Return the command as a person would type it: no interpreter's path, no directory of this machine."""
-    text = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    setting = [f"{name}={os.environ[name]}" for name in TELLING if name in os.environ]
+    text = shlex.join([*setting, "python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     text = re.sub(rf"{re.escape(str(Path.cwd()))}/", "", text)
     return re.sub(r"(?<![\w.:~-])/(?:[^/\s'\"]+/)+", ".../", text)
 

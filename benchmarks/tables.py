@@ -135,18 +135,27 @@ def train_step(name: str) -> str:
 
 def train_step_overhead() -> str:
     """What a DGPO step takes more than GRPO on the same head."""
-    found = {name: load(f"train_step_{name}") for name in ("fp32", "bf16")}
-    columns = {name: result.get("dgpo_over_grpo_ours_seconds") for name, result in found.items()}
-    columns = {name: parts for name, parts in columns.items() if parts}
-    if not columns:
-        return "Not measured yet.\n"
-    parts = next(iter(columns.values()))
-    base = {name: statistics.median(found[name]["seconds"]["grpo_ours"]) for name in columns}
+    found = {name: dict(load(f"train_step_{name}")["dgpo_over_grpo_ours_seconds"]) for name in ("fp32", "bf16")}
+    base = {name: parts.pop("grpo_ours") for name, parts in found.items()}
     rows = [
-        [part] + [f"{column[part]:.3f} s, {column[part] / base[name]:.0%}" for name, column in columns.items()]
-        for part in parts
+        [part, *(f"{parts[part]:.3f} s, {parts[part] / base[name]:.0%}" for name, parts in found.items())]
+        for part in next(iter(found.values()))
     ]
-    return table(["more than GRPO on our head", *columns], rows)
+    return table(["more than GRPO on our head", *found], rows)
+
+
+def train_step_sweep() -> str:
+    """Time and memory of a step as one size after the other grows."""
+    result = load("train_step_sweep")
+    names = list(result["sweep"][0]["seconds"])
+    rows = []
+    for row in result["sweep"]:
+        seconds, peaks = row["seconds"], row["peak_mib"]
+        cells = [f"{seconds[name]['median']:.2f} s, {peaks[name]:.0f} MiB" for name in names]
+        ratios = [f"{seconds['dgpo']['median'] / seconds[name]['median']:.2f}" for name in names if name != "dgpo"]
+        rows.append([f"{row['varied'].replace('_', ' ')} {row['value']}", *cells, *ratios])
+    over = [f"DGPO / {STEP_NAMES[name]}" for name in names if name != "dgpo"]
+    return table(["", *(STEP_NAMES[name] for name in names), *over], rows) + origin(result)
 
 
 def lm_head_errors() -> str:
@@ -203,6 +212,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-step-fp32": lambda: train_step("train_step_fp32"),
     "train-step-bf16": lambda: train_step("train_step_bf16"),
     "train-step-overhead": train_step_overhead,
+    "train-step-sweep": train_step_sweep,
     "credit-logging": credit_logging,
     "math-rewards": math_rewards,
     "interval-coverage": interval_coverage,

@@ -35,7 +35,7 @@ import torch
 import transformers
 import trl
 import trl.trainer.utils
-from _common import interleaved, own_process, peak_memory, save, spread, synchronize
+from _common import interleaved, own_process, peak_memory, save, seconds_of, spread, synchronize
 
 import dgpo.engines.trl.trainer as dgpo_trainer
 from dgpo.engines.trl import heads
@@ -44,6 +44,8 @@ TRL_COMPACT = trl.trainer.utils._use_triton
 CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored", "grpo_ours")
 SIZES = ("vocab_size", "hidden_size", "layers", "batch_size", "prompt_length", "completion_length")
 SIZES += ("dtype", "device", "threads")
+# The clock of the second part runs over the whole forward pass of the head: its difference is what the reference adds.
+PARTS = ("reference forward", "reference head and pair statistics", "redistribution")
 REDISTRIBUTION = ("entropy_gate", "gated_scores", "redistribution_weights", "redistribute", "CreditTotals.of")
 SWEEP = {
     "completion_length": (96, 192, 384),
@@ -164,7 +166,7 @@ def run_whole_step(contender: str, trainer: Any, arguments: argparse.Namespace) 
 @contextmanager
 def clocks(trainer: Any) -> Iterator[dict[str, float]]:
     """Yield the seconds spent inside of the block in the reference's forward pass, the head, and the redistribution."""
-    spent = {"reference forward": 0.0, "head, forward": 0.0, "redistribution": 0.0}
+    spent = dict.fromkeys(PARTS, 0.0)
 
     def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
@@ -182,7 +184,9 @@ def clocks(trainer: Any) -> Iterator[dict[str, float]]:
         reference = getattr(trainer, "ref_model", None)
         if reference is not None:
             stack.enter_context(patch.object(reference, "forward", timed("reference forward", reference.forward)))
-        stack.enter_context(patch.object(heads, "lm_head_stats", timed("head, forward", heads.lm_head_stats)))
+        stack.enter_context(
+            patch.object(heads, "lm_head_stats", timed("reference head and pair statistics", heads.lm_head_stats))
+        )
         for name in REDISTRIBUTION:
             owner, _, last = name.rpartition(".")
             holder = getattr(dgpo_trainer, owner) if owner else dgpo_trainer
@@ -191,23 +195,23 @@ def clocks(trainer: Any) -> Iterator[dict[str, float]]:
 
 
 def breakdown(trainers: dict[str, Any], arguments: argparse.Namespace) -> dict[str, float]:
-    """Return medians of what a DGPO step takes more than GRPO without a reference on the same head, in seconds."""
-    found: dict[str, list[float]] = {"whole": [], "reference forward": [], "pair statistics": [], "redistribution": []}
-    for _ in range(arguments.repeats):
-        seconds, parts = {}, {}
-        for name in ("grpo_ours", "dgpo"):
-            with clocks(trainers[name]) as spent:
-                start = time.perf_counter()
-                run_step(name, trainers[name], arguments)
-                synchronize()
-                seconds[name], parts[name] = time.perf_counter() - start, spent
+    """Return medians, in seconds, of a GRPO step on our head, and of what a DGPO step takes more than it.
+
+    The clocks wait for a GPU at every part: these steps are not those of the other table. Differences are of steps that
+    follow one another, and the two take turns in going first.
+    """
+    found: dict[str, list[float]] = {"grpo_ours": [], "whole": []} | {part: [] for part in PARTS}
+    for round_ in range(max(arguments.repeats, 5)):
+        seconds, spent = {}, {}
+        for name in ("grpo_ours", "dgpo")[:: 1 if round_ % 2 else -1]:
+            with clocks(trainers[name]) as spent[name]:
+                seconds[name] = seconds_of(partial(run_step, name, trainers[name], arguments))
+        found["grpo_ours"].append(seconds["grpo_ours"])
         found["whole"].append(seconds["dgpo"] - seconds["grpo_ours"])
-        found["reference forward"].append(parts["dgpo"]["reference forward"])
-        found["pair statistics"].append(parts["dgpo"]["head, forward"] - parts["grpo_ours"]["head, forward"])
-        found["redistribution"].append(parts["dgpo"]["redistribution"])
+        for part in PARTS:
+            found[part].append(spent["dgpo"][part] - spent["grpo_ours"][part])
     medians = {name: statistics.median(times) for name, times in found.items()}
-    rest = medians["whole"] - sum(seconds for name, seconds in medians.items() if name != "whole")
-    return medians | {"rest": rest}
+    return medians | {"rest": medians["whole"] - sum(medians[part] for part in PARTS)}
 
 
 def measure_time(model_path: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -316,8 +320,10 @@ def report(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
             f"{generating}",
             flush=True,
         )
-    for part, value in found.get("dgpo_over_grpo_ours_seconds", {}).items():
-        print(f"  more than grpo_ours: {part:20} {value:7.3f} s ({value / medians['grpo_ours']:.1%} of its step)")
+    parts = dict(found.get("dgpo_over_grpo_ours_seconds", {}))
+    base = parts.pop("grpo_ours", 1.0)
+    for part, value in parts.items():
+        print(f"  more than grpo_ours: {part:34} {value:7.3f} s ({value / base:.1%} of its step)")
 
 
 if __name__ == "__main__":
