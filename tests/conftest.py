@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,10 +17,19 @@ import jaxtyping
 import pytest
 import torch
 
-# Every annotated function of these rooms is checked, shapes included, in every test that reaches it.
-# Triton's interpreter compiles the source of its kernels anew, which the hook has rewritten: not in its process.
-if os.environ.get("TRITON_INTERPRET") != "1":
-    jaxtyping.install_import_hook(["dgpo.core", "dgpo.lm_head"], "shape_checks.check")
+
+def checked_modules() -> list[str]:
+    """The modules whose annotations are checked, shapes included, in every test that reaches them.
+
+    Not the Triton kernels: the hook would wrap the functions under @triton.jit, whose source Triton compiles by itself,
+    with the names of the module that the wrapper comes from.
+    """
+    folder = Path(find_spec("dgpo").origin).parent / "lm_head"
+    plain = (path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "triton_tiles"))
+    return ["dgpo.core", *(f"dgpo.lm_head.{name}" for name in sorted(plain))]
+
+
+jaxtyping.install_import_hook(checked_modules(), "shape_checks.check")
 
 torch.set_num_threads(1)
 

@@ -19,7 +19,7 @@ from lm_head_cases import (
     run_streamed,
 )
 
-from dgpo.lm_head import lm_head_stats
+from dgpo.lm_head import lm_head_stats, stats
 from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
 from dgpo.lm_head.tiles import Tiling
 from dgpo.lm_head.triton_tiles import TRITON_TILES
@@ -186,6 +186,16 @@ def test_the_interface_chooses_it_when_asked():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="computes in float32"):
         lm_head_stats(hidden.double(), weight.double(), case.targets, impl="triton")
+
+
+def test_a_first_call_in_inference_mode_is_like_any_other():
+    """Whether the kernels run is found out once, and by a backward pass, which inference mode has none of."""
+    case = on_device(make_case(3, 8, 40)).to(torch.float32)
+    hidden, weight, _ = case.policy
+    stats._triton_tiles.cache_clear()
+    with torch.inference_mode():
+        first = lm_head_stats(hidden, weight, case.targets, impl="triton")
+    assert torch.equal(first.logps, lm_head_stats(hidden, weight, case.targets, impl="triton").logps)
 
 
 def test_no_rows():

@@ -140,7 +140,7 @@ def choose_impl(impl: str, compute_dtype: torch.dtype, device: torch.device) -> 
             raise ValueError("impl='triton' computes in float32 and hidden is float64; pass impl='auto'.")
         return "reference" if impl == "auto" else impl
     if impl == "auto":
-        return "triton" if device.type == "cuda" and _triton_tiles(device) is not None else "streamed"
+        return "triton" if device.type == "cuda" and not isinstance(_triton_tiles(device), str) else "streamed"
     return impl
 
 
@@ -154,30 +154,32 @@ def tile_work_of(impl: str, device: torch.device) -> TileWork:
             " before Triton is imported, runs the kernels slowly on a CPU, for tests.)"
         )
     tile_work = _triton_tiles(device)
-    if tile_work is None:
-        raise ValueError("impl='triton' needs Triton, which is not installed or cannot compile here; pass impl='auto'.")
+    if isinstance(tile_work, str):
+        raise ValueError(f"impl='triton' does not run on {device}: {tile_work}. Pass impl='auto'.")
     return tile_work
 
 
 @cache
-def _triton_tiles(device: torch.device) -> TileWork | None:
-    """Return the work on tiles by Triton if it runs on a device; tried once."""
+def _triton_tiles(device: torch.device) -> TileWork | str:
+    """Return the work on tiles by Triton if it runs on a device, or the reason why not; tried once."""
     try:
         from dgpo.lm_head import triton_tiles
-    except ImportError:
-        return None
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
     try:
-        with torch.enable_grad():
+        # The answer is kept for good, so it must not depend on the mode that the first caller happens to be in.
+        with torch.inference_mode(False), torch.enable_grad():
             triton_tiles.check_on(device)
     except Exception as error:  # a compiler that is missing, a driver too old: training goes on without the kernels
+        reason = f"{type(error).__name__}: {error}"
         warnings.warn(
-            f"Triton's kernels do not run on {device} ({type(error).__name__}: {error}); the slower torch"
+            f"Triton's kernels do not run on {device} ({reason}); the slower torch"
             " implementation of the LM head's statistics is used. A C compiler and Python's headers are what is"
             " mostly missing.",
             RuntimeWarning,
             stacklevel=2,
         )
-        return None
+        return f"its kernels failed there with {reason.rstrip('.')}"
     return triton_tiles.TRITON_TILES
 
 
