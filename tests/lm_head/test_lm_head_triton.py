@@ -48,12 +48,14 @@ def compile(kernel, out, warps, **constants):
     source = ASTSource(kernel, signature, constexprs={(names.index(n),): v for n, v in constants.items()})
     compiled = triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options={"num_warps": warps})
     assert len(compiled.asm["cubin"]) > 1000
+    return compiled.asm["ptx"]
 
 for flag in (False, True):
     no_bias = {} if flag else dict(z_bias=None, y_bias=None)
     for pair in (False, True):
-        compile(triton_tiles._fold_kernel, "", 4, PAIR=pair, HAS_Z_BIAS=flag, HAS_Y_BIAS=flag, HAS_SOFTCAP=flag,
-                BLOCK=2048, **no_bias)
+        ptx = compile(triton_tiles._fold_kernel, "", 4, PAIR=pair, HAS_Z_BIAS=flag, HAS_Y_BIAS=flag, HAS_SOFTCAP=flag,
+                      BLOCK=2048, **no_bias)
+        assert ("div.rn.f32" in ptx) == pair, "|a| / |b| of equal heads must be exactly 1"
     for out in ("*fp32", "*bf16", "*fp16"):
         compile(triton_tiles._turn_kernel, out, 8, HAS_BIAS=flag, HAS_SOFTCAP=flag, HAS_ENTROPY=flag,
                 ZERO_TARGETS=not flag, BLOCK=4096, **({} if flag else {"bias": None}))

@@ -19,7 +19,7 @@ from lm_head_cases import (
     run_streamed,
 )
 
-from dgpo.lm_head import lm_head_stats, stats
+from dgpo.lm_head import lm_head_stats, stats, triton_tiles
 from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
 from dgpo.lm_head.tiles import Tiling
 from dgpo.lm_head.triton_tiles import TRITON_TILES
@@ -80,6 +80,14 @@ def test_equal_models_are_exactly_0_apart(dtype, transform):
         stats = run(Case(policy, ref, targets), transform)
         assert not stats.hellinger_sq.any()
         assert torch.equal(stats.ref_logps, stats.logps)
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="stands in for a GPU's approximate division")
+def test_a_division_that_rounds_is_found_out_before_it_is_used(monkeypatch):
+    triton_tiles.check_on(DEVICE)
+    monkeypatch.setattr(triton_tiles.tl, "div_rn", lambda x, y: x * (1.0 / y))
+    with pytest.raises(RuntimeError, match="not exactly 0 apart"):
+        triton_tiles.check_on(DEVICE)
 
 
 def test_a_policy_alone():
