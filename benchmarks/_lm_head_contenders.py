@@ -86,6 +86,13 @@ class LogpReduction(TorchReduction):
         self._state = merge_policy(self._state, PolicyState(high.clone(), norm.square(), torch.zeros_like(high)))
 
 
+def without_entropy(work: TileWork) -> TileWork:
+    """Return what gives log-probabilities alone, as GRPO asks of its reference, by the same tiles."""
+    if work is TORCH_TILES:
+        return work._replace(reduction=LogpReduction)
+    return work._replace(reduction=type("TritonLogpReduction", (work.reduction,), {"has_entropy": False}))
+
+
 def dgpo(problem: Problem, impl: str = "streamed") -> Grads:
     """Our statistics of both heads and the policy's gradient."""
     work = tile_work_of(impl, problem.targets.device)
@@ -109,7 +116,7 @@ def grpo(problem: Problem, impl: str = "streamed") -> Grads:
 def grpo_kl(problem: Problem, impl: str = "streamed") -> Grads:
     """The same code with the reference's log-probability and no statistics of the pair."""
     work = tile_work_of(impl, problem.targets.device)
-    ref_work = TileWork(LogpReduction, TORCH_TILES.logit_grad) if impl == "streamed" else work
+    ref_work = without_entropy(work)
     with torch.no_grad():
         ref = streamed_stats(problem.ref, None, problem.targets, PLAIN, problem.compute_dtype, tile_work=ref_work)
     policy = streamed_stats(problem.policy, None, problem.targets, PLAIN, problem.compute_dtype, tile_work=work)

@@ -52,9 +52,9 @@ def compile(kernel, out, warps, **constants):
 
 for flag in (False, True):
     no_bias = {} if flag else dict(z_bias=None, y_bias=None)
-    for pair in (False, True):
-        ptx = compile(triton_tiles._fold_kernel, "", 4, PAIR=pair, HAS_Z_BIAS=flag, HAS_Y_BIAS=flag, HAS_SOFTCAP=flag,
-                      BLOCK=2048, **no_bias)
+    for pair, entropy in ((False, False), (False, True), (True, True)):
+        ptx = compile(triton_tiles._fold_kernel, "", 4, PAIR=pair, HAS_ENTROPY=entropy, HAS_Z_BIAS=flag,
+                      HAS_Y_BIAS=flag, HAS_SOFTCAP=flag, BLOCK=2048, **no_bias)
         assert ("div.rn.f32" in ptx) == pair, "|a| / |b| of equal heads must be exactly 1"
     for out in ("*fp32", "*bf16", "*fp16"):
         compile(triton_tiles._turn_kernel, out, 8, HAS_BIAS=flag, HAS_SOFTCAP=flag, HAS_ENTROPY=flag,

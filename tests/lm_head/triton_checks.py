@@ -5,6 +5,7 @@ its own. `test_lm_head_triton.py` starts it; on a GPU: pytest tests/lm_head/trit
 """
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +99,30 @@ def test_a_policy_alone():
     assert ours.ref_logps is None
     torch.testing.assert_close(ours.logps.double(), truth.logps, rtol=0, atol=5e-6)
     torch.testing.assert_close(ours.entropy.double(), truth.entropy, rtol=0, atol=5e-6)
+
+
+def test_the_baseline_of_the_benchmark_takes_no_entropy_of_its_reference(monkeypatch):
+    """GRPO + KL needs log-probabilities alone there; computing more would make the baseline dearer than it need be."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import _lm_head_contenders as heads
+
+    problem = heads.make_problem(9, 16, 130, "float32", DEVICE.type)
+    args = (problem.ref, None, problem.targets, LogitTransform(), torch.float32, TILING)
+    whole, alone = (
+        streamed_stats(*args, tile_work=work) for work in (TRITON_TILES, heads.without_entropy(TRITON_TILES))
+    )
+    assert torch.equal(alone.logps, whole.logps)
+    stats.tile_work_of("triton", DEVICE)  # the first call also tries the kernels
+    folded = []
+    fold = triton_tiles.TritonReduction.fold
+    monkeypatch.setattr(
+        triton_tiles.TritonReduction, "fold", lambda self, *a: folded.append(self.has_entropy) or fold(self, *a)
+    )
+    grads = heads.grpo_kl(problem, "triton")
+    assert set(folded[: len(folded) // 2]) == {False}
+    assert set(folded[len(folded) // 2 :]) == {True}
+    for mine, truth in zip(grads, heads.dgpo_full_logits(problem), strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("needs", [(True, False), (False, True)], ids=["hidden", "weight"])

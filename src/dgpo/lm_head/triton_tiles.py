@@ -70,8 +70,8 @@ def _entropy_sum(half, a):
 @triton.jit
 def _fold_kernel(
     Z, Y, z_stride, y_stride, z_bias, y_bias, STATE, state_stride, TARGETS, Z_PICKED, Y_PICKED, width, factor, tanh_scale,
-    PAIR: tl.constexpr, HAS_Z_BIAS: tl.constexpr, HAS_Y_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
-    BLOCK: tl.constexpr,
+    PAIR: tl.constexpr, HAS_ENTROPY: tl.constexpr, HAS_Z_BIAS: tl.constexpr, HAS_Y_BIAS: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Merge one row of a tile, or of a pair of tiles, into the state of its token, and pick its target's projection."""
     row = tl.program_id(0).to(tl.int64)
@@ -79,7 +79,8 @@ def _fold_kernel(
     S = STATE + row
     mz = tl.load(S)
     sz = tl.load(S + state_stride)
-    tz = tl.load(S + 2 * state_stride)
+    if HAS_ENTROPY:
+        tz = tl.load(S + 2 * state_stride)
     target = tl.load(TARGETS + row)
     is_here = (target >= 0) & (target < width)
     if is_here:
@@ -96,13 +97,13 @@ def _fold_kernel(
         inside = offsets < width
         z = _inner(Z, offsets, inside, z_bias, HAS_Z_BIAS, tanh_scale, HAS_SOFTCAP) * factor
         mz2, half, a, sz2 = _amplitudes(z)
-        tz2 = _entropy_sum(half, a)
         m = tl.maximum(mz, mz2)
         e1 = tl.exp(mz - m)
         e2 = tl.exp(mz2 - m)
         sz1 = sz * e1
         sz2 = sz2 * e2
-        tz = tz * e1 + (mz - m) * sz1 + tz2 * e2 + (mz2 - m) * sz2
+        if HAS_ENTROPY:
+            tz = tz * e1 + (mz - m) * sz1 + _entropy_sum(half, a) * e2 + (mz2 - m) * sz2
         mz = m
         sz = sz1 + sz2
         if PAIR:
@@ -130,7 +131,8 @@ def _fold_kernel(
             my = n
     tl.store(S, mz)
     tl.store(S + state_stride, sz)
-    tl.store(S + 2 * state_stride, tz)
+    if HAS_ENTROPY:
+        tl.store(S + 2 * state_stride, tz)
     if PAIR:
         tl.store(S + 3 * state_stride, my)
         tl.store(S + 4 * state_stride, sy)
@@ -193,6 +195,9 @@ def _dense(x: Tensor | None) -> Tensor | None:
 class TritonReduction(TorchReduction):
     """The forward pass: one kernel a tile merges it into the state, in place."""
 
+    # False in a subclass for log-probabilities alone; the state's tz then stays 0.
+    has_entropy = True
+
     def __init__(self, num_rows: int, *, pair: bool, transform: LogitTransform, work: Workspace) -> None:
         self._transform, self._work = transform, work
         empty = empty_state(num_rows, pair=pair, dtype=torch.float32, device=work.device)
@@ -210,8 +215,9 @@ class TritonReduction(TorchReduction):
             _fold_kernel[(z.shape[0],)](
                 z, other.values, z.stride(0), other.values.stride(0), *biases, state, state.stride(0), targets,
                 policy.picked, other.picked, z.shape[1], self._transform.factor, _tanh_scale(self._transform),
-                PAIR=ref is not None, HAS_Z_BIAS=policy.bias is not None, HAS_Y_BIAS=other.bias is not None,
-                HAS_SOFTCAP=self._transform.softcap is not None, BLOCK=block, num_warps=warps,
+                PAIR=ref is not None, HAS_ENTROPY=self.has_entropy, HAS_Z_BIAS=policy.bias is not None,
+                HAS_Y_BIAS=other.bias is not None, HAS_SOFTCAP=self._transform.softcap is not None, BLOCK=block,
+                num_warps=warps,
             )  # fmt: skip
 
     def close(self) -> None:
