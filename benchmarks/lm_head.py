@@ -6,7 +6,8 @@
     python benchmarks/lm_head.py --save benchmarks/results/lm_head_cpu.json --plot docs/figures/lm-head-cpu.png
 
 Time: all contenders in one process, on the same inputs, repeats interleaved; medians and ratios round by round. Memory:
-one process per contender, peak above the inputs and above the gradient of the weight, which everybody returns.
+one process per contender, peak above the inputs and above the gradient of the weight, which everybody returns; one
+that fails there keeps its times and is listed with the reason. `--save` writes after every case.
 Policy and reference have a head each. "GRPO + KL" and "GRPO" without a maker's name are our own code without the pair
 statistics, so that the first ratio says what DGPO's statistics cost. "matrix products alone" multiplies the same tiles
 by the same routines and does nothing else: nobody who streams both heads and recomputes can be faster.
@@ -57,7 +58,9 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
             runnable[name] = partial(run, problem)
     seconds = interleaved(runnable, arguments.repeats, warm_up=0)  # warm from the look at who can run
     del problem, runnable
-    peaks = {name: peak_of(name, shape, arguments) for name in seconds if name != FLOOR}
+    if arguments.device == "cuda":
+        torch.cuda.empty_cache()  # what this process has cached is out of reach for those that measure the peaks
+    peaks, without_peak = peaks_of([name for name in seconds if name != FLOOR], shape, arguments)
     found = {
         "shape": dict(zip(("N", "H", "V", "dtype"), shape, strict=True)),
         "seconds": {name: spread(times) for name, times in seconds.items()},
@@ -65,12 +68,26 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "dgpo_over": {name: spread(ratios(seconds, OURS, name)) for name in PEERS if name in seconds},
         "share_of_matrix_products": spread(ratios(seconds, FLOOR, OURS)),
         "peak_mib_above_weight_gradient": peaks,
+        "without_peak": without_peak,
         "skipped": skipped,
         "command": command(),
         "machine": machine(*PACKAGES),
     }
     print_case(case, found)
     return found
+
+
+def peaks_of(
+    names: list[str], shape: tuple[int, int, int, str], arguments: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the peaks of those contenders that get through, and of the others what their processes said last."""
+    peaks, failed = {}, {}
+    for name in names:
+        try:
+            peaks[name] = peak_of(name, shape, arguments)
+        except RuntimeError as error:
+            failed[name] = str(error).strip().splitlines()[-1]
+    return peaks, failed
 
 
 def peak_of(name: str, shape: tuple[int, int, int, str], arguments: argparse.Namespace) -> float:
@@ -129,6 +146,8 @@ def print_case(case: str, found: dict[str, Any]) -> None:
     )
     for name, reason in found["skipped"].items():
         console.print(f"left out: {name}: {reason}")
+    for name, reason in found["without_peak"].items():
+        console.print(f"no peak: {name}: {reason}")
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
@@ -185,14 +204,17 @@ def main() -> None:
     if arguments.update and arguments.save and arguments.save.exists():
         kept = json.loads(arguments.save.read_text())
     cases = arguments.cases or (GPU_CASES if arguments.device == "cuda" else CPU_CASES)
-    found = kept.get("cases", {})
+    measured = kept.get("cases", {})
+    result = {"threads": arguments.threads, "device": arguments.device, "repeats": arguments.repeats, "cases": {}}
+    if "sweep" in kept:
+        result["sweep"] = kept["sweep"]
     for case in cases:
-        found[case] = measure(case, arguments)
-    found = {case: found[case] for case in CASES if case in found}
-    result = {"threads": arguments.threads, "device": arguments.device, "repeats": arguments.repeats, "cases": found}
-    if arguments.sweep or "sweep" in kept:
-        result["sweep"] = sweep(arguments) if arguments.sweep else kept["sweep"]
-    save(arguments.save, result, *PACKAGES)
+        measured[case] = measure(case, arguments)
+        result["cases"] = found = {case: measured[case] for case in CASES if case in measured}
+        save(arguments.save, result, *PACKAGES)  # after each: hours of work must not hang on the last one
+    if arguments.sweep:
+        result["sweep"] = sweep(arguments)
+        save(arguments.save, result, *PACKAGES)
     if arguments.plot:
         plot(found, arguments.plot)
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,6 +29,37 @@ def test_lm_head(tmp_path):
     assert set(case["seconds"]) == {"DGPO", "GRPO + KL", "matrix products alone"}
     assert set(case["peak_mib_above_weight_gradient"]) == {"DGPO", "GRPO + KL"}
     assert str(tmp_path.parent) not in found.read_text()
+
+
+def test_a_contender_that_fails_while_its_memory_is_watched_costs_nothing_else(tmp_path, monkeypatch):
+    """Its times stay, with the reason beside them, and a case that was measured is on the disk before the next."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import lm_head
+
+    def peak_or_failure(_, name, *__):
+        if name == "GRPO + KL":
+            raise RuntimeError("--peak-of ... failed:\nTraceback ...\ntorch.OutOfMemoryError: out of memory")
+        return 1.5
+
+    measured = []
+
+    def stop_at_the_second(case, *rest, measure=lm_head.measure):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(case)
+        return measure(case, *rest)
+
+    found = tmp_path / "found.json"
+    options = ["--cases", "tiny", "A-fp32", "--only", "GRPO + KL", "--repeats", "1", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["lm_head.py", *options, "--save", str(found)])
+    monkeypatch.setattr(lm_head, "own_process", peak_or_failure)
+    monkeypatch.setattr(lm_head, "measure", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        lm_head.main()
+    case = json.loads(found.read_text())["cases"]["tiny"]
+    assert case["peak_mib_above_weight_gradient"] == {"DGPO": 1.5}
+    assert case["without_peak"] == {"GRPO + KL": "torch.OutOfMemoryError: out of memory"}
+    assert set(case["seconds"]) == {"DGPO", "GRPO + KL", "matrix products alone"}
 
 
 def test_lm_head_contenders_agree(monkeypatch):
