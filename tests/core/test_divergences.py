@@ -1,6 +1,7 @@
 """Distances and entropies from full logits: by hand, by property, and at the edges of floating point."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -83,6 +84,33 @@ def test_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(per_token_entropy, (z,))
 
 
-def test_another_vocabulary_is_refused():
-    with pytest.raises(Exception, match=r"V|vocabulary"):
-        per_token_hellinger_sq(torch.zeros(2, 5), torch.zeros(2, 6))
+def test_closed_tokens_leave_values_and_gradients_as_if_they_were_not_there():
+    """-inf rules a token out (a padding row, a grammar): it must not turn the gradients of the others to nan."""
+    z, y = (torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    closed = torch.full((2, 1), -math.inf, dtype=torch.float64)
+    for function in (per_token_hellinger_sq, per_token_kl, lambda a, _: per_token_entropy(a)):
+        wide = [torch.cat([x.detach(), closed], 1).requires_grad_() for x in (z, y)]
+        value, truth = function(*wide), function(z, y)
+        torch.testing.assert_close(value, truth)
+        grads = torch.autograd.grad(value.sum(), wide, allow_unused=True)
+        expected = torch.autograd.grad(truth.sum(), (z, y), allow_unused=True)
+        for mine, true in zip(grads, expected, strict=True):
+            if true is not None:
+                torch.testing.assert_close(mine, torch.nn.functional.pad(true, (0, 1)))
+
+
+def test_a_token_closed_to_the_policy_alone_adds_nothing_to_kl():
+    z, y = torch.tensor([0.0, 0.0, -math.inf], requires_grad=True), torch.tensor([0.0, 0.0, 0.0], requires_grad=True)
+    kl = per_token_kl(z, y)
+    assert kl.item() == pytest.approx(math.log(1.5))  # log(1/2) - log(1/3)
+    of_z, of_y = torch.autograd.grad(kl, (z, y))
+    assert of_z.tolist() == pytest.approx([0.0, 0.0, 0.0])
+    assert of_y.tolist() == pytest.approx([1 / 3 - 1 / 2, 1 / 3 - 1 / 2, 1 / 3])  # q - p
+
+
+@pytest.mark.parametrize("function", [per_token_hellinger_sq, per_token_kl])
+@pytest.mark.parametrize("ref_shape", [(2, 6), (1, 5), (5,)], ids=str)
+def test_another_vocabulary_or_number_of_tokens_is_refused(function, ref_shape, unchecked_shapes):
+    message = rf"\(2, 5\) but ref_logits has {re.escape(str(ref_shape))}.*the same tokenizer"
+    with pytest.raises(ValueError, match=message):
+        function(torch.zeros(2, 5), torch.zeros(ref_shape))

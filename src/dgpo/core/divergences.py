@@ -82,8 +82,8 @@ def per_token_kl(logits: Float[Tensor, "*shape V"], ref_logits: Float[Tensor, "*
     _check_pair(logits, ref_logits)
     log_p, log_q = _log_softmax(logits), _log_softmax(ref_logits)
     p = log_p.exp()
-    # 0 * (-inf - x) is nan; a token the policy never says adds nothing.
-    return torch.where(p > 0, p * (log_p - log_q), torch.zeros_like(p)).sum(-1).clamp(min=0.0)
+    # A token the policy never says adds nothing: 0 * (-inf - x) would be nan, backwards too.
+    return (p * (log_p - log_q).masked_fill(p == 0, 0.0)).sum(-1).clamp(min=0.0)
 
 
 def per_token_entropy(logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape"]:
@@ -104,4 +104,5 @@ def per_token_entropy(logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shap
     """
     log_p = _log_softmax(logits)
     p = log_p.exp()
-    return -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1).clamp(max=0.0)
+    # A token of probability 0 adds nothing: 0 * -inf would be nan, backwards too.
+    return -(p * log_p.masked_fill(p == 0, 0.0)).sum(-1).clamp(max=0.0)
