@@ -1,7 +1,9 @@
 """The redistribution: by hand, by property, and with rubbish behind the mask."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -109,7 +111,34 @@ def test_advantages_are_zero_where_the_weight_is():
     assert redistribute(torch.tensor([NAN]), torch.zeros(1, 2)).tolist() == [[0.0, 0.0]]
 
 
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)], ids=str)
+def test_nothing_to_redistribute(shape):
+    weights = redistribution_weights(torch.zeros(shape).bfloat16(), torch.zeros(shape, dtype=torch.bool))
+    assert weights.shape == shape
+    assert weights.dtype == torch.float32
+    assert redistribute(torch.ones(shape[0]), weights).shape == shape
+
+
 MASK = torch.ones(2, 3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), np.float64(0.5), Fraction(1, 2), torch.tensor(0.5)], ids=repr)
+def test_a_number_of_any_library_is_a_number(half, unchecked_shapes):
+    scores = torch.rand(2, 3)
+    assert torch.equal(redistribution_weights(scores, MASK, tau=half), redistribution_weights(scores, MASK, tau=0.5))
+    assert torch.equal(entropy_gate(scores, vocab_size=4, kappa=half), entropy_gate(scores, vocab_size=4, kappa=0.5))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, np.True_, torch.tensor(True), "0.5", None, 1j, torch.ones(2), 10**400, [0.5]],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_is_no_number_is_refused_by_name(value, unchecked_shapes):
+    with pytest.raises(ValueError, match="tau must be a finite number above 0, got"):
+        redistribution_weights(torch.rand(2, 3), MASK, tau=value)
+    with pytest.raises(ValueError, match="kappa must be a finite number of at least 0, got"):
+        entropy_gate(torch.rand(2, 3), vocab_size=4, kappa=value)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +155,10 @@ MASK = torch.ones(2, 3, dtype=torch.bool)
         (lambda: gated_scores(torch.rand(2, 3), torch.rand(2, 4), vocab_size=9), r"\(2, 3\) but entropy has \(2, 4\)"),
         (lambda: redistribute(torch.rand(3), torch.rand(2, 3)), r"advantages has shape \(3,\)"),
         (lambda: redistribute(torch.rand(2, 1), torch.rand(2, 3)), r"advantages has shape \(2, 1\)"),
+        (lambda: redistribute(torch.rand(3), torch.rand(3)), r"weights must have .* \(B, T\), got shape \(3,\)\. Pass"),
+        (lambda: redistribute(torch.rand(3), torch.tensor(1.0)), r"weights must have .* got shape \(\)\. Pass"),
+        (lambda: redistribution_weights(torch.rand(3), MASK[0]), r"scores must have .* got shape \(3,\).* x\[None\]"),
+        (lambda: entropy_gate(torch.rand(3), vocab_size=0), r"vocab_size is 0.*rows of the LM head"),
     ],
 )
 def test_bad_input_is_named_with_the_remedy(call, message, unchecked_shapes):

@@ -43,6 +43,14 @@ def test_a_small_vocabulary_gives_all_of_it(heads):
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(41))
 
 
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"softcap": -1.0}, {"logit_scale": float("nan")}], ids=str)
+def test_options_that_give_no_distribution_are_refused(heads, options):
+    hidden, weight, _ = heads
+    (name, value) = next(iter(options.items()))
+    with pytest.raises(ValueError, match=f"{name} must be a finite number above 0, got {value}"):
+        top_tokens(hidden, weight, 5, **options)
+
+
 def test_no_rows_give_nothing(heads):
     hidden, weight, _ = heads
     probabilities, ids = top_tokens(hidden[:0], weight, 5)

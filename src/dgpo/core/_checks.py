@@ -1,6 +1,7 @@
 """Checks that several modules of the core share; each says what was wrong and what to pass instead."""
 
 import math
+from typing import SupportsFloat
 
 import torch
 
@@ -14,8 +15,7 @@ def check_mask(name: str, values: Tensor, completion_mask: Tensor) -> None:
             f"completion_mask has dtype {completion_mask.dtype}; it must be torch.bool with True where a token is"
             " trained. Pass completion_mask.bool()."
         )
-    if values.dim() != 2:
-        raise ValueError(f"{name} must have two dimensions (B, T), got shape {tuple(values.shape)}.")
+    check_two_dimensions(name, values)
     if completion_mask.shape != values.shape:
         raise ValueError(
             f"completion_mask has shape {tuple(completion_mask.shape)} but {name} has {tuple(values.shape)}. They must"
@@ -23,16 +23,40 @@ def check_mask(name: str, values: Tensor, completion_mask: Tensor) -> None:
         )
 
 
-def check_positive(name: str, value: float, remedy: str) -> None:
-    """Refuse a value that is not a finite number above 0."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+def check_two_dimensions(name: str, values: Tensor) -> None:
+    """Refuse per-token values that do not come as one row per completion."""
+    if values.dim() != 2:
+        raise ValueError(
+            f"{name} must have two dimensions (B, T), got shape {tuple(values.shape)}. Pass one row per completion and"
+            " one column per token: x[None] for a single completion."
+        )
+
+
+def check_positive(name: str, value: float, remedy: str) -> float:
+    """Return a number as a float; refuse what is not a finite number above 0."""
+    number = _number(value)
+    if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}. {remedy}")
+    return number
 
 
-def check_not_negative(name: str, value: float, remedy: str) -> None:
-    """Refuse a value that is not a finite number of at least 0."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+def check_not_negative(name: str, value: float, remedy: str) -> float:
+    """Return a number as a float; refuse what is not a finite number of at least 0."""
+    number = _number(value)
+    if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}. {remedy}")
+    return number
+
+
+def _number(value: object) -> float:
+    """Return a real number of any library as a float, and nan for everything else, truth values and text included."""
+    is_truth_value = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if is_truth_value or not isinstance(value, SupportsFloat):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # an array of several, a whole number beyond float
+        return math.nan
 
 
 def check_advantages(advantages: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,13 @@ import math
 import torch
 
 from dgpo._typing import Bool, Float, Tensor
-from dgpo.core._checks import check_advantages, check_mask, check_not_negative, check_positive
+from dgpo.core._checks import (
+    check_advantages,
+    check_mask,
+    check_not_negative,
+    check_positive,
+    check_two_dimensions,
+)
 
 
 @torch.no_grad()
@@ -33,9 +39,12 @@ def entropy_gate(entropy: Float[Tensor, "*shape"], *, vocab_size: int, kappa: fl
         >>> entropy_gate(torch.tensor([math.log(4), math.log(2), 0.0]), vocab_size=4, kappa=2)
         tensor([1.0000, 0.2500, 0.0000])
     """
-    check_not_negative("kappa", kappa, "Use 0 for no entropy gate, 1 for the paper's.")
+    kappa = check_not_negative("kappa", kappa, "Use 0 for no entropy gate, 1 for the paper's.")
     if vocab_size < 2:
-        raise ValueError(f"vocab_size is {vocab_size}; entropy is normalised by log(vocab_size), so at least 2.")
+        raise ValueError(
+            f"vocab_size is {vocab_size}; entropy is normalised by log(vocab_size), so it must be at least 2. Pass the"
+            " number of rows of the LM head, logits.shape[-1]."
+        )
     dtype = torch.promote_types(entropy.dtype, torch.float32)
     return (entropy.to(dtype) / math.log(vocab_size)).clamp(0.0, 1.0) ** kappa
 
@@ -111,8 +120,10 @@ def redistribution_weights(
         tensor([[0.5000, 1.5000, 0.0000]])
     """
     check_mask("scores", scores, completion_mask)
-    check_positive("tau", tau, "The paper uses 0.5; larger values come closer to GRPO.")
+    tau = check_positive("tau", tau, "The paper uses 0.5; larger values come closer to GRPO.")
     dtype = torch.promote_types(scores.dtype, torch.float32)
+    if scores.shape[1] == 0:  # no column has no maximum
+        return torch.zeros_like(scores, dtype=dtype)
     masked = scores.to(dtype).masked_fill(~completion_mask, -torch.inf)
     top = masked.amax(-1, keepdim=True).clamp(min=torch.finfo(dtype).min)
     share = ((masked - top) / tau).exp()
@@ -138,13 +149,14 @@ def redistribute(
         `advantages` there.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit: nothing is broadcast but (B,) over the tokens.
 
     Example:
         >>> import torch
         >>> redistribute(torch.tensor([-2.0]), torch.tensor([[0.5, 1.5, 0.0]]))
         tensor([[-1., -3.,  0.]])
     """
+    check_two_dimensions("weights", weights)
     per_token = check_advantages(advantages, tuple(weights.shape))
     product = per_token.detach() * weights.detach()
     return torch.where(weights == 0, torch.zeros_like(product), product)

@@ -1,6 +1,5 @@
 """The one public operation on LM heads: it checks its arguments and chooses an implementation."""
 
-import math
 import os
 import warnings
 from functools import cache
@@ -8,6 +7,7 @@ from functools import cache
 import torch
 
 from dgpo._typing import Float, Int, Tensor
+from dgpo.core._checks import check_positive
 from dgpo.lm_head.reference import reference_stats
 from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
 from dgpo.lm_head.tiles import projection_dtype
@@ -118,11 +118,12 @@ def checked_heads(
 
 def checked_transform(temperature: float, logit_scale: float, softcap: float | None) -> LogitTransform:
     """Return the way from projections to logits, or refuse a number that is not above 0."""
-    _check_above_zero("temperature", temperature, "Sampling at temperature 0 is greedy and has no distribution.")
-    _check_above_zero("logit_scale", logit_scale, "Pass 1.0 for logits that are not scaled.")
+    hint = "Sampling at temperature 0 is greedy and has no distribution: pass what was sampled at, 1.0 unless changed."
+    temperature = check_positive("temperature", temperature, hint)
+    logit_scale = check_positive("logit_scale", logit_scale, "Pass 1.0 for logits that are not scaled.")
     if softcap is not None:
-        _check_above_zero("softcap", softcap, "Pass None for logits that are not capped.")
-    return LogitTransform(float(logit_scale), None if softcap is None else float(softcap), float(temperature))
+        softcap = check_positive("softcap", softcap, "Pass None for logits that are not capped.")
+    return LogitTransform(logit_scale, softcap, temperature)
 
 
 def autocast_dtype(hidden: Tensor) -> torch.dtype:
@@ -181,11 +182,6 @@ def _triton_tiles(device: torch.device) -> TileWork | str:
         )
         return f"its kernels failed there with {reason.rstrip('.')}"
     return triton_tiles.TRITON_TILES
-
-
-def _check_above_zero(name: str, value: float, remedy: str) -> None:
-    if isinstance(value, bool) or not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}. {remedy}")
 
 
 def _check_heads(policy: Head, ref: Head | None, given: tuple[Tensor | None, Tensor | None]) -> None:

@@ -3,6 +3,7 @@
 import torch
 
 from dgpo._typing import Float, Int, Tensor
+from dgpo.lm_head.stats import autocast_dtype, checked_transform
 from dgpo.lm_head.types import Head, LogitTransform, statistics_dtype
 
 _ROWS, _VOCAB = 512, 16384  # logits held at once: 32 MB in float32
@@ -29,11 +30,14 @@ def top_tokens(
         k: How many; at most V are given.
         bias: The head's bias, (V,).
         temperature: Sampling temperature, > 0.
-        logit_scale: What projections are multiplied by.
-        softcap: Final logit softcapping; None for none.
+        logit_scale: What projections are multiplied by, > 0.
+        softcap: Final logit softcapping, > 0; None for none.
 
     Returns:
         Probabilities, float32 (float64 where the projection runs in float64), and token ids, int64. No gradient.
+
+    Raises:
+        ValueError: If temperature, logit_scale or softcap is not above 0.
 
     Example:
         >>> import torch
@@ -42,11 +46,9 @@ def top_tokens(
         >>> ids.tolist(), [round(p, 4) for p in probabilities[0].tolist()]
         ([[1, 0]], [0.7, 0.2])
     """
-    transform = LogitTransform(float(logit_scale), softcap, float(temperature))
-    device = hidden.device.type
-    compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    head = Head(hidden.to(compute_dtype), weight, bias)
-    with torch.autocast(device, enabled=False):
+    transform = checked_transform(temperature, logit_scale, softcap)
+    head = Head(hidden.to(autocast_dtype(hidden)), weight, bias)
+    with torch.autocast(hidden.device.type, enabled=False):
         found = [_top(head._replace(hidden=rows), min(k, len(weight)), transform) for rows in head.hidden.split(_ROWS)]
     probabilities, ids = zip(*found, strict=True)
     return torch.cat(probabilities), torch.cat(ids)

@@ -72,8 +72,8 @@ class DGPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is loaded."""
         try:
-            check_positive("tau", self.tau, "The paper uses 0.5; larger values come closer to GRPO.")
-            check_not_negative("kappa", self.kappa, "Use 0 for no entropy gate, 1 for the paper's.")
+            self.tau = check_positive("tau", self.tau, "The paper uses 0.5; larger values come closer to GRPO.")
+            self.kappa = check_not_negative("kappa", self.kappa, "Use 0 for no entropy gate, 1 for the paper's.")
         except ValueError as error:
             raise RecipeError(str(error)) from None
         self._check_choices()
