@@ -1,5 +1,7 @@
 """The group advantage: TRL's numbers, exact zeros, and completions that could not be scored."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -59,14 +61,33 @@ def test_trl_computes_the_same(scale):
     torch.testing.assert_close(group_advantages(rewards, 6, scale=scale), expected)
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_without_eps_nothing_over_nothing_is_nothing(scale):
+    rewards = torch.tensor([0.1, 0.1, 0.1, 7.0, NAN, NAN])
+    assert group_advantages(rewards, 3, scale=scale, eps=0.0).tolist() == [0.0] * 6
+    mixed = group_advantages(torch.tensor([1.0, 1.0, 1.0, 0.0]), 2, scale=scale, eps=0)
+    assert mixed.isfinite().all()
+    assert mixed[:2].tolist() == [0.0, 0.0]
+    assert mixed[2] > 0 > mixed[3]
+
+
 @pytest.mark.parametrize(
     ("rewards", "size", "options", "message"),
     [
+        (torch.rand(2, 2), 2, {}, r"got shape \(2, 2\)\. Pass rewards\.flatten\(\)"),
         (torch.rand(4), 1, {}, "num_generations is 1"),
-        (torch.rand(5), 2, {}, "5 rewards do not form groups of 2"),
-        (torch.rand(4), 2, {"eps": 1e-4, "scale": "std"}, "scale|'std'"),
+        (torch.rand(5), 2, {}, "5 rewards do not form groups of 2.*number of completions per prompt"),
+        (torch.rand(4), 2, {"scale": "std"}, "scale must be 'group', 'batch' or 'none', got 'std'"),
+        (torch.rand(4), 2, {"eps": -1.0}, r"eps must be .* at least 0, got -1\.0.*1e-4"),
+        (torch.rand(4), 2, {"eps": NAN}, "eps must be .*, got nan"),
+        (torch.tensor([1.0, NAN, 0.0, -math.inf]), 2, {}, r"rewards\[3\] is -inf.*Clip rewards"),
     ],
 )
-def test_bad_input_is_named(rewards, size, options, message):
-    with pytest.raises(Exception, match=message):
+def test_bad_input_is_named_with_the_remedy(rewards, size, options, message, unchecked_shapes):
+    with pytest.raises(ValueError, match=message):
         group_advantages(rewards, size, **options)
+
+
+def test_an_accelerator_is_not_waited_for():
+    """Infinite rewards are looked for on the CPU alone; meta tensors have no values to look at."""
+    assert group_advantages(torch.zeros(4, device="meta"), 2).shape == (4,)

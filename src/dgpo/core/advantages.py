@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 
 from dgpo._typing import Float, Tensor
+from dgpo.core._checks import check_not_negative
 
 Scale = Literal["group", "batch", "none"]
 
@@ -23,45 +24,70 @@ def group_advantages(
 
     Args:
         rewards: One reward per completion, any float dtype, the completions of a prompt next to each other. `nan` marks
-            a completion that could not be scored: it gets 0 and takes no part in the mean or the deviation.
+            a completion that could not be scored: it gets 0 and takes no part in the mean or the deviation. Infinite
+            ones are refused on the CPU; on an accelerator, where looking would mean waiting for it, they make the
+            advantages of their group nan.
         num_generations: G, the completions per prompt; must divide B.
         scale: `"group"` divides by the deviation of the group, `"batch"` by that of all rewards, `"none"` by nothing
             (Dr. GRPO, arXiv:2503.20783).
-        eps: Added to the deviation.
+        eps: Added to the deviation, at least 0; 0 / 0 is taken as 0.
 
     Returns:
         Advantages, float32 (float64 from float64 rewards), no gradient. Exactly 0 for a group of equal rewards and for
         a group with fewer than two scored completions.
 
     Raises:
-        ValueError: If `num_generations` is below 2 or does not divide B, or `scale` is unknown.
+        ValueError: If `num_generations` is below 2 or does not divide B, `scale` is unknown, `eps` is negative, or a
+            reward is infinite.
 
     Example:
         >>> import torch
         >>> group_advantages(torch.tensor([1.0, 0.0, 1.0, 1.0]), 2, scale="none")
         tensor([ 0.5000, -0.5000,  0.0000,  0.0000])
     """
-    if rewards.dim() != 1:
-        raise ValueError(f"rewards must have one dimension (B,), got shape {tuple(rewards.shape)}.")
-    if num_generations < 2:
-        raise ValueError(
-            f"num_generations is {num_generations}; a group advantage compares completions, so at least 2 are needed."
-        )
-    if len(rewards) % num_generations:
-        raise ValueError(f"{len(rewards)} rewards do not form groups of {num_generations} (num_generations).")
-    if scale not in ("group", "batch", "none"):
-        raise ValueError(f"scale must be 'group', 'batch' or 'none', got {scale!r}.")
-
+    _check(rewards, num_generations, scale)
+    eps = check_not_negative("eps", eps, "TRL uses 1e-4; 0 divides by the deviation alone.")
     dtype = torch.float64 if rewards.dtype == torch.float64 else torch.float32
     groups = rewards.detach().to(dtype).view(-1, num_generations)
     scored = ~groups.isnan()
     centred = _centred(groups, scored)
     if scale == "group":
-        centred = centred / (_deviation(centred, scored, dim=1) + eps)
+        centred = _divided(centred, _deviation(centred, scored, dim=1) + eps)
     elif scale == "batch":
         every = _centred(groups.reshape(1, -1), scored.reshape(1, -1))
-        centred = centred / (_deviation(every, scored.reshape(1, -1), dim=1) + eps)
+        centred = _divided(centred, _deviation(every, scored.reshape(1, -1), dim=1) + eps)
     return centred.reshape(-1)
+
+
+def _check(rewards: Tensor, num_generations: int, scale: str) -> None:
+    if rewards.dim() != 1:
+        raise ValueError(
+            f"rewards must have one dimension (B,), got shape {tuple(rewards.shape)}. Pass rewards.flatten(), with the"
+            " completions of a prompt next to each other."
+        )
+    if num_generations < 2:
+        raise ValueError(
+            f"num_generations is {num_generations}; a group advantage compares completions, so at least 2 are needed."
+        )
+    if len(rewards) % num_generations:
+        raise ValueError(
+            f"{len(rewards)} rewards do not form groups of {num_generations} (num_generations). Pass the number of"
+            " completions per prompt, and a reward for each completion: nan for one that could not be scored."
+        )
+    if scale not in ("group", "batch", "none"):
+        raise ValueError(f"scale must be 'group', 'batch' or 'none', got {scale!r}.")
+    # Only where it is cheap: on an accelerator the comparison would wait for everything queued before it.
+    if rewards.device.type == "cpu" and rewards.isinf().any():
+        index = int(rewards.isinf().nonzero()[0])
+        raise ValueError(
+            f"rewards[{index}] is {float(rewards[index])}, and with it the mean of its group is no finite number. Clip"
+            " rewards to a finite range, and pass nan for a completion that could not be scored."
+        )
+
+
+def _divided(centred: Tensor, divisor: Tensor) -> Tensor:
+    """Centred rewards over the deviation; 0 stays 0 where there is no deviation and eps is 0."""
+    return torch.where(centred == 0, torch.zeros_like(centred), centred / divisor)
 
 
 def _centred(groups: Tensor, scored: Tensor) -> Tensor:
