@@ -32,6 +32,28 @@ def test_clip_higher():
     assert loss.item() == pytest.approx(-1.28)
 
 
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 100.0), (torch.float64, 1e3), (torch.bfloat16, INF)])
+def test_a_ratio_that_overflows_is_clipped_like_any_other(dtype, far):
+    """exp(100) is inf in float32. Above the clip the loss is constant: its gradient is 0, and never 0 * inf."""
+    logps = torch.full((3, 1), far, dtype=dtype, requires_grad=True)
+    loss = clipped_policy_loss(logps, torch.zeros(3, 1, dtype=dtype), torch.tensor([1.0, 0.0, -1.0], dtype=dtype))
+    assert loss.flatten().tolist() == pytest.approx([-1.2, 0.0, INF], rel=1e-2)
+    (grad,) = torch.autograd.grad(loss.sum(), logps)
+    assert grad[:2].tolist() == [[0.0], [0.0]]
+    assert not grad.isnan().any()
+
+
+def test_values_and_gradients_below_an_overflow_are_those_of_the_plain_formula():
+    make = torch.Generator().manual_seed(0)
+    logps = (20 * torch.randn(40, 25, generator=make)).requires_grad_()
+    old, advantages = torch.zeros(40, 25), torch.randn(40, 25, generator=make).mul(2).round()
+    ours = clipped_policy_loss(logps, old, advantages)
+    ratio = logps.exp()
+    plain = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    assert torch.equal(ours, plain)
+    assert torch.equal(*(torch.autograd.grad(x.sum(), logps)[0] for x in (ours, plain)))
+
+
 @pytest.mark.parametrize("rubbish", [NAN, INF, -INF, 1e30])
 def test_rubbish_behind_the_mask_reaches_neither_loss_nor_gradient(rubbish):
     mask = torch.tensor([[True, True, False], [True, False, False]])

@@ -1,5 +1,6 @@
 """The PPO-clip surrogate with token advantages, unreduced, and the ways to reduce it."""
 
+import math
 from typing import Literal
 
 import torch
@@ -34,7 +35,9 @@ def clipped_policy_loss(
             before anything is computed, so that neither the loss nor a gradient sees them.
 
     Returns:
-        Losses (B, T), 0 off the mask. A gradient flows to `per_token_logps` alone.
+        Losses (B, T), 0 off the mask. A gradient flows to `per_token_logps` alone, and is 0 where the clip is active.
+        Where r overflows, a loss with Ahat >= 0 and its gradient are what they are for every r above the clip (TRL's
+        are nan there); with Ahat < 0, which nothing clips from above, the loss is inf.
 
     Raises:
         ValueError: If shapes differ or a clip width is negative.
@@ -51,8 +54,8 @@ def clipped_policy_loss(
             f"per_token_logps has shape {tuple(per_token_logps.shape)} and old_per_token_logps"
             f" {tuple(old_per_token_logps.shape)}; both must be the same (B, T)."
         )
-    check_not_negative("epsilon_low", epsilon_low, "The usual value is 0.2.")
-    check_not_negative("epsilon_high", epsilon_high, "The usual values are 0.2 and 0.28.")
+    epsilon_low = check_not_negative("epsilon_low", epsilon_low, "The usual value is 0.2.")
+    epsilon_high = check_not_negative("epsilon_high", epsilon_high, "The usual values are 0.2 and 0.28.")
     advantages = check_advantages(advantages.detach(), tuple(per_token_logps.shape))
     old_per_token_logps = old_per_token_logps.detach()
     if completion_mask is not None:
@@ -61,7 +64,11 @@ def clipped_policy_loss(
         per_token_logps = per_token_logps.masked_fill(~completion_mask, 0.0)
         old_per_token_logps = old_per_token_logps.masked_fill(~completion_mask, 0.0)
         advantages = torch.where(completion_mask, advantages, torch.zeros_like(advantages))
-    ratio = (per_token_logps - old_per_token_logps).exp()
+    log_ratio = per_token_logps - old_per_token_logps
+    # An infinite ratio is clipped away where Ahat > 0 and multiplied by 0 where Ahat = 0, but 0 * inf is nan, in the
+    # latter's value and in the gradient of both. The largest finite one stands for it: it is far above any clip.
+    largest = math.log(torch.finfo(log_ratio.dtype).max) - 1
+    ratio = torch.where(advantages >= 0, log_ratio.clamp(max=largest), log_ratio).exp()
     clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
