@@ -43,6 +43,13 @@ def test_inert_means_within_a_hundredth_of_one(top, inert):
     assert credit_stats(weights, torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)).inert is inert
 
 
+def test_a_completion_that_no_credit_reaches_counts_as_none_of_its_tokens():
+    weights = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]])  # as a rule like 80/20 may leave them
+    stats = credit_stats(weights, torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool))
+    assert stats.effective_share == pytest.approx((0 + 1 + 0.5) / 3)
+    assert "effective share 0.500" in str(stats)
+
+
 def test_nothing_trained():
     stats = credit_stats(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
     assert stats.num_tokens == 0

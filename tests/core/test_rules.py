@@ -100,6 +100,17 @@ def test_future_kl_is_one_on_policy_and_looks_only_ahead():
         rules.future_kl_weights(logps, old, mask, low=0.0)
 
 
+def test_no_tokens_are_no_error():
+    none = torch.zeros(2, 0)
+    for weights in (
+        rules.future_kl_weights(none, none, none.bool()),
+        rules.top_entropy_weights(none, none.bool()),
+        rules.weights_of_share(none, none.bool(), effective_share=0.5),
+        rules.capped_weights(none, none.bool(), cap=2.0),
+    ):
+        assert weights.shape == (2, 0)
+
+
 def test_nothing_carries_a_gradient():
     scores = torch.rand(3, 4, requires_grad=True)
     found = [

@@ -29,7 +29,8 @@ class CreditStats:
         num_tokens: Trained tokens counted.
         num_completions: Completions with at least one trained token.
         effective_share: Mean over completions of ESS / T, ESS = (sum w)^2 / sum w^2: 1 when the credit is even, 1/T
-            when a single token holds all of it. 1 when nothing was counted.
+            when a single token holds all of it, 0 when none holds any (a rule may leave a completion out). 1 when
+            nothing was counted.
         weight_std: Standard deviation of the weights over the tokens (their mean is 1).
         weight_min: Smallest weight of a trained token.
         weight_max: Largest weight.
@@ -254,7 +255,9 @@ def _effective_shares(weights: Tensor, completion_mask: Tensor) -> tuple[Tensor,
     kept = torch.where(completion_mask, weights, torch.zeros_like(weights)).double()
     num_tokens = completion_mask.sum(-1).double()
     trained = num_tokens > 0
-    ess = kept.sum(-1)[trained].square() / kept.square().sum(-1)[trained]
+    # The floor keeps 0 / 0 away from a completion whose weights are all 0.
+    tiny = torch.finfo(kept.dtype).tiny
+    ess = kept.sum(-1)[trained].square() / kept.square().sum(-1)[trained].clamp(min=tiny)
     return (ess / num_tokens[trained]).sum(), trained.sum().double()
 
 

@@ -299,10 +299,10 @@ def future_kl_weights(
         tensor([[1.0513, 1.1052]])
     """
     check_mask("logps", logps, completion_mask)
-    check_positive("low", low, "FIPO's weights are between 0.8 and 1.2.")
+    low = check_positive("low", low, "FIPO's weights are between 0.8 and 1.2.")
     change = torch.where(completion_mask, logps - old_logps, torch.zeros_like(logps))
     summed = torch.zeros_like(change)
-    latest = torch.zeros_like(change[:, 0])
+    latest = change.new_zeros(len(change))
     for position in reversed(range(change.shape[1])):
         latest = change[:, position] + gamma * latest
         summed[:, position] = latest
