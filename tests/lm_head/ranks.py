@@ -143,8 +143,8 @@ def head_extras(rank: int, world_size: int) -> dict[str, object]:
             arguments |= changes
         try:
             sharded_lm_head_stats(**arguments)
-        except ValueError as refused:
-            return str(refused)
+        except Exception as refused:
+            return f"{type(refused).__name__}: {refused}"
         return "not refused"
 
     found["refused"] = {
@@ -155,6 +155,10 @@ def head_extras(rank: int, world_size: int) -> dict[str, object]:
         "dtype": refusal(targets=case.targets.int()),
         "range": refusal(all={"targets": case.targets + V}),
         "nothing": refusal(all={"weight": case.policy.weight[:0]}),
+        "no number": refusal(temperature=None),
+        "no hidden": refusal(hidden=None),
+        "no weight": refusal(weight=None),
+        "no targets": refusal(targets=[0]),
         "reference impl": refusal(all={"impl": "reference"}),
     }
     return found
@@ -183,18 +187,21 @@ def redistribution(rank: int, world_size: int) -> dict[str, object]:
                 equal = torch.equal(mine[4], mask[4, part].to(mine.dtype))
                 found["equal scores give 1"] = found.get("equal scores give 1", True) and equal
 
-    def refusal(tau: float = 0.5, rows: int = 7) -> str:
+    def refusal(**changes) -> str:
         try:
-            sequence_parallel_weights(scores[:rows], mask[:rows], tau=tau)
-        except ValueError as refused:
-            return str(refused)
+            sequence_parallel_weights(**{"scores": scores, "completion_mask": mask, "tau": 0.5} | changes)
+        except Exception as refused:
+            return f"{type(refused).__name__}: {refused}"
         return "not refused"
 
     last = rank == world_size - 1
     found["refused"] = {
-        "rows": refusal(rows=5 if last else 7),
+        "rows": refusal(**({"scores": scores[:5], "completion_mask": mask[:5]} if last else {})),
         "tau": refusal(tau=0.1 if last else 0.5),
         "own": refusal(tau=-1.0 if last else 0.5),
+        "no number": refusal(tau=None if last else 0.5),
+        "no mask": refusal(completion_mask=None if last else mask),
+        "no scores": refusal(scores=None if last else scores),
     }
     return found
 

@@ -66,6 +66,20 @@ def test_what_one_rank_cannot_do_all_ranks_refuse(ranks):
         assert "impl='reference'" in refused["reference impl"]
 
 
+def test_what_one_rank_stumbles_over_stops_all_ranks(ranks):
+    """Not refusals but errors of other kinds, which only that rank meets: the others must not wait for it."""
+    for index, rank in enumerate(ranks):
+        heads, weights = rank["extras"]["refused"], rank["redistribution"]["refused"]
+        for case in ("no number", "no hidden", "no weight", "no targets"):
+            own = "ValueError: temperature must be" if case == "no number" else "AttributeError: "
+            theirs = "ValueError: rank 1 of the process group refused its arguments"
+            assert heads[case].startswith(own if index == 1 else theirs)
+        for case in ("no number", "no mask", "no scores"):
+            own = "ValueError: tau must be" if case == "no number" else "AttributeError: "
+            theirs = f"ValueError: rank {len(ranks) - 1} of the process group refused its arguments"
+            assert weights[case].startswith(own if index == len(ranks) - 1 else theirs)
+
+
 def test_weights_of_split_completions_are_those_of_whole_ones(ranks):
     for index, rank in enumerate(ranks):
         found, last = rank["redistribution"], index == len(ranks) - 1

@@ -22,6 +22,11 @@ def check_process_group(process_group: dist.ProcessGroup | None, instead: str) -
         raise ValueError("this process is not a member of process_group; call only from the ranks that are in it.")
 
 
+def device_of(*arguments: object) -> torch.device:
+    """Return where ranks talk about these arguments: where the first tensor among them is, however wrong the others."""
+    return next((x.device for x in arguments if isinstance(x, Tensor)), torch.device("cpu"))
+
+
 def gather_ranks(values: Tensor, process_group: dist.ProcessGroup | None) -> Tensor:
     """Return the tensors of all ranks, which must be of one shape, stacked along a new first dimension."""
     world_size = dist.get_world_size(process_group)

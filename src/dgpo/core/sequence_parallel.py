@@ -5,7 +5,9 @@ import torch.distributed as dist
 
 from dgpo._typing import Bool, Float, Tensor
 from dgpo.core._checks import check_mask, check_positive
-from dgpo.core._ranks import agree, check_process_group, gather_ranks
+from dgpo.core._ranks import agree, check_process_group, device_of, gather_ranks
+
+_FIELDS = ("the number of completions B", "tau", "the width of scores in bytes")
 
 
 @torch.no_grad()
@@ -35,7 +37,9 @@ def sequence_parallel_weights(
         completion on all ranks together, 0 off the mask, exactly 1 where all scores of a completion are equal.
 
     Raises:
-        ValueError: On every rank, if one of them was called with arguments that do not fit, or B or tau differ.
+        ValueError: On every rank, if one of them was called with arguments that do not fit, or B or tau differ. Where
+            looking at its arguments raises something else on a rank (None in place of a tensor), it raises that, and
+            the others this.
 
     Example:
         >>> import torch, torch.distributed as dist
@@ -46,20 +50,18 @@ def sequence_parallel_weights(
         >>> dist.destroy_process_group()
     """
     check_process_group(process_group, "use redistribution_weights for whole completions")
+    device = device_of(scores, completion_mask)
     error: Exception | None = None
+    fields = dict.fromkeys(_FIELDS, 0.0)
     try:
         check_mask("scores", scores, completion_mask)
-        check_positive("tau", tau, "The paper uses 0.5; larger values come closer to GRPO.")
-    except ValueError as refusal:
+        tau = check_positive("tau", tau, "The paper uses 0.5; larger values come closer to GRPO.")
+        # The exponent's dtype must agree too: ranks exchange raw numbers of it.
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        fields = dict(zip(_FIELDS, (scores.shape[0], tau, dtype.itemsize), strict=True))
+    except Exception as refusal:  # of any kind, a wrong type too: the other ranks wait for this one's answer
         error = refusal
-    # The exponent's dtype must agree too: ranks exchange raw numbers of it.
-    dtype = torch.promote_types(scores.dtype, torch.float32)
-    fields = {
-        "the number of completions B": 0 if error else scores.shape[0],
-        "tau": 0.0 if error else float(tau),
-        "the width of scores in bytes": dtype.itemsize,
-    }
-    agree(fields, error, device=scores.device, process_group=process_group)
+    agree(fields, error, device=device, process_group=process_group)
 
     low = torch.finfo(dtype).min
     # One column more, so that a rank without tokens has a maximum too.

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
 from dgpo._typing import Float, Int, Tensor
-from dgpo.core._ranks import agree, check_process_group, gather_ranks
+from dgpo.core._ranks import agree, check_process_group, device_of, gather_ranks
 from dgpo.lm_head.state import PairState, PolicyState, empty_state, finish, merge_pair, merge_policy
 from dgpo.lm_head.stats import (
     autocast_dtype,
@@ -77,7 +77,8 @@ def sharded_lm_head_stats(
 
     Raises:
         ValueError: On every rank, if one of them was called with arguments that do not fit, or ranks were called with
-            different numbers of tokens, targets, dtypes or options.
+            different numbers of tokens, targets, dtypes or options. Where looking at its arguments raises something
+            else on a rank (None in place of a tensor), it raises that, and the others this.
 
     Example:
         >>> import torch, torch.distributed as dist
@@ -91,10 +92,11 @@ def sharded_lm_head_stats(
         >>> dist.destroy_process_group()
     """
     check_process_group(process_group, "use lm_head_stats for a whole head")
-    compute_dtype = autocast_dtype(hidden)
+    device = device_of(hidden, weight, targets)
     error: Exception | None = None
     fields: dict[str, float | Tensor] = dict.fromkeys(_FIELDS, 0.0)
     try:
+        compute_dtype = autocast_dtype(hidden)
         heads = checked_heads((hidden, weight, bias), (ref_hidden, ref_weight, ref_bias), may_be_empty=True)
         check_targets_shape(targets, heads[0])
         transform = checked_transform(temperature, logit_scale, softcap)
@@ -114,9 +116,9 @@ def sharded_lm_head_stats(
             transform.softcap or 0.0,
         )
         fields = dict(zip(_FIELDS, values, strict=True))
-    except ValueError as refusal:
+    except Exception as refusal:  # of any kind, a wrong type too: the other ranks wait for this one's answer
         error = refusal
-    calls = agree(fields, error, may_differ=("rows of the shard",), device=hidden.device, process_group=process_group)
+    calls = agree(fields, error, may_differ=("rows of the shard",), device=device, process_group=process_group)
     ends = list(accumulate(int(call["rows of the shard"]) for call in calls))
     if ends[-1] == 0:
         raise ValueError("weight has no rows on any rank: a vocabulary needs at least one token.")
