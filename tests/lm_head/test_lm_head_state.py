@@ -61,6 +61,12 @@ def test_merging_single_tokens_by_hand():
     assert merge_pair(*parts).D.item() == pytest.approx(5 / 6 * (math.sqrt(2) - 1))
 
 
+def test_rounding_takes_an_entropy_out_of_its_range_and_finish_brings_it_back():
+    """A certain token whose sum came out a rounding above 0, and four equal ones a rounding below."""
+    state = PolicyState(torch.zeros(2), torch.tensor([1.0, 4.0]), torch.tensor([1e-7, -1e-5]))
+    assert finish(state, torch.zeros(2), None, 4).entropy.tolist() == [0.0, pytest.approx(math.log(4), rel=2e-7)]
+
+
 def test_a_factor_is_a_factor():
     z, y = torch.randn(3, 7).double(), torch.randn(3, 7).double()
     for mine, theirs in zip(pair(z, y, 0.3), pair(0.3 * z, 0.3 * y), strict=True):

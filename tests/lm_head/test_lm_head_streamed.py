@@ -245,6 +245,18 @@ def test_the_weight_may_be_kept_in_another_dtype():
     assert torch.equal(grads[0].bfloat16(), grads[1])
 
 
+def test_hidden_gets_its_gradient_through_the_weight_that_was_multiplied():
+    """A weight kept in fp32 is projected in bf16; the targets' entries, added in fp32, must use the same rows."""
+    case = make_case(9, 16, 250)
+    hidden, weight = case.policy.hidden.bfloat16(), (case.policy.weight * 1.001).float()
+    grads = []
+    for kept in (weight, weight.bfloat16()):
+        head = Head(hidden.detach().requires_grad_(), kept, None)
+        out = streamed_stats(head, None, case.targets, LogitTransform(), torch.bfloat16, SMALL)
+        grads.append(torch.autograd.grad(out.logps.sum(), head.hidden)[0])
+    assert torch.equal(*grads)
+
+
 def test_a_closed_target_has_an_entropy_gradient():
     """log p = -inf at the target must not make nan of 0 * -inf; the gradient is that of any other token of p = 0."""
     exact = make_case(5, 4, 20, bias=True).to(torch.float64, grad=True)
