@@ -37,7 +37,7 @@ def clipped_policy_loss(
     Returns:
         Losses (B, T), 0 off the mask. A gradient flows to `per_token_logps` alone, and is 0 where the clip is active.
         Where r overflows, a loss with Ahat >= 0 and its gradient are what they are for every r above the clip (TRL's
-        are nan there); with Ahat < 0, which nothing clips from above, the loss is inf.
+        gradient is nan there); with Ahat < 0, which nothing clips from above, the loss is inf.
 
     Raises:
         ValueError: If shapes differ or a clip width is negative.
