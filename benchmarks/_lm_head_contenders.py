@@ -176,7 +176,8 @@ def gemm_floor(problem: Problem) -> Grads:
     """The matrix products alone, tile for tile: both heads forward, the policy again, its two gradients."""
     with torch.no_grad():
         (hidden, weight, _), ref = problem.policy, problem.ref
-        tiling = choose_tiling(hidden.shape[0], weight.shape[0], hidden.device)
+        (N, H), V = hidden.shape, weight.shape[0]
+        tiling = choose_tiling(N, V, H, problem.compute_dtype, hidden.device)
         work = Workspace(tiling, problem.compute_dtype, hidden.device)
         hidden, ref_hidden = (x.to(problem.compute_dtype) for x in (hidden, ref.hidden))
         hidden_t = hidden.t().contiguous()

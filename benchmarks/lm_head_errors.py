@@ -58,10 +58,10 @@ def tiles_by(tile_work: Any) -> Callable[[Head, Head, Tensor], LMHeadStats]:
 
 def three_shards(policy: Head, ref: Head, targets: Tensor, upstream: Tensor) -> tuple[LMHeadStats, tuple[Tensor, ...]]:
     """What `sharded_lm_head_stats` computes on three ranks, without the ranks."""
-    vocab_size, (num_rows, _) = policy.weight.shape[0], policy.hidden.shape
+    vocab_size, (num_rows, hidden_size) = policy.weight.shape[0], policy.hidden.shape
     ends = (vocab_size // 5, vocab_size // 2, vocab_size)
     shards = [slice(*edge) for edge in zip((0, *ends[:-1]), ends, strict=True)]
-    tiling = choose_tiling(num_rows, vocab_size // 5, targets.device)
+    tiling = choose_tiling(num_rows, vocab_size // 5, hidden_size, policy.hidden.dtype, targets.device)
     plan = Plan(PLAIN, policy.hidden.dtype, tiling, TORCH_TILES)
 
     def cut(head: Head, shard: slice) -> Head:

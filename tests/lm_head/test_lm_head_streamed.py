@@ -15,7 +15,7 @@ from lm_head_cases import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgpo.lm_head.streamed import streamed_stats
-from dgpo.lm_head.tiles import Tiling
+from dgpo.lm_head.tiles import Tiling, choose_tiling
 from dgpo.lm_head.types import Head, LogitTransform
 
 # N, H, V: no dimension divides a tile; one row, one hidden unit, one and two tokens; smaller than any tile.
@@ -286,3 +286,15 @@ def test_an_entropy_that_is_only_looked_at_costs_nothing():
         counts.append(ops.count)
     num_blocks = 3 * 5  # vocabulary tiles of 100; row tiles of 16 + 4 in blocks of 5
     assert counts[1] - counts[0] >= 3 * num_blocks  # the entropy's gradient: clamp, multiply, add and once more
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "hidden"), [(0, 8), (1, 576), (1024, 896), (2048, 576), (4096, 576), (50000, 5120)])
+def test_tiles_on_the_cpu_take_little_memory(rows, hidden, dtype):
+    tiling = choose_tiling(rows, 152064, hidden, dtype, torch.device("cpu"))
+    assert 1 <= tiling.rows <= max(rows, 1)
+    assert 512 <= tiling.vocab <= 4096
+    assert tiling.rows * tiling.vocab * dtype.itemsize <= 8 * 2**20
+    assert choose_tiling(rows, 7, hidden, dtype, torch.device("cpu")).vocab == 7
+    if dtype == torch.bfloat16:  # one row tile, where a second would have to be made up for by further products
+        assert tiling.rows == min(max(rows, 1), 8192)

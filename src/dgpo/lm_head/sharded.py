@@ -125,7 +125,7 @@ def sharded_lm_head_stats(
     if hidden.shape[0] > 0:
         check_targets_range(int(calls[0]["the lowest target"]), int(calls[0]["the highest target"]), ends[-1])
     compute_dtype = projection_dtype(compute_dtype, hidden.device)
-    tiling = choose_tiling(hidden.shape[0], max(weight.shape[0], 1), hidden.device)
+    tiling = choose_tiling(hidden.shape[0], max(weight.shape[0], 1), hidden.shape[1], compute_dtype, hidden.device)
     shards = Shards(tuple(ends), dist.get_rank(process_group), process_group, reduce_hidden_grad)
     plan = Plan(transform, compute_dtype, tiling, work)
     policy, ref = heads

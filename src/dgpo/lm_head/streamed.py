@@ -51,7 +51,9 @@ def streamed_stats(
     Returns:
         The four statistics; logps and entropy carry gradient to the policy's tensors.
     """
-    tiling = tiling or choose_tiling(policy.hidden.shape[0], policy.weight.shape[0], policy.hidden.device)
+    if tiling is None:
+        (N, H), V = policy.hidden.shape, policy.weight.shape[0]
+        tiling = choose_tiling(N, V, H, compute_dtype, policy.hidden.device)
     ref_tensors = (None, None, None) if ref is None else tuple(ref)
     plan = Plan(transform, compute_dtype, tiling, tile_work)
     return LMHeadStats(*_Streamed.apply(*policy, targets, *ref_tensors, plan))

@@ -25,14 +25,32 @@ def spans(total: int, step: int) -> Iterator[slice]:
         yield slice(start, min(total, start + step))
 
 
-def choose_tiling(num_rows: int, vocab_size: int, device: torch.device) -> Tiling:
-    """Return tile sizes for a device: large products on an accelerator, blocks that stay in cache on the CPU."""
+def choose_tiling(
+    num_rows: int, vocab_size: int, hidden_size: int, compute_dtype: torch.dtype, device: torch.device
+) -> Tiling:
+    """Return tile sizes: large products on an accelerator, little memory and blocks that stay in cache on the CPU.
+
+    Args:
+        num_rows: N, the tokens of a call.
+        vocab_size: Entries of the vocabulary, or of a shard of it.
+        hidden_size: H of the policy.
+        compute_dtype: What the products run in.
+        device: Where.
+
+    Returns:
+        Sizes of at least 1, no larger than N and the vocabulary need.
+    """
     if device.type == "cpu":
-        rows = min(num_rows, 2048)
-        # Few rows: widen the tile, so that the work done once a tile does not outweigh it.
-        vocab = min(vocab_size, max(1024, min(4096, 2**21 // max(rows, 1))))
-        entries = _cache_bytes() // 4 * torch.get_num_threads()
-        return Tiling(max(rows, 1), vocab, max(8, entries // vocab))
+        low = compute_dtype.itemsize < 4
+        # A low-precision sum over several row tiles costs a second product each (WeightGrad): better few, tall ones.
+        rows = max(min(num_rows, 8192 if low else 2048), 1)
+        # 7 x 2^18 entries are 7 MiB in fp32. Few rows: wider, so that the work done once a tile does not outweigh it, but
+        # not so wide that the tile's share of the weight gradient, v x H, takes more than the logits do.
+        vocab = min(4096, 7 * 2**18 // rows, max(1024, 3 * 2**19 // max(hidden_size, 1) // 256 * 256))
+        vocab = min(vocab_size, max(512 if low else 768, vocab))
+        # Two to three blocks are worked on at a time.
+        entries = _cache_bytes() // 8 * torch.get_num_threads()
+        return Tiling(rows, vocab, max(8, entries // vocab))
     # Gradient sums are read and written once a tile, 8 H (rows + vocab) bytes of it: a square tile moves the least.
     # 4096 x 8192 in fp32 is 128 MiB.
     rows = max(min(num_rows, 4096), 1)
