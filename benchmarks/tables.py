@@ -23,6 +23,7 @@ STEP_NAMES = {
     "dgpo": "**DGPO**",
     "grpo_ours": "GRPO on our head",
     "grpo": "TRL's GRPO, beta = 0",
+    "grpo_kl_ours": "GRPO + KL on our head",
     "grpo_kl": "TRL's GRPO + KL",
     "grpo_kl_scored": "TRL's GRPO + KL, scored positions only",
 }
@@ -93,9 +94,9 @@ def lm_head_short() -> str:
         ]
         for peer in peers
     ]
-    peaks = [case["peak_mib_above_weight_gradient"] for case in cases.values()]
-    rows.append(["peak memory, MiB: DGPO"] + [f"{x['DGPO']:.0f}" for x in peaks])
-    rows.append(["peak memory, MiB: full logits"] + [f"{x['DGPO, full logits']:.0f}" for x in peaks])
+    for label, name in (("DGPO", "DGPO"), ("full logits", "DGPO, full logits")):
+        peaks = [case["peak_mib_above_weight_gradient"].get(name) for case in cases.values()]
+        rows.append([f"peak memory, MiB: {label}"] + ["" if peak is None else f"{peak:.0f}" for peak in peaks])
     return table(["", *cases], rows)
 
 

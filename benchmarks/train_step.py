@@ -12,7 +12,8 @@ before it, on the same trainers.
 
 Contenders: `dgpo`; `grpo` and `grpo_kl`, TRL as it is (beta = 0 and 0.04), which on a CPU projects prompt and padding
 positions as well; `grpo_kl_scored`, TRL's GRPO+KL made to project the scored positions only, as it does on a GPU. The
-last one is the fair comparison of the method's cost, the one before it what a TRL user on a CPU sees. `grpo_ours` is
+last one is the fair comparison with TRL, the one before it what a TRL user on a CPU sees. `grpo_kl_ours` is GRPO+KL on
+our head, by the same code without the statistics of the pair: the fair comparison of the method's cost. `grpo_ours` is
 GRPO without a reference on our head: what DGPO takes more than it is broken down by clocks inside of the step.
 """
 
@@ -21,9 +22,8 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,17 @@ import torch
 import transformers
 import trl
 import trl.trainer.utils
-from _common import interleaved, own_process, peak_memory, save, seconds_of, spread, synchronize
+from _common import interleaved, own_process, peak_memory, save, spread
+from _lm_head_contenders import without_entropy
+from _step_breakdown import breakdown
 
-import dgpo.engines.trl.trainer as dgpo_trainer
+import dgpo.lm_head.stats as head_stats
 from dgpo.engines.trl import heads
 
 TRL_COMPACT = trl.trainer.utils._use_triton
-CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored", "grpo_ours")
+CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored", "grpo_kl_ours", "grpo_ours")
 SIZES = ("vocab_size", "hidden_size", "layers", "batch_size", "prompt_length", "completion_length")
 SIZES += ("dtype", "device", "threads")
-# The clock of the second part runs over the whole forward pass of the head: its difference is what the reference adds.
-PARTS = ("reference forward", "reference head and pair statistics", "redistribution")
-REDISTRIBUTION = ("entropy_gate", "gated_scores", "redistribution_weights", "redistribute", "CreditTotals.of")
 SWEEP = {
     "completion_length": (96, 192, 384),
     "vocab_size": (16384, 49152, 147456),
@@ -112,7 +111,7 @@ def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace
     )
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
-    if contender != "dgpo":
+    if contender not in ("dgpo", "grpo_kl_ours"):
         return trainer
     # Weights that are not 1: what happens after the first update.
     generator = torch.Generator().manual_seed(1)
@@ -142,7 +141,7 @@ def run_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> Non
     with scoring_of(contender):
         if "kl" in contender:
             attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-            with torch.no_grad():
+            with torch.no_grad(), log_probabilities_alone():
                 scores = trainer._get_per_token_logps_and_entropies(trainer.ref_model, ids, attention, length)
             inputs["ref_per_token_logps"] = scores[0]
         trainer._compute_loss(trainer.model, inputs).backward()
@@ -152,7 +151,15 @@ def run_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> Non
 def scoring_of(contender: str) -> Iterator[None]:
     """Decide how TRL scores inside of the block: as it does, at the scored positions only, or by our head."""
     trl.trainer.utils._use_triton = TRL_COMPACT if contender != "grpo_kl_scored" else lambda device: True
-    with heads.policy_pass() if contender == "grpo_ours" else nullcontext():
+    with heads.policy_pass() if contender.endswith("_ours") else nullcontext():
+        yield
+
+
+@contextmanager
+def log_probabilities_alone() -> Iterator[None]:
+    """Let our head leave out the entropy inside of the block: GRPO+KL asks its reference for none."""
+    chosen = head_stats.tile_work_of
+    with patch.object(head_stats, "tile_work_of", lambda *place: without_entropy(chosen(*place))):
         yield
 
 
@@ -161,57 +168,6 @@ def run_whole_step(contender: str, trainer: Any, arguments: argparse.Namespace) 
     with scoring_of(contender):
         inputs = trainer._generate_and_score_completions([{"prompt": "word"}] * arguments.batch_size)
         trainer._compute_loss(trainer.model, inputs).backward()
-
-
-@contextmanager
-def clocks(trainer: Any) -> Iterator[dict[str, float]]:
-    """Yield the seconds spent inside of the block in the reference's forward pass, the head, and the redistribution."""
-    spent = dict.fromkeys(PARTS, 0.0)
-
-    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            synchronize()
-            start = time.perf_counter()
-            try:
-                return work(*args, **options)
-            finally:
-                synchronize()
-                spent[part] += time.perf_counter() - start
-
-        return call
-
-    with ExitStack() as stack:
-        reference = getattr(trainer, "ref_model", None)
-        if reference is not None:
-            stack.enter_context(patch.object(reference, "forward", timed("reference forward", reference.forward)))
-        stack.enter_context(
-            patch.object(heads, "lm_head_stats", timed("reference head and pair statistics", heads.lm_head_stats))
-        )
-        for name in REDISTRIBUTION:
-            owner, _, last = name.rpartition(".")
-            holder = getattr(dgpo_trainer, owner) if owner else dgpo_trainer
-            stack.enter_context(patch.object(holder, last, timed("redistribution", getattr(holder, last))))
-        yield spent
-
-
-def breakdown(trainers: dict[str, Any], arguments: argparse.Namespace) -> dict[str, float]:
-    """Return medians, in seconds, of a GRPO step on our head, and of what a DGPO step takes more than it.
-
-    The clocks wait for a GPU at every part: these steps are not those of the other table. Differences are of steps that
-    follow one another, and the two take turns in going first.
-    """
-    found: dict[str, list[float]] = {"grpo_ours": [], "whole": []} | {part: [] for part in PARTS}
-    for round_ in range(max(arguments.repeats, 5)):
-        seconds, spent = {}, {}
-        for name in ("grpo_ours", "dgpo")[:: 1 if round_ % 2 else -1]:
-            with clocks(trainers[name]) as spent[name]:
-                seconds[name] = seconds_of(partial(run_step, name, trainers[name], arguments))
-        found["grpo_ours"].append(seconds["grpo_ours"])
-        found["whole"].append(seconds["dgpo"] - seconds["grpo_ours"])
-        for part in PARTS:
-            found[part].append(spent["dgpo"][part] - spent["grpo_ours"][part])
-    medians = {name: statistics.median(times) for name, times in found.items()}
-    return medians | {"rest": medians["whole"] - sum(medians[part] for part in PARTS)}
 
 
 def measure_time(model_path: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -225,7 +181,7 @@ def measure_time(model_path: str, arguments: argparse.Namespace) -> dict[str, An
     if arguments.generate:
         found["seconds_with_generation"] = interleaved(steps(run_whole_step), arguments.generate, warm_up=0)
     if {"dgpo", "grpo_ours"} <= set(trainers):
-        found["dgpo_over_grpo_ours_seconds"] = breakdown(trainers, arguments)
+        found["dgpo_over_grpo_ours_seconds"] = breakdown(steps(run_step), trainers, arguments.repeats)
     return found
 
 
@@ -294,7 +250,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def sweep(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure with one size after the other larger and smaller than asked for."""
     arguments.generate = 0
-    arguments.contenders = [x for x in arguments.contenders if x in ("dgpo", "grpo_kl", "grpo_kl_scored")]
+    arguments.contenders = [x for x in arguments.contenders if x in ("dgpo", "grpo_kl_ours", "grpo_kl_scored")]
     for name, values in SWEEP.items():
         for value in values:
             changed = argparse.Namespace(**{**vars(arguments), name: value})

@@ -94,7 +94,7 @@ def test_train_step(tmp_path):
     found = tmp_path / "found.json"
     sizes = {"vocab-size": 300, "hidden-size": 64, "layers": 1, "batch-size": 2, "completion-length": 8}
     options = [f"--{name}={value}" for name, value in sizes.items()]
-    contenders = ("--contenders", "dgpo", "grpo_ours")
+    contenders = ("--contenders", "dgpo", "grpo_kl_ours", "grpo_ours")
     run("train_step", *options, *contenders, "--repeats=1", "--generate=1", "--device=cpu", "--save", str(found))
     result = json.loads(found.read_text())
     assert set(result["seconds"]) == set(result["seconds_with_generation"]) == set(result["peak_mib"])

@@ -7,12 +7,12 @@ import sys
 import types
 
 import pytest
-from meeting_place import meeting_place
 
 from dgpo.cli.main import main
 from dgpo.cli.run_directory import read_jsonl
 from dgpo.errors import RecipeError
 from dgpo.evaluation.callback import HeldOutEvaluation
+from meeting_place import meeting_place
 
 
 @pytest.fixture(autouse=True)
