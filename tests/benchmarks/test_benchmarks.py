@@ -104,3 +104,12 @@ def test_train_step(tmp_path):
     assert parts["grpo_ours"] > 0
     assert named["reference forward"] > 0
     assert named["redistribution"] > 0
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_tiles(tmp_path):
+    found = tmp_path / "found.json"
+    run("compiled_tiles", "--rows=8", "--vocab=256", "--repeats=2", "--save", str(found))
+    result = json.loads(found.read_text())
+    assert result["largest_difference"] < 1e-4
+    assert result["start_up_seconds"] > 0
