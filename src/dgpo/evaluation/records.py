@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from dgpo.evaluation.metrics import Sample, summarize
 from dgpo.evaluation.problems import NO_ANSWER
 
 SETTINGS, SAMPLES, RESULT, PLOT = "settings.json", "samples.jsonl", "result.json", "pass_at_k.png"
+_LOCK = ".lock"
+# What a run that was killed before it had settings may leave: a folder with nothing else is as good as empty.
+_LEFTOVERS = {_LOCK, f".{SETTINGS}.tmp"}
+_FIELDS = ("problem", "sample", "score", "answer", "tokens", "truncated", "outcome")
 Plan = Sequence[tuple[str, int]]
 """Problem and number of every completion, in the order of the file."""
 
@@ -30,29 +35,58 @@ class EvaluationDirectory:
         """Claim the folder for these settings: a new one is made, one with equal settings is continued.
 
         Args:
-            settings: What decides the completions.
+            settings: What decides the completions and their scores.
 
         Raises:
             RecipeError: If it holds something else, or cannot be written.
         """
-        stored = self.read_settings()
-        if stored is None:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.read_settings() is None:
+            if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
                 raise RecipeError(f"{self.path} is no evaluation to continue, and not empty; choose another --output.")
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._write(SETTINGS, settings)
+                with self.locked():
+                    if self.read_settings() is None:
+                        self._write(SETTINGS, settings)
             except OSError as error:
                 raise RecipeError(
                     f"{self.path} cannot be written: {error.strerror}; choose another --output."
                 ) from error
-            return
+        self._refuse_other(settings)
+
+    def _names(self) -> set[str]:
+        return {file.name for file in self.path.iterdir()}
+
+    def _refuse_other(self, settings: dict[str, Any]) -> None:
+        stored = self.read_settings() or {}
         for key in [*settings, *stored]:
             if stored.get(key) != settings.get(key):
                 raise RecipeError(
                     f"{self.path} holds an evaluation with {key}: {stored.get(key)!r}, and now it is "
                     f"{settings.get(key)!r}; a figure must not mix both. Choose another --output."
                 )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other evaluation out of the folder; two that append to one file would spoil it for good."""
+        from filelock import FileLock, Timeout
+
+        # The operating system drops the lock of a process that dies. The file stays: to remove it would let two in.
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                f"Another process is evaluating into {self.path}; wait for it, or choose another --output."
+            ) from None
+        except OSError as error:
+            raise RecipeError(
+                f"{self.path} cannot be written: {error.strerror or error}; choose another --output."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def finished(self, plan: Plan, batch_size: int) -> int:
         """Return how many batches are on the disk, and cut off what a kill left of the next one.
@@ -65,7 +99,7 @@ class EvaluationDirectory:
             The number of whole batches.
 
         Raises:
-            DataError: If the file holds other completions than planned.
+            DataError: If the file holds other completions than planned, or is damaged.
         """
         file = self.path / SAMPLES
         if not file.exists():
@@ -76,7 +110,7 @@ class EvaluationDirectory:
         for line, expected in zip(lines, plan, strict=False):
             if not line.endswith(b"\n"):
                 break
-            row = json.loads(line)
+            row = self._row(line, whole + 1)
             if (row["problem"], row["sample"]) != tuple(expected):
                 raise DataError(f"{file}, line {whole + 1}: problem {row['problem']!r} instead of {expected[0]!r}.")
             whole += 1
@@ -115,6 +149,8 @@ class EvaluationDirectory:
         settings = self.read_settings()
         if settings is None:
             raise DataError(f"{self.path} holds no evaluation; name a folder that `dgpo eval` wrote.")
+        if not all(isinstance(settings.get(key), int) for key in ("problems", "n")):
+            raise DataError(f"{self.path / SETTINGS} does not say how many problems and completions there are.")
         problems: dict[str, list[Sample]] = {}
         for row in self._rows():
             unparseable = row["outcome"] in NO_ANSWER
@@ -148,9 +184,25 @@ class EvaluationDirectory:
         return dict(sorted(counts.items()))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
+        """The completions; the last line only if it is whole, as a kill may leave a part of one."""
         if (self.path / SAMPLES).exists():
-            with (self.path / SAMPLES).open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+            with (self.path / SAMPLES).open("rb") as file:
+                yield from (self._row(line, number) for number, line in enumerate(file, 1) if line.endswith(b"\n"))
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+            missing = [key for key in _FIELDS if key not in row]
+        except (ValueError, TypeError) as error:
+            missing, reason = list(_FIELDS), f": {error}"
+        else:
+            reason = f": it has no {missing[0]!r}" if missing else ""
+        if missing:
+            raise DataError(
+                f"{self.path / SAMPLES}, line {number}, is damaged{reason}. Evaluate into another folder, or cut the "
+                "file off before that line and run the same `dgpo eval` again."
+            )
+        return dict(row)
 
     def write_result(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write the result: the settings, and every metric with its interval; the same samples give the same file."""

@@ -67,21 +67,23 @@ def evaluate(
         What `result.json` holds.
 
     Raises:
-        RecipeError: If n is below 1, or more than one greedy completion is asked for.
+        RecipeError: If n is below 1, more than one greedy completion is asked for, or another process evaluates into
+            the directory.
     """
     check_counts(n, sampling.temperature, batch_size)
     wanted = [(problem, sample) for problem in problems.problems for sample in range(n)]
-    done = directory.finished([(problem.name, sample) for problem, sample in wanted], batch_size)
     score = problems.scorer(answer_format)
-    on_batch(min(done * batch_size, len(wanted)), len(wanted))
-    for batch in range(done, -(-len(wanted) // batch_size)):
-        part = wanted[batch * batch_size : (batch + 1) * batch_size]
-        requests = [Request(problem.prompt, problem.name, sample) for problem, sample in part]
-        completions = sampler.sample(requests, sampling, batch)
-        scored = score([problem for problem, _ in part], [completion.text for completion in completions])
-        directory.append([_row(*fields) for fields in zip(part, completions, scored, strict=True)])
-        on_batch(batch * batch_size + len(part), len(wanted))
-    return directory.write_result(summarize(directory.read_samples()))
+    with directory.locked():
+        done = directory.finished([(problem.name, sample) for problem, sample in wanted], batch_size)
+        on_batch(min(done * batch_size, len(wanted)), len(wanted))
+        for batch in range(done, -(-len(wanted) // batch_size)):
+            part = wanted[batch * batch_size : (batch + 1) * batch_size]
+            requests = [Request(problem.prompt, problem.name, sample) for problem, sample in part]
+            completions = sampler.sample(requests, sampling, batch)
+            scored = score([problem for problem, _ in part], [completion.text for completion in completions])
+            directory.append([_row(*fields) for fields in zip(part, completions, scored, strict=True)])
+            on_batch(batch * batch_size + len(part), len(wanted))
+        return directory.write_result(summarize(directory.read_samples()))
 
 
 def check_counts(n: int, temperature: float, batch_size: int) -> None:
