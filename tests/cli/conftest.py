@@ -33,3 +33,13 @@ def recipe_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A model that speaks a little of the language of forks, made in a second."""
+    from dgpo.tasks.forks import warm_up_model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return warm_up_model(num_forks=1, steps=40, batch_size=16, hidden_size=16, num_layers=1, progress=False)

@@ -13,16 +13,6 @@ import pytest
 from dgpo.cli.main import main
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """A model that speaks a little of the language of forks, made in a second."""
-    from dgpo.tasks.forks import warm_up_model
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DGPO_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return warm_up_model(num_forks=1, steps=40, batch_size=16, hidden_size=16, num_layers=1, progress=False)
-
-
 def words(model, output, *more):
     return [
         "eval",
@@ -45,6 +35,7 @@ def test_an_evaluation_leaves_everything_behind(tiny_model, tmp_path, capsys):
     assert "pass@4" in out
     assert "pass@2" not in out
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        ".lock",
         "pass_at_k.png",
         "result.json",
         "samples.jsonl",
@@ -124,6 +115,12 @@ BAD = [
     (["--task-args=[1]"], "argument --task-args: '[1]' is no mapping"),
     (["--task-args={"], "is no mapping"),
     (["--task-args={num_frks: 1}"], "num_frks"),
+    (["--task-args={eval_size: 3}"], "--limit sets it"),
+    (["--task-args={seed: 3}"], "--seed sets it"),
+    (["--task-args={1: 2}"], "names an option 1"),
+    (["--temperature=inf"], "temperature is inf, and must be 0 or more, and finite"),
+    (["--device=foo"], "The device 'foo' cannot be used"),
+    (["--device=cuda:99"], "The device 'cuda:99' cannot be used"),
 ]
 
 

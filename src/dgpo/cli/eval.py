@@ -52,11 +52,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--task-args", type=_mapping, default={})
     parser.add_argument("--vllm-args", type=_mapping, default={})
     parser.add_argument("--output", type=Path)
-    return parser.parse_args([re.sub(r"(?<=\w)_", "-", word) if _is_option(word) else word for word in words])
+    return parser.parse_args([_with_hyphens(word) for word in words])
 
 
-def _is_option(word: str) -> bool:
-    return word.startswith("--") and "=" not in word
+def _with_hyphens(word: str) -> str:
+    """`--top-p` for `--top_p`; the value after an equals sign stays as it is."""
+    name, equals, value = word.partition("=")
+    return re.sub(r"(?<=\w)_", "-", name) + equals + value if word.startswith("--") else word
 
 
 def _numbers(text: str) -> list[int]:
@@ -97,6 +99,8 @@ def evaluate(words: Sequence[str]) -> int:
     backend = choose_backend(options.backend)
     if options.vllm_args and backend != "vllm":
         raise RecipeError("--vllm-args is for vLLM, and the backend is transformers; leave it out.")
+    if options.device and backend == "vllm":
+        raise RecipeError("--device is for transformers; vLLM uses the devices that CUDA_VISIBLE_DEVICES names.")
     if options.batch_size is None:
         options.batch_size = DEFAULT_BATCH_SIZES[backend]
     _refuse_bad_numbers(options, protocol)
@@ -115,29 +119,17 @@ def evaluate(words: Sequence[str]) -> int:
     sampler = _sampler(model, backend, options)
     max_tokens = fit_to_context(sampler, problems, protocol.max_tokens)
     sampling = Sampling(protocol.temperature, protocol.top_p, max_tokens, options.seed)
-    facts = asdict(protocol) | {"max_tokens": max_tokens}
-    settings = {
-        "model": options.model,
-        "weights": _weights_fingerprint(model),
-        "task": options.task,
-        "problems": len(problems.problems),
-        "problems_sha256": problems.fingerprint(),
-        "protocol": facts.pop("name"),
-        **facts,
-        "changed": _changed(options),
-        "seed": options.seed,
-        "batch_size": options.batch_size,
-        "backend": backend,
-        "dtype": options.dtype,
-    }
-    if options.vllm_args:
-        settings["vllm_args"] = options.vllm_args
+    settings = _settings(options, protocol, problems, model, max_tokens, backend)
     directory = EvaluationDirectory(options.output or _default_output(options, settings))
     directory.open(settings)
     progress = Progress()
     progress.say(f"Evaluation: {directory.path}")
     if max_tokens < protocol.max_tokens:
         progress.say(f"Completions end at {max_tokens} tokens: the model holds no more beside the longest prompt.")
+    if problems.reward is not None and protocol.name != "plain":
+        progress.say(
+            f"{options.task} brings its own prompts and scorer; of {protocol.name}, only the sampling applies."
+        )
     bar = _Bar(progress, directory.path)
     try:
         result = run(
@@ -159,6 +151,35 @@ def evaluate(words: Sequence[str]) -> int:
 
     draw_pass_at_k({options.model: result}, f"{options.task}, protocol {protocol.name}", directory.path / PLOT)
     return 0
+
+
+def _settings(
+    options: argparse.Namespace, protocol: Any, problems: Any, model: str, max_tokens: int, backend: str
+) -> dict[str, Any]:
+    """All that decides the completions and their scores; an evaluation is continued with the same alone."""
+    from dgpo.evaluation.fingerprint import model_fingerprint
+
+    facts = asdict(protocol) | {"max_tokens": max_tokens}
+    if problems.reward is not None:
+        facts |= {"prompt_template": None, "answer_format": "task"}
+    settings = {
+        "model": options.model,
+        "weights": model_fingerprint(model),
+        "task": options.task,
+        "problems": len(problems.problems),
+        "problems_sha256": problems.fingerprint(),
+        "protocol": facts.pop("name"),
+        **facts,
+        "changed": _changed(options),
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "backend": backend,
+        "dtype": options.dtype,
+    }
+    for name in ("task_args", "vllm_args"):
+        if given := getattr(options, name):
+            settings[name] = json.loads(json.dumps(given, default=str))  # as it will be read back
+    return settings
 
 
 class _Bar:
@@ -224,21 +245,6 @@ def _sampler(model: str, backend: str, options: argparse.Namespace) -> Any:
 
         return VllmSampler(model, dtype=options.dtype, options=options.vllm_args)
     return TransformersSampler.load(model, dtype=options.dtype, device=options.device)
-
-
-def _weights_fingerprint(model: str) -> str | None:
-    """A hash of sizes, heads and tails of a local model's weights, so that a run does not go on with other weights."""
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size} ".encode() + handle.read(2**20))
-            handle.seek(max(0, size - 2**20))
-            digest.update(handle.read())
-    return digest.hexdigest()[:16]
 
 
 def _default_output(options: argparse.Namespace, settings: dict[str, Any]) -> Path:

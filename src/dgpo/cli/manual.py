@@ -116,7 +116,8 @@ More options
   --backend auto      vllm where it is installed, transformers otherwise
   --vllm-args '{tensor_parallel_size: 4, max_model_len: 32768}'    arguments of vllm.LLM
   --dtype auto        bfloat16 on a GPU, float32 elsewhere
-  --task-args '{num_forks: 4}'
+  --device cuda:1     of transformers; by default a GPU if there is one
+  --task-args '{num_forks: 4}'    options of the task: those of `dgpo tasks`, or prompt_column and answer_column
   --output DIR        by default evals/<model>-<task>-<protocol>-<hash of the settings>
 
 Files: settings.json  samples.jsonl  result.json  pass_at_k.png

@@ -79,13 +79,14 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
         The model.
 
     Raises:
-        RecipeError: If it cannot be loaded.
+        RecipeError: If it cannot be loaded, or there is no such device.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _refuse_missing_device(device)
     automatic = torch.bfloat16 if device.startswith("cuda") else torch.float32
     kind = automatic if dtype == "auto" else getattr(torch, dtype)
     base = adapter_base(model)
@@ -100,6 +101,17 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise RecipeError(f"The model {model} cannot be loaded: {_first_line(error)}") from error
     return loaded.to(device=device, dtype=kind).eval()
+
+
+def _refuse_missing_device(device: str) -> None:
+    """Ask for nothing on the device: cheaper than to load a model that has nowhere to go."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    # torch says with an AssertionError that it was built without CUDA.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RecipeError(f"The device {device!r} cannot be used: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -157,6 +157,9 @@ def load_problems(
     if limit is not None and (isinstance(limit, bool) or limit < 1):
         raise RecipeError(f"limit is {limit!r}; it must be at least 1 problem.")
     options = dict(task_args or {})
+    for option in options:
+        if not isinstance(option, str):
+            raise RecipeError(f"task_args names an option {option!r}; names of options are words, such as num_forks.")
     if task == "forks" or task.startswith("reasoning_gym:"):
         return _from_task(task, limit, seed, options)
     columns = {name: options.pop(name, None) for name in ("prompt_column", "answer_column")}
@@ -212,6 +215,9 @@ def _rows(table: Table, limit: int | None, options: dict[str, Any]) -> list[Prob
 
 
 def _from_task(name: str, limit: int | None, seed: int, options: dict[str, Any]) -> ProblemSet:
+    for option, remedy in (("eval_size", "--limit"), ("seed", "--seed")):
+        if option in options:
+            raise RecipeError(f"{option} is none of the task's options in an evaluation; {remedy} sets it.")
     task = load_task(name, seed=seed, eval_size=limit, **options)
     if task.eval_dataset is None:
         raise DataError(f"task {name} has no held-out prompts to evaluate on.")

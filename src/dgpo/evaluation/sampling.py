@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, value, fits, rule in (
-            ("temperature", self.temperature, self.temperature >= 0, "0 or more"),
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more, and finite"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more"),
         ):
