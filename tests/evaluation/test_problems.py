@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from dgpo.errors import DataError, RecipeError
-from dgpo.evaluation.problems import HUB_TASKS, load_problems
+from dgpo.evaluation.problems import HUB_TASKS, Problem, load_problems
 from dgpo.evaluation.protocols import PROTOCOLS, get_protocol
 from dgpo.rewards.extraction import answer_formats
 
@@ -90,6 +90,22 @@ def test_a_file_is_asked_in_the_words_of_the_protocol(write_jsonl):
     assert "\\boxed{ANSWER}" in asked.problems[0].prompt
     assert asked.fingerprint() != problems.fingerprint() == load_problems(path).fingerprint()
     assert len(load_problems(path, limit=1).problems) == 1
+
+
+def test_a_problem_is_known_by_what_is_asked_and_not_by_the_words_around_it(write_jsonl):
+    path = write_jsonl([{"problem": "1 + 1?", "answer": "2"}, {"problem": "2 + 2?", "answer": "4"}])
+    plain = load_problems(path).problems
+    for name in ("dapo", "lighteval"):
+        asked = load_problems(path).with_template(get_protocol(name).prompt_template).problems
+        assert [problem.digest for problem in asked] == [problem.digest for problem in plain]
+    assert plain[0].digest != plain[1].digest
+    other = load_problems(write_jsonl([{"problem": "1 + 1?", "answer": "3"}], "b.jsonl")).problems[0]
+    assert other.digest != plain[0].digest
+    bare, told = (
+        Problem("0", [*system, {"role": "user", "content": "1?"}], "1")
+        for system in ([], [{"role": "system", "content": "Be brief."}])
+    )
+    assert bare.digest == told.digest
 
 
 def test_forks_and_reasoning_gym_bring_their_own_prompts_and_scorer():

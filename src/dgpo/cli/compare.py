@@ -17,6 +17,7 @@ _SHOULD_AGREE = (
     "prompt_template",
     "answer_format",
     "backend",
+    "task_args",
 )
 _SHOWN = 40
 
@@ -34,26 +35,32 @@ def compare(words: Sequence[str]) -> int:
         DgpoError: If a folder holds no complete evaluation, or the problems differ.
     """
     folders, targets = _sort(words)
+    _check_targets(targets)
     if len(folders) < 2:
         raise RecipeError("dgpo compare needs two evaluations or more: `dgpo compare evals/A evals/B`.")
     from rich.console import Console
 
+    from dgpo.evaluation.compare import check_asked
     from dgpo.evaluation.compare import compare as compare_samples
     from dgpo.evaluation.records import EvaluationDirectory
 
     console = Console(highlight=False, soft_wrap=True)
     opened = [EvaluationDirectory(Path(folder).expanduser()) for folder in folders]
     samples = [directory.read_samples() for directory in opened]
+    asked = [directory.read_asked() for directory in opened]
     settings = [directory.read_settings() or {} for directory in opened]
     names = _names(folders, settings)
     found = []
     for index in range(1, len(folders)):
-        _refuse_other_problems(settings[0], settings[index], names[0], names[index])
-        comparison = compare_samples(samples[0], samples[index], names=(names[0], names[index]))
+        pair = (names[0], names[index])
+        _refuse_other_task(settings[0], settings[index], *pair)
+        unchecked = check_asked(asked[0], asked[index], pair)
+        comparison = compare_samples(samples[0], samples[index], names=pair)
         found.append(comparison)
         _print(comparison, console)
-        for line in _disagreements(settings[0], settings[index]):
-            console.print(f"Note: {line}", markup=False)
+        for line in (*comparison.notes, unchecked, *_disagreements(settings[0], settings[index])):
+            if line:
+                console.print(f"Note: {line}", markup=False)
     if "--output" in targets:
         content = [asdict(comparison) for comparison in found]
         Path(targets["--output"]).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -83,6 +90,21 @@ def _sort(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return folders, targets
 
 
+def _check_targets(targets: dict[str, str]) -> None:
+    """Refuse files that cannot be written before any work is done."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    for name, target in targets.items():
+        path = Path(target)
+        if path.is_dir() or not path.parent.is_dir():
+            raise RecipeError(
+                f"{name} {target} cannot be written: there is no folder {path.parent}, or it is one itself."
+            )
+    suffix = Path(targets.get("--plot", "a.png")).suffix[1:].lower()
+    if suffix not in (formats := FigureCanvasBase.get_supported_filetypes()):
+        raise RecipeError(f"--plot {targets['--plot']}: a picture ends in one of .{', .'.join(sorted(formats))}.")
+
+
 def _names(folders: Sequence[str], settings: Sequence[dict[str, Any]]) -> list[str]:
     """The models' names, or the folders' where those are the same."""
     models = [str(found.get("model")) for found in settings]
@@ -92,7 +114,7 @@ def _names(folders: Sequence[str], settings: Sequence[dict[str, Any]]) -> list[s
     return tails if len(set(tails)) == len(tails) else list(folders)
 
 
-def _refuse_other_problems(first: dict[str, Any], second: dict[str, Any], a: str, b: str) -> None:
+def _refuse_other_task(first: dict[str, Any], second: dict[str, Any], a: str, b: str) -> None:
     if first.get("task") != second.get("task"):
         raise DataError(f"{a} was evaluated on {first.get('task')}, {b} on {second.get('task')}; compare one task.")
 

@@ -50,8 +50,12 @@ def bootstrap(
     - `amount`, without bounds: Efron's BCa interval, for a mean: bias and acceleration are both
       skewness / (6 sqrt(n)); for few problems Student's quantile takes the place of the normal one (Hesterberg 2015,
       arXiv:1411.5279).
-    - `difference` of two models, spread evenly around its mean: percentiles, widened by Student's quantile and
-      sqrt(n / (n - 1)).
+    - `difference` of two shares, from -1 to 1: the Bayesian bootstrap with half an unseen problem too, and the tails of
+      Student's quantile. An end that faces away from zero takes the unseen problem for one on which the models differ
+      wholly: a change that only a few problems show may have missed those that were asked. An end that faces zero takes
+      it for one on which they do not differ. Zero itself is left out only if swapping the models at random, problem by
+      problem, seldom gives so large a difference (two-sided, at the level): for scores of 0 and 1 that is McNemar's
+      exact test. So fewer than six problems that differ tell nothing, however many completions there are.
 
     Args:
         rows: One row per problem, one column per figure.
@@ -111,11 +115,24 @@ def _amount_ends(values: "np.ndarray", seed: int, level: float) -> "tuple[np.nda
 def _difference_ends(values: "np.ndarray", seed: int, level: float) -> "tuple[np.ndarray, np.ndarray]":
     import numpy as np
 
+    rng = np.random.default_rng(seed)
     count = len(values)
-    quantile = student_quantile(0.5 + level / 2, count - 1) * math.sqrt(count / (count - 1))
-    tail = NormalDist().cdf(-quantile)
-    low, high = np.quantile(_resampled_means(values, seed), [tail, 1 - tail], axis=0)
-    return low, high
+    tail = NormalDist().cdf(-student_quantile(0.5 + level / 2, count - 1) * math.sqrt(count / (count - 1)))
+    near, lows, highs, swapped = [], [], [], np.zeros(values.shape[1])
+    least = np.abs(values.sum(axis=0)) - 1e-9  # sums of the same numbers in another order
+    for size in _chunks(count):
+        weights, unseen = rng.exponential(size=(size, count)), rng.gamma(_UNSEEN, size=(size, 1))
+        totals, known = weights.sum(axis=1, keepdims=True) + unseen, weights @ values
+        near.append(known / totals)
+        lows.append(np.maximum((known - unseen) / totals, -1))
+        highs.append(np.minimum((known + unseen) / totals, 1))
+        signs = rng.integers(0, 2, size=(size, count)) * 2.0 - 1
+        swapped += (np.abs(signs @ values) >= least).sum(axis=0)
+    low, high = np.quantile(np.concatenate(near), [tail, 1 - tail], axis=0)
+    far_low = np.minimum(np.quantile(np.concatenate(lows), tail, axis=0), 0)
+    far_high = np.maximum(np.quantile(np.concatenate(highs), 1 - tail, axis=0), 0)
+    zero_is_out = swapped <= (1 - level) * RESAMPLES
+    return np.where(zero_is_out & (low > 0), low, far_low), np.where(zero_is_out & (high < 0), high, far_high)
 
 
 def _chunks(count: int) -> list[int]:

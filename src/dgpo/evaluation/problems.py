@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,12 +54,21 @@ class Problem:
         prompt: Text, or chat messages.
         gold: The right answer, `""` where the scorer needs none.
         columns: The columns that the task's scorer reads.
+        digest: Hash of the prompt, before any template and without a system prompt, and of the gold answer: whether two
+            evaluations were asked the same.
     """
 
     name: str
     prompt: Prompt
     gold: str
     columns: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            said = self.prompt if isinstance(self.prompt, str) else [m for m in self.prompt if m["role"] != "system"]
+            found = hashlib.sha256(json.dumps([said, self.gold], sort_keys=True).encode()).hexdigest()[:12]
+            object.__setattr__(self, "digest", found)
 
 
 class Scored(NamedTuple):
@@ -113,10 +122,7 @@ class ProblemSet:
         """
         if template is None or self.reward is not None:
             return self
-        asked = tuple(
-            Problem(problem.name, fill_template(template, problem.prompt), problem.gold, problem.columns)
-            for problem in self.problems
-        )
+        asked = tuple(replace(problem, prompt=fill_template(template, problem.prompt)) for problem in self.problems)
         return ProblemSet(self.name, asked)
 
     def scorer(self, answer_format: AnswerFormat) -> Scorer:

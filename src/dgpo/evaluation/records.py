@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import DataError, RecipeError
+from dgpo.evaluation.compare import Asked
 from dgpo.evaluation.intervals import Estimate
 from dgpo.evaluation.metrics import Sample, summarize
 from dgpo.evaluation.problems import NO_ANSWER
@@ -163,6 +164,14 @@ class EvaluationDirectory:
                 "again to continue it."
             )
         return problems
+
+    def read_asked(self) -> dict[str, Asked]:
+        """Return what each problem was.
+
+        Returns:
+            Name of the problem to its hash and gold answer.
+        """
+        return {row["problem"]: Asked(row.get("digest"), str(row.get("gold"))) for row in self._rows()}
 
     def read_result(self) -> dict[str, Any]:
         """Return what `result.json` holds, made from the samples if it is not there.

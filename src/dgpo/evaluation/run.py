@@ -108,4 +108,11 @@ def check_counts(n: int, temperature: float, batch_size: int) -> None:
 def _row(request: tuple[Problem, int], completion: Completion, scored: Scored) -> dict[str, Any]:
     problem, sample = request
     found = {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
-    return {"problem": problem.name, "sample": sample, "gold": problem.gold, **found, **scored._asdict()}
+    return {
+        "problem": problem.name,
+        "sample": sample,
+        "digest": problem.digest,
+        "gold": problem.gold,
+        **found,
+        **scored._asdict(),
+    }
