@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
 from dgpo.errors import RewardError
-from dgpo.rewards import _verifier, checked, compute_score, get_reward
+from dgpo.rewards import _pool, _verifier, checked, compute_score, get_reward
 from dgpo.rewards._pool import OUTCOMES, Question, VerifierPool
 from dgpo.rewards.math import MathReward, math_boxed_reward
 
@@ -252,6 +253,70 @@ def test_an_event_loop_is_not_blocked(own_pool):
     assert outcomes == ["timeout", "timeout"]
 
 
+def test_an_event_loop_is_not_blocked_while_the_verifier_starts(monkeypatch):
+    """Whoever comes second, while the first one's question starts a process, must not wait for it in the loop."""
+    started, go = threading.Event(), threading.Event()
+    in_time = []
+
+    def slow_start(*args):
+        started.set()
+        in_time.append(go.wait(30))
+        return _verifier.start_keeper(*args)
+
+    monkeypatch.setattr(_pool, "start_keeper", slow_start)
+
+    async def run(reward):
+        first = asyncio.create_task(reward.verdicts_async(["\\boxed{3}"], ["3"]))
+        while not started.is_set():
+            await asyncio.sleep(0.01)
+        others = [asyncio.create_task(reward.verdicts_async(["\\boxed{3}"], ["3"])) for _ in range(3)]
+        await asyncio.sleep(0.1)  # all have asked
+        go.set()
+        return [verdicts[0].outcome for verdicts in await asyncio.gather(first, *others)]
+
+    with VerifierPool(num_workers=2, seconds=20) as pool:
+        assert asyncio.run(run(MathReward("boxed", pool=pool))) == ["correct"] * 4
+    assert in_time == [True]
+
+
+def test_closing_while_the_verifier_starts_leaves_nothing(monkeypatch):
+    keepers, started, go = [], threading.Event(), threading.Event()
+
+    def slow_start(*args):
+        started.set()
+        go.wait(30)
+        keepers.append(_verifier.start_keeper(*args))
+        return keepers[-1]
+
+    monkeypatch.setattr(_pool, "start_keeper", slow_start)
+    pool = VerifierPool(num_workers=1)
+    (future,) = pool.submit([Question("3", "3")])
+    assert started.wait(60)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    while pool._generation == 0:
+        time.sleep(0.01)
+    go.set()
+    closing.join()
+    assert future.result(timeout=60).outcome == "crash"
+    assert [keeper.poll() is not None for keeper, _ in keepers] == [True]
+    assert pool._keeper is None
+
+
+def test_threads_end_with_what_they_worked_for():
+    import gc
+
+    pool = VerifierPool(num_workers=2)
+    pool.check([Question("3", "3")] * 4)
+    threads, pids = list(pool._executor._threads), processes_of(pool)
+    del pool
+    gc.collect()
+    for thread in threads:
+        thread.join(60)
+    assert [thread.is_alive() for thread in threads] == [False, False]
+    assert wait_until_gone(pids) == []
+
+
 def test_a_pickled_reward_scores_the_same(pool):
     reward = pickle.loads(pickle.dumps(MathReward("answer", pool=pool, name="mine")))
     assert (reward.__name__, reward.answer_format, reward.pool.seconds) == ("mine", "answer", 20)
@@ -288,6 +353,7 @@ SCRIPT = """
         "os.kill(os.getpid(), signal.SIGKILL)",
         "[future.cancel() for future in futures]; pool.close()",
         "os._exit(0)",
+        "pass",  # the end of the program does not wait for what is queued
         "os.fork() or time.sleep(600); os.kill(os.getpid(), signal.SIGKILL)",  # a forked child holds no socket
     ],
 )

@@ -8,11 +8,12 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from dgpo.errors import RewardError
 from dgpo.rewards._math_worker import BAD_GOLD, COMMAND, CRASH, FORK, KILL
+from dgpo.rewards._threads import DaemonThreads
 from dgpo.rewards._verifier import OUTCOMES, TIMEOUT, Question, Verdict, Worker, start_keeper
 
 __all__ = ["OUTCOMES", "Question", "Verdict", "VerifierPool"]
@@ -66,9 +67,10 @@ class VerifierPool:
         _POOLS.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        # Held for moments only, as an event loop waits for it; the start of a keeper, which takes seconds, has its own.
+        self._lock, self._starting = threading.Lock(), threading.Lock()
         self._generation = 0
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: DaemonThreads | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._idle: list[Worker] = []
@@ -118,7 +120,7 @@ class VerifierPool:
         """
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(self.num_workers, thread_name_prefix="dgpo-verifier")
+                self._executor = DaemonThreads(self.num_workers, "dgpo-verifier")
             return [self._executor.submit(self._verdict, question, self._generation) for question in questions]
 
     def close(self) -> None:
@@ -130,7 +132,7 @@ class VerifierPool:
             self._idle, self._open = [], set()
             self._generation += 1  # whoever still has a question from before starts no process any more
         if executor is not None:
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.cancel_queued()
         if control is not None:
             control.close()  # the keeper kills its workers and ends
         if keeper is not None:
@@ -140,7 +142,7 @@ class VerifierPool:
                 keeper.kill()
                 keeper.wait()
         if executor is not None:
-            executor.shutdown(wait=True)
+            executor.shutdown()
         for worker in workers:
             worker.close()
 
@@ -190,15 +192,9 @@ class VerifierPool:
                     return worker
                 self._open.discard(worker)
                 worker.close()
-            control = self._control_of_keeper()
-            ours, theirs = socket.socketpair()
-            try:
-                socket.send_fds(control, [COMMAND.pack(FORK, 0)], [theirs.fileno()])
-            except OSError:
-                ours.close()
-                return None
-            finally:
-                theirs.close()
+        ours = self._fork(generation)
+        if ours is None:
+            return None
         try:
             worker = Worker(ours)
         except (OSError, ValueError):
@@ -230,14 +226,39 @@ class VerifierPool:
                 with contextlib.suppress(OSError):
                     self._control.sendall(COMMAND.pack(KILL, worker.pid))
 
-    def _control_of_keeper(self) -> socket.socket:
-        """The socket to the keeper, which is started if it does not run."""
-        if self._keeper is not None and self._control is not None and self._keeper.poll() is None:
-            return self._control
-        if self._control is not None:
-            self._control.close()
-        self._keeper, self._control = start_keeper(self.seconds, self.wall_seconds, self.memory_mb)
-        return self._control
+    def _fork(self, generation: int) -> socket.socket | None:
+        """Our end of the socket to a new worker; `None` if the keeper is gone, or the pool was closed."""
+        with self._starting:
+            self._start_keeper(generation)
+        with self._lock:
+            if generation != self._generation or self._control is None:
+                return None
+            ours, theirs = socket.socketpair()
+            try:
+                socket.send_fds(self._control, [COMMAND.pack(FORK, 0)], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                return None
+            finally:
+                theirs.close()
+        return ours
+
+    def _start_keeper(self, generation: int) -> None:
+        """Start the keeper if it does not run; the lock is free meanwhile."""
+        with self._lock:
+            runs = self._keeper is not None and self._control is not None and self._keeper.poll() is None
+            if runs or generation != self._generation:
+                return
+        keeper, control = start_keeper(self.seconds, self.wall_seconds, self.memory_mb)
+        with self._lock:
+            wanted = generation == self._generation
+            if wanted:
+                if self._control is not None:
+                    self._control.close()
+                self._keeper, self._control = keeper, control
+        if not wanted:
+            control.close()
+            keeper.wait()
 
 
 def _num_processors() -> int:
