@@ -72,6 +72,13 @@ def test_majority(answers, expected):
     assert majority_score(samples) == pytest.approx(expected)
 
 
+def test_wrong_answers_are_one_however_they_are_written():
+    wrong = [Sample(0.0, text, value="1/2") for text in ("1/2", "0.5", "\\frac{1}{2}")]
+    assert majority_score([*wrong, Sample(1.0, "2"), Sample(1.0, "2.0")]) == 0.0
+    unread = [Sample(0.0, sample.answer) for sample in wrong]  # split, as before there were values
+    assert majority_score([*unread, Sample(1.0, "2"), Sample(1.0, "2.0")]) == 1.0
+
+
 def test_a_summary_by_hand():
     problems = {
         "a": [Sample(1.0, "3", 10), Sample(0.0, "2", 20, truncated=True)],

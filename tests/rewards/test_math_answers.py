@@ -44,6 +44,16 @@ EQUAL = [
     ("42 cm", "42"),
     ("42", "42 \\text{ cm}"),
     ("\\$5", "5"),
+    # words after a number, which LaTeX would multiply letter by letter
+    ("18 dollars", "18"),
+    ("18 cups of flour.", "18"),
+    ("1,234 people", "1234"),
+    ("-5 degrees Celsius", "-5"),
+    ("18 km/h", "18"),
+    ("$18 USD", "18"),
+    ("1/2 cup", "0.5"),
+    ("3 abc", "3abc"),
+    ("3 and 4", "\\{3, 4\\}"),
     ("12^\\circ", "12"),
     # tuples and intervals keep their order, sets do not
     ("(1, 2)", "(1,2)"),
@@ -85,6 +95,15 @@ DIFFERENT = [
     ("\\infty", "3"),
     ("\\frac{1}{0}", "3"),
     ("3 or 4", "3"),
+    ("18 dollars", "17"),
+    ("18 million", "18"),
+    ("2 sqrt 2", "2"),
+    ("2 log 3", "2"),
+    ("2 theta", "2"),
+    ("2 thirds", "2"),
+    ("3 plus x", "3"),
+    ("18 x/y", "18"),
+    ("3 xyz", "3"),
     ("three", "3"),
     ("\\text{no solution}", "0"),
     # What math-verify does not take for equal, though a person might.
@@ -134,7 +153,13 @@ FOUND = [
     ("answer", "Answer: 1\nNo.\n**Answer:** $2$.", "2"),
     ("answer", "answer : \\(x\\)", "x"),
     ("answer", "Answer: \\boxed{34}", "34"),
-    ("answer", "Answer:\n34", None),
+    # as verl reads it: white space after the colon may be a line break, and an "Answer:" without any is none
+    ("answer", "Answer:\n34", "34"),
+    ("answer", "**Answer:**\n\n$$34$$\nbye", "34"),
+    ("answer", "Answer: 34\n\nAnswer:\n", "34"),
+    ("answer", "Answer: 34\n**Answer:**", "34"),
+    ("answer", "Answer:\nAnswer: 34", "34"),
+    ("answer", "Answer:", None),
     ("answer", "34", None),
     # hashes: GSM8K
     ("hashes", "2 + 3 = 5\n#### 1,000", "1,000"),
@@ -142,15 +167,30 @@ FOUND = [
     ("hashes", "5", None),
     ("last_number", "first 3 then -4.5.", "-4.5"),
     ("last_number", "none", None),
+    # a number is taken with what makes more of it
+    ("last_number", "the answer is 3/4.", "3/4"),
+    ("last_number", "It is 50 %", "50%"),
+    ("last_number", "so 1,250/3", "1250/3"),
+    ("last_number", "The answer is $\\frac{3}{4}$", "\\frac{3}{4}"),
+    ("last_number", "$-\\frac12$", "-\\frac12"),
+    ("last_number", "$3\\frac{1}{2}$", "3\\frac{1}{2}"),
+    ("last_number", "$\\frac{\\sqrt{2}}{2}$", "\\frac{\\sqrt{2}}{2}"),
+    ("last_number", "$2\\sqrt{3}$.", "2\\sqrt{3}"),
+    ("last_number", "$\\frac{3}{4} = 0.75$", "0.75"),
+    ("last_number", "10^3", "10^3"),
+    ("last_number", "$x^2$", None),  # the 2 is no answer
+    ("last_number", "1e5", None),
     # auto: boxed, then the line, then hashes, then the last number
     ("auto", "Answer: 1\n#### 2\n\\boxed{3}\n4", "3"),
     ("auto", "Answer: 1\n#### 2\n4", "1"),
     ("auto", "#### 2\n4", "2"),
     ("auto", "it is 4", "4"),
+    ("auto", "it is 3/4", "3/4"),
     ("auto", "\\boxed{} so 4", "4"),
     # dapo: the end of the completion alone
     ("dapo", "Answer: 34" + " " * 200, "34"),
     ("dapo", "Answer: 34" + " x" * 200, None),
+    ("dapo", "Answer:\n34", "34"),
     ("dapo", "\\boxed{35}\nAnswer: 34", "34"),
     ("dapo", "\\boxed{35}", "35"),
 ]
@@ -173,12 +213,42 @@ def test_an_answer_longer_than_any_is_none():
 def test_the_search_is_linear_in_the_length():
     import time
 
-    for text in ("\\boxed{" * 200_000, "{" * 1_000_000, "Answer: " * 150_000, "#" * 1_000_000, "answer *" * 150_000):
+    for text in (
+        "\\boxed{" * 200_000,
+        "{" * 1_000_000,
+        "Answer: " * 150_000,
+        "#" * 1_000_000,
+        "answer *" * 150_000,
+        "answer" + " " * 1_000_000,
+        "answer:" + "\n" * 1_000_000,
+        "1" * 1_000_000,
+        "12^" * 300_000,
+        "\\frac{" * 200_000 + "1",
+        "\\frac{{1}{1}" * 80_000,
+    ):
         started = time.process_time()
         for answer_format in FORMATS:
             extract_answer(text, answer_format)
         last_boxed(text)
         assert time.process_time() - started < 3
+
+
+def test_spellings_of_an_answer_have_one_value(pool):
+    reward = MathReward("boxed", pool=pool)
+    groups = [["1/2", "0.5", "\\frac12", "\\dfrac{2}{4}"], ["34", "34.0", "34 dollars", "x=34"], ["\\{1,2\\}", "2,1"]]
+    for group in groups:
+        verdicts = reward.verdicts([f"\\boxed{{{answer}}}" for answer in group], ["7"] * len(group))
+        assert {verdict.outcome for verdict in verdicts} == {"wrong"}
+        assert len({verdict.value for verdict in verdicts}) == 1
+        assert [verdict.answer for verdict in verdicts] == group  # the model's own words are kept
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "outcome"),
+    [("the answer is 3/4", "0.75", "correct"), ("It is 50%", "0.5", "correct"), ("is $\\frac{3}{4}$", "4", "wrong")],
+)
+def test_auto_takes_a_number_whole(pool, text, gold, outcome):
+    assert MathReward("auto", pool=pool).verdicts([text], [gold])[0].outcome == outcome
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,8 @@ class HeldOutEvaluation(TrainerCallback):
             requests = [Request(problem.prompt, problem.name, sample) for problem, sample in part]
             completions = sampler.sample(requests, self.sampling, seed_of(start))
             scored = self._score([problem for problem, _ in part], [completion.text for completion in completions])
-            rows += [
-                (
-                    problem.name,
-                    Sample(found.score, found.answer, said.tokens, said.truncated, found.outcome in NO_ANSWER),
-                )
-                for (problem, _), said, found in zip(part, completions, scored, strict=True)
-            ]
+            for (problem, _), said, found in zip(part, completions, scored, strict=True):
+                unread = found.outcome in NO_ANSWER
+                sample = Sample(found.score, found.answer, said.tokens, said.truncated, unread, found.value)
+                rows.append((problem.name, sample))
         return rows

@@ -19,6 +19,7 @@ class Sample:
         tokens: Its length.
         truncated: Whether it was cut off at the longest length allowed.
         unparseable: Whether no answer could be read from it.
+        value: The answer's value, the same for most spellings of an equal answer; `None` where the text is all.
     """
 
     score: float | None
@@ -26,6 +27,7 @@ class Sample:
     tokens: int = 0
     truncated: bool = False
     unparseable: bool = False
+    value: str | None = None
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -57,7 +59,8 @@ def majority_score(samples: Sequence[Sample]) -> float:
     """Return the score of the answer that most samples give; answers in a tie share it evenly.
 
     Samples without an answer do not vote. Answers that are right are one answer, however they are written; others are
-    the same if their texts are, white space aside.
+    the same if their values are, or their texts where they have none, white space aside. Spellings of a wrong answer
+    that are not seen to be equal (`\\sqrt{8}` and `2\\sqrt{2}`) split its votes, which flatters the model a little.
 
     Args:
         samples: The samples of one problem.
@@ -70,12 +73,14 @@ def majority_score(samples: Sequence[Sample]) -> float:
         1.0
         >>> majority_score([Sample(1.0, "3"), Sample(0.0, "2")])
         0.5
+        >>> majority_score([Sample(1.0, "3"), Sample(0.0, "1/2", value="1/2"), Sample(0.0, "0.5", value="1/2")])
+        0.0
     """
     votes: dict[str | None, list[float]] = {}
     for sample in samples:
         right = sample.score is not None and sample.score >= 1
         if right or (sample.answer is not None and not sample.unparseable):
-            key = None if right else "".join(str(sample.answer).split())
+            key = None if right else "".join(str(sample.value or sample.answer).split())
             votes.setdefault(key, []).append(sample.score or 0.0)
     most = max(map(len, votes.values()), default=0)
     winners = [sum(scores) / len(scores) for scores in votes.values() if len(scores) == most]

@@ -76,13 +76,15 @@ class Scored(NamedTuple):
 
     Attributes:
         score: From 0 to 1, or `None` if the gold answer cannot be read.
-        answer: What it answered, for the majority vote.
+        answer: What it answered.
         outcome: `correct`, `wrong`, `unparseable`, `timeout`, `crash` or `unparseable_gold`.
+        value: The value of a mathematical answer, for the majority vote; `None` where the answer stands for itself.
     """
 
     score: float | None
     answer: str | None
     outcome: str
+    value: str | None = None
 
 
 Scorer = Callable[[Sequence[Problem], Sequence[str]], list[Scored]]
@@ -237,7 +239,7 @@ def _from_task(name: str, limit: int | None, seed: int, options: dict[str, Any])
 def _math_scorer(reward: MathReward) -> Scorer:
     def scored(problems: Sequence[Problem], texts: Sequence[str]) -> list[Scored]:
         verdicts = reward.verdicts(texts, [problem.gold for problem in problems])
-        return [Scored(score(verdict), verdict.answer, verdict.outcome) for verdict in verdicts]
+        return [Scored(score(verdict), verdict.answer, verdict.outcome, verdict.value) for verdict in verdicts]
 
     return scored
 

@@ -155,7 +155,8 @@ class EvaluationDirectory:
         problems: dict[str, list[Sample]] = {}
         for row in self._rows():
             unparseable = row["outcome"] in NO_ANSWER
-            sample = Sample(row["score"], row["answer"], row["tokens"], row["truncated"], unparseable)
+            found = row["score"], row["answer"], row["tokens"], row["truncated"]
+            sample = Sample(*found, unparseable, row.get("value"))  # older rows have no value
             problems.setdefault(row["problem"], []).append(sample)
         wanted = settings["problems"] * settings["n"]
         if (count := sum(map(len, problems.values()))) != wanted:

@@ -30,6 +30,22 @@ READY = b"ready"
 
 _ARITHMETIC = re.compile(r"[-(]*[0-9][-+*/^(). 0-9]*\*\*[-+*/^(). 0-9]*")
 
+# A number and words after it. LaTeX has no words, only products of letters: `18 dollars` would be 18 d o l l a r s.
+_COUNTED = re.compile(
+    r"(?P<number>\\?\$?\s?[-+]?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]+)?\s?\$?)\s+"
+    r"(?P<words>(?:[A-Za-z]{3,}|[A-Za-z]{2,}/[A-Za-z]+)(?:[ -/]+[A-Za-z]+)*)\.?"
+)
+# Words that are no unit: they change the number, or join it to something else.
+_NO_UNITS = re.compile(
+    r"and|n?or|not|if|plus|minus|times|over|mod|modulo|less|more|than|remainder|choose|factorial|squared|cubed|percent|"
+    r"hundreds?|thousands?|millions?|billions?|trillions?|dozens?|score|"
+    r"hal(?:f|ves)|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?|"
+    r"sqrt|root|log|exp|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|gcd|lcm|max|min|det|lim|sum|prod|int|inf|infinity|nan|"
+    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|rho|sigma|tau|phi|chi|psi|omega|"
+    r"abcd?|bcd|mnp|pqr|rst|uvw|xyz"
+)
+_MAX_VALUE_CHARS = 200
+
 # What math-verify reads and compares with; in these, no failure of memory passes for a failure to read or compare.
 _WATCHED = re.compile(r"math_verify\..*|latex2sympy2_extended\.\w+|sympy\.parsing\.sympy_parser")
 
@@ -138,20 +154,22 @@ def _work(link: socket.socket, seconds: float, wall_seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, wall_seconds)
         started = time.process_time()
         try:
-            outcome, answer = check_answer(request["gold"], request["answer"], raw=request["raw"])
+            outcome, answer, value = check_answer(request["gold"], request["answer"], raw=request["raw"])
         except MemoryError:
-            outcome, answer = CRASH, None
+            outcome, answer, value = CRASH, None, None
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        reply = {"outcome": outcome, "answer": answer, "seconds": time.process_time() - started}
+        reply = {"outcome": outcome, "answer": answer, "value": value, "seconds": time.process_time() - started}
         stream.write(json.dumps(reply).encode() + b"\n")
         stream.flush()
         if outcome == CRASH:
             return  # its memory may be in pieces; a new worker costs milliseconds
 
 
-def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str | None]:
-    """Return the outcome, and the answer as math-verify reads it.
+def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str | None, str | None]:
+    """Return the outcome, the answer as math-verify reads it, and its value.
+
+    Words after a number are a unit and say nothing, unless the answer is right with their letters as factors.
 
     Args:
         gold: The right answer.
@@ -159,13 +177,20 @@ def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str 
         raw: Whether `answer` is a whole completion, in which math-verify looks for the answer.
 
     Returns:
-        One of the outcomes above, and a text or `None`.
+        One of the outcomes above; a text or `None`; and a text that most spellings of an equal answer share, or `None`.
     """
     golds = _parsed_gold(gold)
     if not golds:
-        return BAD_GOLD, None
+        return BAD_GOLD, None, None
     if answer is None or not answer.strip():
-        return UNPARSEABLE, None
+        return UNPARSEABLE, None, None
+    outcome, text, value = _compared(gold, golds, answer, raw)
+    if outcome != CORRECT and not raw and (bare := _without_unit(answer)) is not None:
+        return _compared(gold, golds, bare, raw)
+    return outcome, text, value
+
+
+def _compared(gold: str, golds: tuple[Any, ...], answer: str, raw: bool) -> tuple[str, str | None, str | None]:
     try:
         parsed = _parse(answer, raw=raw)
     except MemoryError:
@@ -174,19 +199,42 @@ def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str 
         parsed = []
     text = next((part for part in parsed if isinstance(part, str)), None)
     if gold.strip() in (text, answer.strip()):
-        return CORRECT, text  # what is no number, such as 12:00, equals itself all the same
+        return CORRECT, text, None  # what is no number, such as 12:00, equals itself all the same
     values = [part for part in parsed if not isinstance(part, str)]
     if not values:
-        return UNPARSEABLE, text
+        return UNPARSEABLE, text, None
     from math_verify import verify
 
     try:
-        return CORRECT if verify(list(golds), values, timeout_seconds=None, raise_on_error=True) else WRONG, text
+        equal = verify(list(golds), values, timeout_seconds=None, raise_on_error=True)
     except MemoryError:
         raise
     except Exception:
-        # What cannot be compared with the gold answer is not equal to it.
-        return WRONG, text
+        equal = False  # what cannot be compared with the gold answer is not equal to it
+    return CORRECT if equal else WRONG, text, _canonical(values[0])
+
+
+def _without_unit(answer: str) -> str | None:
+    """A number with its unit as LaTeX text, which math-verify leaves out; `None` if the answer is something else."""
+    match = _COUNTED.fullmatch(_plain_characters(answer.strip()))
+    if match is None or any(map(_NO_UNITS.fullmatch, re.findall("[a-z]+", match["words"].lower()))):
+        return None
+    return f"{match['number']} \\text{{ {match['words']}}}"
+
+
+def _canonical(value: Any) -> str | None:
+    """The value as text: fractions reduced, decimals as fractions. Nothing is worked out, which might take for ever."""
+    try:
+        if value.is_Relational and value.rel_op == "==" and value.lhs.is_Symbol:
+            value = value.rhs
+        if value.is_Float:
+            from sympy import Rational
+
+            value = Rational(str(value))
+        text = str(value)
+    except Exception:
+        return None
+    return text if len(text) <= _MAX_VALUE_CHARS else None
 
 
 @functools.lru_cache(maxsize=4096)

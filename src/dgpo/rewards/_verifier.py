@@ -50,11 +50,13 @@ class Verdict(NamedTuple):
         outcome: One of `OUTCOMES`.
         answer: The answer as math-verify read it; `None` if it read none.
         seconds: Processor time, or wall time for a worker that was ended.
+        value: The answer's value as text, the same for most spellings of equal answers; `None` where it has none.
     """
 
     outcome: str
     answer: str | None = None
     seconds: float = 0.0
+    value: str | None = None
 
 
 class Worker:
@@ -85,7 +87,7 @@ class Worker:
             return Verdict(TIMEOUT if reply["died"] in _OF_TIME else CRASH, None, time.monotonic() - started)
         if reply["outcome"] not in OUTCOMES:
             raise ValueError(f"unknown outcome {reply['outcome']!r}")
-        return Verdict(reply["outcome"], reply["answer"], float(reply["seconds"]))
+        return Verdict(reply["outcome"], reply["answer"], float(reply["seconds"]), reply["value"])
 
     def is_alive(self) -> bool:
         """Whether an idle worker still waits; the socket of one that was killed can be read, and holds nothing."""

@@ -4,15 +4,17 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
-from dgpo.rewards.numbers import last_number
+from dgpo.rewards.numbers import last_number_text
 
 AnswerFormat = Literal["auto", "boxed", "answer", "hashes", "last_number", "dapo", "math_verify"]
 """How the answer is found; `FORMATS` says what each name means."""
 
 # No answer of mathematics is longer, and a verifier must not be handed a megabyte.
 MAX_ANSWER_CHARS = 4000
-# Anything between "answer" and its colon may be bold; the answer is the rest of the line.
-_ANSWER_LINE = re.compile(r"answer[*_ \t]{0,4}:[*_ \t]{0,4}([^\n]*)", re.IGNORECASE)
+# verl's pattern, and what lies between may be bold: white space after the colon may go on to another line, where the
+# answer is then the rest of that one. An "Answer:" with nothing behind it is none. Nothing is tried twice (`*+`), so
+# the time stays proportional to the length.
+_ANSWER_LINE = re.compile(r"answer[*_\s]*+:[*_\s]*+(?=[^\s])", re.IGNORECASE)
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
@@ -120,11 +122,12 @@ def last_boxed(text: str) -> str | None:
 
 
 def _last_answer_line(text: str) -> str | None:
-    found = None
+    start = -1
     for match in _ANSWER_LINE.finditer(text):
-        found = match[1]
-    if found is None:
+        start = match.end()
+    if start < 0:
         return None
+    found = text[start:].partition("\n")[0]
     return last_boxed(found) or found
 
 
@@ -133,16 +136,11 @@ def _after_hashes(text: str) -> str | None:
     return rest.strip().partition("\n")[0] if marker else None
 
 
-def _last_number_text(text: str) -> str | None:
-    number = last_number(text)
-    return None if number is None else f"{number:f}"
-
-
 _FINDERS: dict[str, Callable[[str], str | None]] = {
     "boxed": last_boxed,
     "answer": _last_answer_line,
     "hashes": _after_hashes,
-    "last_number": _last_number_text,
+    "last_number": last_number_text,
 }
 
 
@@ -152,7 +150,7 @@ def _bare(answer: str) -> str:
     while answer != previous:
         previous = answer
         answer = answer.strip().removesuffix(".").strip("*")
-        for opening, closing in (("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`")):
+        for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`")):
             inside = answer[len(opening) : -len(closing)]
             if answer.startswith(opening) and answer.endswith(closing) and len(answer) > 1 and opening not in inside:
                 answer = inside

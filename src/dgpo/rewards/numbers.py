@@ -17,6 +17,16 @@ _NUMBER = re.compile(
 )
 # A minus is a sign unless something it could subtract from stands right before it ("5-3", "f(x)-3").
 _MINUS = re.compile(r"(?:^|[^A-Za-z0-9_)\]}])[-−]\$?$")
+# What makes more of a number than its digits: fractions and roots in LaTeX, with a number in front of them or none. What
+# their braces hold is short, and may hold braces once more.
+_GROUP = r"\{(?:[^{}]|\{[^{}]{0,50}\}){0,50}\}"
+_LATEX = re.compile(
+    rf"(?:[0-9]{{1,20}}(?:\.[0-9]{{1,20}})?\s?)?\\(?:[dtc]?frac\s?(?:{_GROUP}|[0-9])\s?(?:{_GROUP}|[0-9])|sqrt\s?(?:{_GROUP}|[0-9]))"
+)
+_GLUED = re.compile(r"\\[dtc]?frac\s?[0-9]\s?[0-9]")  # no digit of it stands by itself
+_TAIL = 300
+_POWER = re.compile(r"\^(?:[0-9]+|\{-?[0-9]+\})")
+_PERCENT = re.compile(r"\s?\\?%")
 _GOLD = re.compile(rf"(?P<sign>[-+−]?)\$?(?P<digits>{_UNSIGNED})")
 
 
@@ -85,8 +95,42 @@ def last_number(text: str) -> Decimal | None:
     match = matches[0] if matches else None
     if match is None or match["more"]:
         return None
-    before = text[max(0, match.start() - 3) : match.start()]
-    return _decimal("-" if _MINUS.search(before) else "", match["digits"])
+    return _decimal(_signed(text, match.start()), match["digits"])
+
+
+def last_number_text(text: str) -> str | None:
+    """Return the last number in a text as it is to be read as mathematics: with its fraction, percent sign or power.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        `3/4`, `50%`, `\\frac{3}{4}`, `2\\sqrt{3}`, `10^3` or the digits; `None` if there is no number, or the last
+        digits are an index, or the exponent of something that is no number.
+
+    Example:
+        >>> last_number_text("it is 3/4."), last_number_text("about 50 %"), last_number_text("so $x^2$")
+        ('3/4', '50%', None)
+    """
+    numbers, glued = (deque(pattern.finditer(text), maxlen=1) for pattern in (_NUMBER, _GLUED))
+    if glued and (not numbers or glued[0].start() > numbers[0].start()):
+        return _signed(text, glued[0].start()) + glued[0][0]
+    if not numbers or len(numbers[0][0]) > _TAIL:
+        return None
+    match = numbers[0]
+    # Near the number alone: a fraction is short, and a search among all braces of a long text is not.
+    start = max(0, match.start() - _TAIL)
+    latex = deque(_LATEX.finditer(text, start, match.end() + _TAIL), maxlen=1)
+    if latex and latex[0].end() > match.start():
+        return _signed(text, latex[0].start()) + latex[0][0]
+    base = re.search(r"(?<![A-Za-z_0-9])(?<![0-9]\.)([0-9]+)\^\{?-?$", text[start : match.start()])
+    if base is not None:
+        power = _POWER.match(text, start + base.end(1))
+        return None if power is None else _signed(text, start + base.start(1)) + base[1] + power[0]
+    if re.search(r"[\^_]\{?-?$", text[start : match.start()]) or (match["more"] or "")[:1] in ("e", "E"):
+        return None
+    digits = match["digits"].replace(",", "") + re.sub(r"[\s,]", "", match["more"] or "")
+    return _signed(text, match.start()) + digits + ("%" if _PERCENT.match(text, match.end()) else "")
 
 
 def last_number_reward(completions: Sequence[Completion], answer: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -113,6 +157,11 @@ def last_number_reward(completions: Sequence[Completion], answer: Sequence[Any],
         None if (gold := parse_number(raw)) is None else float(last_number(completion_text(completion)) == gold)
         for completion, raw in zip(completions, answer, strict=True)
     ]
+
+
+def _signed(text: str, start: int) -> str:
+    """A hyphen if what starts here is negative."""
+    return "-" if _MINUS.search(text[max(0, start - 3) : start]) else ""
 
 
 def _decimal(sign: str, digits: str) -> Decimal:
