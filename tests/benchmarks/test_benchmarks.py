@@ -113,3 +113,24 @@ def test_compiled_tiles(tmp_path):
     result = json.loads(found.read_text())
     assert result["largest_difference"] < 1e-4
     assert result["start_up_seconds"] > 0
+
+
+def test_interval_coverage(tmp_path):
+    found = tmp_path / "found.json"
+    run("interval_coverage", "--exams=2", "--output", str(found))
+    result = json.loads(found.read_text())
+    assert result["exams"] == 2
+    committed = json.loads((ROOT / "benchmarks" / "results" / "interval_coverage.json").read_text())
+    assert list(result["coverage"]) == list(committed["coverage"])
+    # The page's table has the columns of the first row.
+    columns = list(next(iter(result["coverage"].values())))[1:]
+    assert all(0 <= row[column] <= 1 for row in result["coverage"].values() for column in columns)
+
+
+def test_math_rewards(tmp_path):
+    found = tmp_path / "found.json"
+    sizes = ("--answers=20", "--alone=1", "--hanging-every=20", "--seconds=1", "--workers=1")
+    run("math_rewards", *sizes, "--output", str(found))
+    result = json.loads(found.read_text())
+    assert (result["pool"]["answers"], result["pool_without_hanging_answers"]["answers"]) == (20, 19)
+    assert result["pool"]["out_of_place"] == 0
