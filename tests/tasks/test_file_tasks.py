@@ -299,6 +299,20 @@ def test_json_lines_in_a_json_file_and_a_byte_order_mark_are_read(tmp_path) -> N
     assert load_task(str(tmp_path / "x.json"), eval_size=0).train_dataset.num_rows == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("so \\boxed 7", "7"),
+        ("so \\fbox{7}", "7"),
+        ("\\boxed {7}", "7"),
+        ("\\boxed{\\left\\{1,2\\right.}", "\\left\\{1,2\\right."),
+        ("\\boxed{1} or \\boxed{}", "\\boxed{1} or \\boxed{}"),
+    ],
+)
+def test_a_gold_answer_is_unboxed_as_a_completion_is(text, gold):
+    assert as_gold(text, "row 0") == gold
+
+
 @given(st.text(alphabet="ab{}\\boxed", max_size=30))
 def test_braces_of_any_balance_are_survived(text) -> None:
     assert as_gold("\\boxed{" + text, "row 0")  # never empty: what is not balanced stays as it is

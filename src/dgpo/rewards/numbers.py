@@ -17,8 +17,8 @@ _NUMBER = re.compile(
 )
 # A minus is a sign unless something it could subtract from stands right before it ("5-3", "f(x)-3").
 _MINUS = re.compile(r"(?:^|[^A-Za-z0-9_)\]}])[-−]\$?$")
-# What makes more of a number than its digits: fractions and roots in LaTeX, with a number in front of them or none. What
-# their braces hold is short, and may hold braces once more.
+# What makes more of a number than its digits: fractions and roots in LaTeX, with a number in front of them or none.
+# What their braces hold is short, and may hold braces once more.
 _GROUP = r"\{(?:[^{}]|\{[^{}]{0,50}\}){0,50}\}"
 _LATEX = re.compile(
     rf"(?:[0-9]{{1,20}}(?:\.[0-9]{{1,20}})?\s?)?\\(?:[dtc]?frac\s?(?:{_GROUP}|[0-9])\s?(?:{_GROUP}|[0-9])|sqrt\s?(?:{_GROUP}|[0-9]))"

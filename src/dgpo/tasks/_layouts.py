@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from dgpo.errors import DataError, RecipeError
 from dgpo.rewards._names import did_you_mean
+from dgpo.rewards.extraction import last_boxed
 from dgpo.rewards.numbers import parse_number
 
 Message = dict[str, str]
@@ -188,18 +189,7 @@ def as_gold(value: Any, where: str) -> str:
     if marker:
         number = parse_number(result)
         return result.strip() if number is None else f"{number:f}"
-    return _boxed(text) or text
-
-
-def _boxed(text: str) -> str | None:
-    r"""What the last \boxed{...} holds, braces balanced."""
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for end in range(start, len(text)) if start >= 0 else ():
-        depth += (text[end] == "{") - (text[end] == "}")
-        if depth == 0 and text[end] == "}":
-            return text[start + len("\\boxed{") : end].strip()
-    return None
+    return (last_boxed(text) or "").strip() or text
 
 
 def fill_template(template: str | None, prompt: Prompt) -> Prompt:
