@@ -77,6 +77,20 @@ def test_a_mathematical_file_is_scored_as_the_protocol_says(tiny_model, tmp_path
     assert result["metrics"]["unparseable"]["value"] == 1.0
 
 
+def test_gold_answers_that_cannot_be_read_are_said_before_anything_is_sampled(tiny_model, tmp_path, capsys):
+    exam = tmp_path / "exam.jsonl"
+    more = ["--n=1", "--max-tokens=2", f"--output={tmp_path / 'a'}"]
+    exam.write_text('{"problem": "7 3 ?", "answer": "???"}\n{"problem": "1 2 ?", "answer": "{"}\n')
+    assert main(["eval", str(tmp_path / "no model"), f"--task={exam}", *more]) == 2
+    said = capsys.readouterr().err
+    assert "can be read as mathematics, such as '???' of problem '0'" in said
+    assert said.count("\n") == 1
+    exam.write_text('{"problem": "7 3 ?", "answer": "???"}\n{"problem": "1 2 ?", "answer": "2"}\n')
+    assert main(["eval", str(tiny_model), f"--task={exam}", *more]) == 0
+    out = capsys.readouterr().out
+    assert out.index("1 gold answers cannot be read, such as that of '0'") < out.index("outcomes:")
+
+
 def test_evaluations_are_compared(tiny_model, tmp_path, capsys):
     for name, more in (("a", []), ("b", ["--temperature=0.5"]), ("c", ["--limit=5"])):
         assert main(words(tiny_model, tmp_path / name, *more)) == 0
@@ -181,8 +195,11 @@ def start(arguments, cwd):
     )
 
 
-def kill_and_resume(arguments, folder, cwd, rng, most):
-    """Kill the command at random moments while it writes, then let it finish; returns how often it was killed."""
+def kill_and_resume(arguments, folder, cwd, rng, most, wanted):
+    """Kill the command at random moments while it writes, then let it finish; returns how often it was killed.
+
+    A kill counts only if the command did not end by itself, and of the wanted completions some were still missing.
+    """
     kills = 0
     samples = folder / "samples.jsonl"
     while kills < most:
@@ -194,8 +211,9 @@ def kill_and_resume(arguments, folder, cwd, rng, most):
             break
         time.sleep(rng.random() * 0.05)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
+        if process.wait() != -signal.SIGKILL:
+            break
+        kills += len(samples.read_bytes().splitlines()) < wanted
     assert start(arguments, cwd).wait(300) == 0
     return kills
 
@@ -205,7 +223,7 @@ def test_forks_killed_and_resumed_gives_the_same_file(tiny_model, tmp_path):
     whole = words(tiny_model, tmp_path / "whole", *more)
     part = words(tiny_model, tmp_path / "part", *more)
     assert main(whole) == 0
-    assert kill_and_resume(part, tmp_path / "part", tmp_path, random.Random(0), most=1) == 1
+    assert kill_and_resume(part, tmp_path / "part", tmp_path, random.Random(0), most=1, wanted=9 * 32) == 1
     for name in ("samples.jsonl", "result.json", "settings.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     with (tmp_path / "part" / "samples.jsonl").open() as file:
@@ -225,6 +243,6 @@ def test_smollm2_killed_and_resumed_gives_the_same_file(tmp_path):
     more = [f"--task={exam}", "--n=32", "--max-tokens=8", "--batch-size=8"]
     whole, part = (["eval", model, *more, f"--output={tmp_path / name}"] for name in ("whole", "part"))
     assert start(whole, tmp_path).wait(300) == 0
-    assert kill_and_resume(part, tmp_path / "part", tmp_path, random.Random(1), most=1) == 1
+    assert kill_and_resume(part, tmp_path / "part", tmp_path, random.Random(1), most=1, wanted=64) == 1
     for name in ("samples.jsonl", "result.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

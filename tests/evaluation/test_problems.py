@@ -122,6 +122,15 @@ def test_forks_and_reasoning_gym_bring_their_own_prompts_and_scorer():
     assert gym.scorer("auto")([gym.problems[1]], [gym.problems[1].gold])[0].score == 1.0
 
 
+@pytest.mark.parametrize(("how", "text"), [("tag", "<answer>zz</answer>"), ("last_number", "so 99999")])
+def test_a_completion_without_an_answer_is_unparseable_and_not_wrong(how, text):
+    options = {"size": 8, "max_terms": 2, "min_terms": 2, "answer_extraction": how}
+    gym = load_problems("reasoning_gym:chain_sum", limit=1, task_args=options)
+    found = gym.scorer("auto")([gym.problems[0]] * 3, ["nothing at all", text, "<answer> </answer>"])
+    assert [row.outcome for row in found] == ["unparseable", "wrong", "unparseable"]
+    assert found[1].answer == {"tag": "zz", "last_number": "99999"}[how]
+
+
 GOOD = {"id": 1, "problem": "1 + 1", "answer": "2"}
 
 

@@ -109,12 +109,13 @@ def evaluate(words: Sequence[str]) -> int:
     from dgpo.evaluation.problems import load_problems
     from dgpo.evaluation.records import PLOT, EvaluationDirectory
     from dgpo.evaluation.run import evaluate as run
-    from dgpo.evaluation.run import fit_to_context
+    from dgpo.evaluation.run import fit_to_context, unreadable_golds
     from dgpo.evaluation.sampling import Sampling
 
     quiet_libraries()
     problems = load_problems(options.task, limit=options.limit, seed=options.seed, task_args=options.task_args)
     problems = problems.with_template(protocol.prompt_template)
+    unreadable = unreadable_golds(problems)
     model = _model_path(options)
     sampler = _sampler(model, backend, options)
     max_tokens = fit_to_context(sampler, problems, protocol.max_tokens)
@@ -126,6 +127,8 @@ def evaluate(words: Sequence[str]) -> int:
     progress.say(f"Evaluation: {directory.path}")
     if max_tokens < protocol.max_tokens:
         progress.say(f"Completions end at {max_tokens} tokens: the model holds no more beside the longest prompt.")
+    if unreadable:
+        progress.say(f"{len(unreadable)} gold answers cannot be read, such as that of {unreadable[0]!r}; not counted.")
     if problems.reward is not None and protocol.name != "plain":
         progress.say(
             f"{options.task} brings its own prompts and scorer; of {protocol.name}, only the sampling applies."

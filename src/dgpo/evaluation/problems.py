@@ -248,14 +248,14 @@ def _reward_scorer(reward: RewardFn) -> Scorer:
     def scored(problems: Sequence[Problem], texts: Sequence[str]) -> list[Scored]:
         columns = {key: [problem.columns[key] for problem in problems] for key in problems[0].columns}
         values = reward(prompts=[problem.prompt for problem in problems], completions=list(texts), **columns)
-        return [_scored(value, text) for value, text in zip(values, texts, strict=True)]
+        # Forks, and much of reasoning-gym, say the answer after a last equals sign; the way there is no part of it.
+        answer_of = getattr(reward, "answer_of", None) or (lambda text: text.rpartition("=")[2].strip())
+        return [_scored(value, answer_of(text) or None) for value, text in zip(values, texts, strict=True)]
 
     return scored
 
 
-def _scored(value: float | None, text: str) -> Scored:
-    # Forks, and much of reasoning-gym, say the answer after a last equals sign; the way there is no part of it.
-    answer = text.rpartition("=")[2].strip() or None
+def _scored(value: float | None, answer: str | None) -> Scored:
     if value is None:
         return Scored(None, answer, "unparseable_gold")
     outcome = CORRECT if value >= 1 else UNPARSEABLE if answer is None else WRONG

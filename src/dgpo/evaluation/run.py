@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from dgpo.errors import RecipeError
+from dgpo.errors import DataError, RecipeError
 from dgpo.evaluation.metrics import summarize
 from dgpo.evaluation.problems import Problem, ProblemSet, Scored
 from dgpo.evaluation.records import EvaluationDirectory
@@ -35,6 +35,30 @@ def fit_to_context(sampler: Sampler, problems: ProblemSet, max_tokens: int) -> i
             f"problem {longest!r} has {lengths[longest]} tokens, and the model holds {context}; no completion fits."
         )
     return min(max_tokens, context - lengths[longest])
+
+
+def unreadable_golds(problems: ProblemSet) -> list[str]:
+    """Return the problems whose gold answer cannot be read as mathematics, before anything is sampled for them.
+
+    Args:
+        problems: The problems.
+
+    Returns:
+        Their names; none where the task has a scorer of its own.
+
+    Raises:
+        DataError: If no gold answer can be read.
+    """
+    if problems.reward is not None:
+        return []
+    scored = problems.scorer("auto")(problems.problems, [""] * len(problems.problems))
+    bad = [problem for problem, found in zip(problems.problems, scored, strict=True) if found.score is None]
+    if len(bad) == len(problems.problems):
+        raise DataError(
+            f"no gold answer of {problems.name} can be read as mathematics, such as {bad[0].gold!r:.60} of problem "
+            f"{bad[0].name!r}; is answer_column the right one?"
+        )
+    return [problem.name for problem in bad]
 
 
 def evaluate(

@@ -69,7 +69,8 @@ def scorer_reward(name: str, dataset: Any, how: Extraction) -> RewardFn:
         how: Which part of a completion the scorer gets.
 
     Returns:
-        A function `fn(completions, entry, **columns)`.
+        A function `fn(completions, entry, **columns)`; where only a part of the completion is the answer, its attribute
+        `answer_of` finds that part, `None` if there is none.
     """
     unreadable_seen = False
 
@@ -90,6 +91,9 @@ def scorer_reward(name: str, dataset: Any, how: Extraction) -> RewardFn:
         return rewards
 
     reward.__name__ = reward.__qualname__ = name
+    if how != "whole":
+        # An evaluation tells a completion without an answer from one whose answer is wrong.
+        reward.answer_of = lambda text: extract_answer(text, how)  # type: ignore[attr-defined]
     reward.__doc__ = f"Return reasoning-gym's score of each completion of `{name}`, from 0 to 1."
     return reward
 
