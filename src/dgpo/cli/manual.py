@@ -127,7 +127,8 @@ COMPARE = """\
 dgpo compare EVAL_A EVAL_B [EVAL_C ...] [--output FILE.json] [--plot FILE.png]
 
 Compares folders that `dgpo eval` wrote with the first of them: the difference of every metric with the 95 % interval of
-a paired bootstrap over problems, a table problem by problem, and a verdict in words.
+a paired bootstrap over problems, a table problem by problem, and a verdict in words. Other problems are refused, fewer
+than six problems that differ give no verdict, and maj is left out where the numbers of completions differ.
 """
 
 REPORT = """\

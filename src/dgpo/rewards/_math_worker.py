@@ -119,7 +119,7 @@ def _fork(
 
 
 def _confine(memory_bytes: int) -> None:
-    """Limits of a worker: its memory, no file written, no process started, and no life after its keeper."""
+    """Limits of a worker: its memory, no file written, no process started (root may), no life after its keeper."""
     _die_with_parent()
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
