@@ -15,17 +15,23 @@ from dgpo.engines.verl.credit import credit_of_batch
 from dgpo.errors import RecipeError, TrainingError
 
 ACTOR, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.model"
+ROLES = ("actor", "ref")
+FLASH = ("actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",)
 REFUSED = {
     "tau=0": (["+algorithm.dgpo.tau=0"], r"algorithm\.dgpo\.tau .* 0"),
     "tau is no number": (["+algorithm.dgpo.tau=much"], r"algorithm\.dgpo\.tau .*'much'"),
     "kappa=-1": (["+algorithm.dgpo.kappa=-1"], r"algorithm\.dgpo\.kappa .* -1"),
     "unknown key": (["+algorithm.dgpo.tua=1"], r"algorithm\.dgpo\.tua is not a setting .* tau, kappa"),
     "no section": (["+algorithm.dgpo=0.5"], r"algorithm\.dgpo must hold tau"),
+    "switched off by False": (["+algorithm.dgpo=False"], r"algorithm\.dgpo must hold tau.*False.*off \(sync\)"),
+    "switched off by 0": (["+algorithm.dgpo=0"], r"algorithm\.dgpo must hold tau.* 0\..*off \(sync\)"),
     "credit policy": (["+algorithm.dgpo.credit_policy=current"], r"'current' is not built for verl.*Use 'old'"),
     "log steps": (["+algorithm.dgpo.credit_log_steps=-1"], r"credit_log_steps must be a whole number.*-1"),
     "bypass mode": (["algorithm.rollout_correction.bypass_mode=True"], r"bypass_mode=True skips .* Set it to False"),
     "gae": (["algorithm.adv_estimator=gae"], r"adv_estimator='gae'.*Use grpo"),
     "gspo": ([f"{ACTOR}.policy_loss.loss_mode=gspo"], r"loss_mode='gspo'.*Use 'vanilla'"),
+    "loss of bypass mode": ([f"{ACTOR}.policy_loss.loss_mode=bypass_mode"], r"'bypass_mode'.*Use 'vanilla'"),
+    "sum of squares": ([f"{ACTOR}.calculate_sum_pi_squared=True"], r"sum_pi_squared=True.*Set it to False"),
     "megatron": ([f"{ACTOR}.strategy=megatron"], r"strategy='megatron' is not built.*Use 'fsdp2'"),
     "veomni reference": (["actor_rollout_ref.ref.strategy=veomni"], r"ref\.strategy='veomni' is not built"),
     "fused kernels": ([f"{MODEL}.use_fused_kernels=True"], r"use_fused_kernels=True.*Set it to False"),
@@ -33,12 +39,35 @@ REFUSED = {
         [f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules=[q_proj,lm_head]"],
         r"lm_head.*Leave lm_head out",
     ),
-    "ulysses with sdpa": (
-        [f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2", f"{ACTOR}.ulysses_sequence_parallel_size=2"],
-        r"ulysses_sequence_parallel_size=2 with attn_implementation='sdpa'.*silently wrong",
+    "adapter on the head by an expression": (
+        [f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules='.*(_proj|_head)'"],
+        r"\(_proj\|_head\)'.*Leave lm_head out",
     ),
+    "no expression": ([f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules='(q_proj'"], r"'\(q_proj'.*Use 'all-linear'"),
+    **{
+        f"ulysses with sdpa by {role}{key}": (
+            [f"actor_rollout_ref.{role}{key}.ulysses_sequence_parallel_size=2"],
+            r"ulysses_sequence_parallel_size=2 with attn_implementation='sdpa'.*silently wrong",
+        )
+        for role in ROLES
+        for key in ("", ".fsdp_config")
+    },
+    **{
+        f"ulysses of {role} alone by {role}{key}": (
+            [*FLASH, f"actor_rollout_ref.{role}{key}.ulysses_sequence_parallel_size=2", *more],
+            rf"is {2 if role == 'actor' else 1} for the actor and {2 if role == 'ref' else 1} for the ref.*Give both",
+        )
+        # The reference's own key follows the actor's, unless it is given.
+        for role, key, more in [
+            ("actor", "", ["actor_rollout_ref.ref.ulysses_sequence_parallel_size=1"]),
+            ("actor", ".fsdp_config", []),
+            ("ref", "", []),
+            ("ref", ".fsdp_config", []),
+        ]
+    },
     "separate reference": (["actor_rollout_ref.hybrid_engine=False"], r"hybrid_engine=False.*Set it to True"),
     "greedy sampling": (["actor_rollout_ref.rollout.temperature=0"], r"temperature=0.*Use 1\.0"),
+    "no temperature": (["actor_rollout_ref.rollout.temperature=null"], r"temperature=None.*Use 1\.0"),
     "distillation": (["distillation.enabled=True"], r"distillation\.enabled=True.*Set it to False"),
 }
 
@@ -55,6 +84,14 @@ def test_a_configuration_that_cannot_work_is_refused_with_the_remedy(case, unche
     [
         [],
         ["+algorithm.dgpo={tau:0.1,kappa:0}"],
+        ["+algorithm.dgpo=null"],
+        [*FLASH, f"{ACTOR}.ulysses_sequence_parallel_size=2"],  # which the reference's follows
+        [*FLASH, *(f"actor_rollout_ref.{role}.fsdp_config.ulysses_sequence_parallel_size=2" for role in ROLES)],
+        [*FLASH, f"{MODEL}.lora_rank=8", f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2"],
+        [f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules='.*q_proj'"],
+        [f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules='(?!lm_head).*'"],
+        [f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules=all-linear"],
+        [f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules='.*'", f"{MODEL}.exclude_modules=[lm_head]"],
         [f"{ACTOR}.strategy=fsdp", "actor_rollout_ref.ref.strategy=fsdp"],
         [f"{MODEL}.lora_rank=8"],
         [f"{ACTOR}.policy_loss.loss_mode=clip_cov", "algorithm.adv_estimator=rloo"],

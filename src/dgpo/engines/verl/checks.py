@@ -1,5 +1,6 @@
 """What DGPO refuses of verl's configuration, before Ray starts a worker and a model is loaded."""
 
+import re
 from typing import Any
 
 from dgpo.engines.verl.config import read_settings
@@ -39,10 +40,37 @@ def check_config(config: Any) -> None:
             "actor_rollout_ref.hybrid_engine=False puts policy and reference on different workers; DGPO compares them"
             " on one. Set it to True."
         )
-    if not part["rollout"]["temperature"] > 0:
+    _check_temperature(part["rollout"]["temperature"])
+
+
+def sequence_parallel_size(role: Any) -> int:
+    """Return how many ranks share a sequence (Ulysses).
+
+    verl has two keys for it. That of the role is deprecated, is always there, and overrides `fsdp_config`'s only where
+    it is above 1.
+
+    Args:
+        role: `actor_rollout_ref.actor` or `.ref` of verl's configuration.
+
+    Returns:
+        The size, 1 where no sequence is split.
+
+    Example:
+        >>> sequence_parallel_size(
+        ...     {"ulysses_sequence_parallel_size": 1, "fsdp_config": {"ulysses_sequence_parallel_size": 2}}
+        ... )
+        2
+    """
+    own = role.get("ulysses_sequence_parallel_size") or 1
+    engine = (role.get("fsdp_config") or {}).get("ulysses_sequence_parallel_size") or 1
+    return int(own if own > 1 else engine)
+
+
+def _check_temperature(temperature: Any) -> None:
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
         raise RecipeError(
-            f"actor_rollout_ref.rollout.temperature={part['rollout']['temperature']!r}: sampling at 0 is greedy and has"
-            " no distribution. Use 1.0."
+            f"actor_rollout_ref.rollout.temperature={temperature!r} must be a number above 0 (sampling at 0 is greedy"
+            " and has no distribution). Use 1.0."
         )
 
 
@@ -65,6 +93,11 @@ def _check_algorithm(config: Any) -> None:
         raise RecipeError(
             f"actor_rollout_ref.actor.policy_loss.loss_mode={loss_mode!r} gives all tokens of a completion one ratio;"
             " weights with mean 1 would cancel and leave a sequence-level loss. Use 'vanilla'."
+        )
+    if loss_mode == "bypass_mode":
+        raise RecipeError(
+            "actor_rollout_ref.actor.policy_loss.loss_mode='bypass_mode' takes the old log-probabilities for the"
+            " rollout's, and DGPO's are the policy's own. Use 'vanilla'."
         )
     if (config.get("distillation") or {}).get("enabled", False):
         raise RecipeError(
@@ -92,21 +125,38 @@ def _check_engine(part: Any) -> None:
         raise RecipeError(
             "actor_rollout_ref.model.mtp.enable=True adds heads that DGPO does not know. Set it to False."
         )
+    if part["actor"].get("calculate_sum_pi_squared", False):
+        raise RecipeError(
+            "actor_rollout_ref.actor.calculate_sum_pi_squared=True needs logits of the whole vocabulary, which DGPO's"
+            " engine never has; only estimators that DGPO does not take use the sum. Set it to False."
+        )
     adapted = model.get("target_modules")
-    if _lora_rank(model) > 0 and adapted is not None and "lm_head" in adapted:
+    if _lora_rank(model) > 0 and _covers_head(adapted) and not _covers_head(model.get("exclude_modules")):
         raise RecipeError(
             f"actor_rollout_ref.model.target_modules={adapted!r} trains the LM head by an adapter, which DGPO's head"
             " does not follow. Leave lm_head out; 'all-linear' does."
         )
 
 
+def _covers_head(modules: Any) -> bool:
+    """Return whether PEFT finds the LM head among these modules: names, or a string for a regular expression."""
+    if modules is None or (isinstance(modules, str) and modules.lower() == "all-linear"):
+        return False
+    if not isinstance(modules, str):
+        return "lm_head" in modules
+    try:
+        return re.fullmatch(modules, "lm_head") is not None
+    except re.error as error:
+        raise RecipeError(
+            f"actor_rollout_ref.model: PEFT takes {modules!r} for a regular expression, and it is none: {error}. Use"
+            " 'all-linear', or a list of names."
+        ) from None
+
+
 def _check_sequence_parallel(part: Any) -> None:
-    sizes = {}
-    for role in ("actor", "ref"):
-        engine = part[role].get("fsdp_config") or {}
-        sizes[role] = part[role].get("ulysses_sequence_parallel_size") or engine.get(
-            "ulysses_sequence_parallel_size", 1
-        )
+    # Under LoRA the actor is its own reference, and verl does not build what `ref` describes.
+    roles = ("actor",) if _has_adapter(part["model"]) else ("actor", "ref")
+    sizes = {role: sequence_parallel_size(part[role]) for role in roles}
     if max(sizes.values()) > 1:
         attention = (part["model"].get("override_config") or {}).get("attn_implementation", "flash_attention_2")
         if attention not in ("flash_attention_2", "flash_attention_3"):
@@ -115,12 +165,18 @@ def _check_sequence_parallel(part: Any) -> None:
                 " exchanges heads for tokens in flash attention only; with any other, each rank attends to its own"
                 " piece of the sequence and the numbers are silently wrong. Use flash_attention_2, or 1."
             )
-        if sizes["actor"] != sizes["ref"]:
+        if len(set(sizes.values())) > 1:
             raise RecipeError(
                 f"ulysses_sequence_parallel_size is {sizes['actor']} for the actor and {sizes['ref']} for the"
-                " reference; DGPO compares them token by token. Give both the same."
+                " reference; DGPO compares them token by token. Give both the same: set"
+                " actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size and that of"
+                " actor_rollout_ref.ref.fsdp_config."
             )
 
 
 def _lora_rank(model: Any) -> int:
     return int((model.get("lora") or {}).get("rank", 0) or model.get("lora_rank", 0) or 0)
+
+
+def _has_adapter(model: Any) -> bool:
+    return _lora_rank(model) > 0 or model.get("lora_adapter_path") is not None

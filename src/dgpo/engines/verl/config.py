@@ -74,10 +74,14 @@ def read_settings(config: Any) -> DGPOSettings:
         >>> read_settings({"algorithm": {"dgpo": {"tau": 0.2}}}).tau
         0.2
     """
-    given = config["algorithm"].get("dgpo") or {}
+    given = config["algorithm"].get("dgpo")
+    given = {} if given is None else given
     names = [field.name for field in fields(DGPOSettings)]
     if not isinstance(given, Mapping) and not hasattr(given, "items"):
-        raise RecipeError(f"algorithm.dgpo must hold {', '.join(names)}, got {given!r}.")
+        raise RecipeError(
+            f"algorithm.dgpo must hold {', '.join(names)}, got {given!r}. trainer.v1.trainer_mode switches DGPO on"
+            f" ({TRAINER_MODE}) and off (sync)."
+        )
     values = dict(given.items())
     for name in values:
         if name not in names:
