@@ -97,12 +97,15 @@ def _missing(tree: Any, name: str = "") -> list[str]:
 
 
 def _check_dgpo(config: Any) -> None:
-    """DGPO's own checks, and the two mistakes that DGPO cannot see from inside of a run."""
+    """DGPO's own checks, and the mistakes that DGPO cannot see from inside of a run."""
     from verl.trainer.ppo.v1 import get_trainer_cls
 
     from dgpo.engines.verl.checks import check_config
 
-    get_trainer_cls(config.trainer.v1.trainer_mode)
+    try:
+        get_trainer_cls(config.trainer.v1.trainer_mode)
+    except ValueError as error:
+        raise ValueError(_why_inactive() if is_dgpo(config) else str(error)) from None
     if not config.trainer.use_v1:
         raise ValueError("trainer.use_v1=False ignores trainer.v1.trainer_mode: this would not be DGPO")
     if is_dgpo(config):
@@ -112,6 +115,19 @@ def _check_dgpo(config: Any) -> None:
             f"algorithm.dgpo is set, and trainer.v1.trainer_mode is {config.trainer.v1.trainer_mode!r}: this would be "
             "verl's own trainer; set it to dgpo, or take algorithm.dgpo out"
         )
+
+
+def _why_inactive() -> str:
+    """Why verl does not know DGPO's trainer: verl itself says only that it does not."""
+    from importlib.metadata import entry_points
+
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    start = "trainer.v1.trainer_mode=dgpo asks for DGPO, but dgpo's plugin for verl is not active: "
+    if not any(entry.name == "dgpo" for entry in entry_points(group="verl.plugins")):
+        return f"{start}dgpo is not installed in the environment of {sys.executable}. Run: pip install 'dgpo[verl]'"
+    if policy.strip().lower() != "auto":
+        return f"{start}VERL_USE_EXTERNAL_PLUGINS={policy} leaves it out. Unset it, or name dgpo in it."
+    return f"{start}verl was imported without it; `python -c 'import dgpo.engines.verl.plugin'` says why."
 
 
 def _check_verl(config: Any) -> None:
@@ -162,10 +178,13 @@ def _check_reward(config: Any) -> None:
 
 def _check_sizes(config: Any) -> None:
     """What verl asserts only once the models are loaded or the first batch is there."""
+    from dgpo.engines.verl.checks import sequence_parallel_size
+
     part, gpus = config.actor_rollout_ref, num_gpus(config)
     update = part.actor.ppo_mini_batch_size * part.rollout.n
     longest = config.data.max_prompt_length + config.data.max_response_length
-    shards = gpus // part.actor.ulysses_sequence_parallel_size
+    sharing = sequence_parallel_size(part.actor)  # GPUs that hold a sequence together
+    shards = gpus // sharing
     rules = {
         f"an update of {update} completions must divide by {shards} data-parallel ranks": update % shards == 0,
         f"{gpus} GPUs must divide by rollout.tensor_model_parallel_size": not gpus
@@ -177,9 +196,9 @@ def _check_sizes(config: Any) -> None:
         ),
     }
     if part.actor.use_dynamic_bsz:
-        tokens = part.actor.ppo_max_token_len_per_gpu * part.actor.ulysses_sequence_parallel_size
+        tokens = part.actor.ppo_max_token_len_per_gpu * sharing
         rules[f"ppo_max_token_len_per_gpu must hold the longest sequence, {longest}"] = tokens >= longest
-        scored = part.rollout.log_prob_max_token_len_per_gpu * part.actor.ulysses_sequence_parallel_size
+        scored = part.rollout.log_prob_max_token_len_per_gpu * sharing
         rules[f"log_prob_max_token_len_per_gpu must hold the longest sequence, {longest}"] = scored >= longest
     broken = [rule for rule, holds in rules.items() if not holds]
     if broken:
@@ -193,12 +212,17 @@ def num_gpus(config: Any) -> int:
 
 def facts(config: Any) -> dict[str, str]:
     """Return what would run, by column."""
+    from dgpo.engines.verl.config import read_settings
+
     part, algorithm = config.actor_rollout_ref, config.algorithm
     actor, rollout, val = part.actor, part.rollout, part.rollout.val_kwargs
     penalty = config.reward.reward_kwargs.overlong_buffer_cfg
-    settings = algorithm.get("dgpo")
+    objective = "verl's own"
+    if is_dgpo(config):
+        settings = read_settings(config)
+        objective = f"DGPO tau={settings.tau:g} kappa={settings.kappa:g}"
     return {
-        "objective": f"DGPO tau={settings.tau:g} kappa={settings.kappa:g}" if is_dgpo(config) else "verl's own",
+        "objective": objective,
         "GPUs": f"{num_gpus(config)} ({config.trainer.device})",
         "a rollout": f"{config.data.train_batch_size} x {rollout.n}",
         "updates": str(config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs),

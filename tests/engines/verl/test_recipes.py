@@ -108,7 +108,7 @@ def test_the_papers_numbers(compose) -> None:
         ("algorithm.adv_estimator=gae", "adv_estimator='gae'"),
         ("algorithm.dgpo.tau=0", "algorithm.dgpo.tau"),
         ("trainer.v1.trainer_mode=sync", "this would be verl's own trainer"),
-        ("trainer.v1.trainer_mode=dpgo", "dpgo"),
+        ("trainer.v1.trainer_mode=dpgo", "Unknown trainer 'dpgo'"),
         ("trainer.use_v1=False", "this would not be DGPO"),
         ("paths.data=???", "no value for paths.data"),
         ("actor_rollout_ref.actor.loss_agg_mode=mean", "Invalid loss_agg_mode"),
@@ -125,6 +125,52 @@ def test_the_papers_numbers(compose) -> None:
 def test_what_cannot_work_is_found(compose, override, message) -> None:
     problems = check.problems_of(compose("math", override))
     assert message in " ".join(problems), problems
+
+
+ULYSSES = "actor_rollout_ref.{}.ulysses_sequence_parallel_size=2"
+FLASH = "+actor_rollout_ref.model.override_config.attn_implementation={}"
+HALF = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=11264"
+
+
+@pytest.mark.parametrize("keys", [("actor",), ("actor.fsdp_config", "ref.fsdp_config")], ids=" ".join)
+def test_two_gpus_that_share_a_sequence_hold_half_of_it_each(compose, keys) -> None:
+    two = [ULYSSES.format(key) for key in keys]
+    assert check.problems_of(compose("math", *two, HALF)) == []
+    assert "must hold the longest sequence, 22528" in " ".join(check.problems_of(compose("math", HALF)))
+    assert "silently wrong" in " ".join(check.problems_of(compose("math", *two, HALF, FLASH.format("sdpa"))))
+    few = check.problems_of(compose("math", *two, "trainer.nnodes=5"))  # 40 GPUs, 512 completions an update
+    assert "must divide by 20 data-parallel ranks" in " ".join(few)
+
+
+def test_dgpo_that_is_switched_on_by_its_key_alone_is_said_with_its_defaults(compose) -> None:
+    config = compose("math", "objective=dapo", "trainer.v1.trainer_mode=dgpo")
+    assert check.problems_of(config) == []
+    assert check.facts(config)["objective"] == "DGPO tau=0.5 kappa=1"
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("none", "VERL_USE_EXTERNAL_PLUGINS=none leaves it out. Unset it, or name dgpo in it."),
+        ("other", "VERL_USE_EXTERNAL_PLUGINS=other leaves it out. Unset it, or name dgpo in it."),
+        (None, f"dgpo is not installed in the environment of {sys.executable}. Run: pip install 'dgpo[verl]'"),
+    ],
+)
+def test_a_plugin_that_is_not_active_is_said_to_be(compose, monkeypatch, policy, message) -> None:
+    from importlib import metadata
+
+    from verl.trainer.ppo.v1 import trainer_base
+
+    config = compose("math")
+    without = {name: cls for name, cls in trainer_base.TRAINER_REGISTRY.items() if name != "dgpo"}
+    monkeypatch.setattr(trainer_base, "TRAINER_REGISTRY", without)
+    if policy is None:
+        monkeypatch.setattr(metadata, "entry_points", lambda group: ())
+    else:
+        monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", policy)
+    (problem,) = check.problems_of(config)
+    assert "dgpo's plugin for verl is not active: " in problem
+    assert message in problem
 
 
 @pytest.mark.parametrize("objective", ["dgpo", "dapo"])
