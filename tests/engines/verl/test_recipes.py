@@ -216,11 +216,38 @@ def test_verls_dataset_reads_what_verl_data_writes(compose, tmp_path) -> None:
         ("\\boxed{34}", 100, 1.0, True),
         ("34", 100, 0.0, False),  # no answer was given, a number is not one
         ("Answer: 34", 8192 - 1638, 1.0, True),
-        ("Answer: 34", 8192 - 819, 0.5, True),  # half of the buffer
-        ("Answer: 35", 8192, -1.0, False),
+        ("Answer: 34", 8192 - 819, 0.75, True),  # half of the buffer, half of a factor of 0.5
+        ("Answer: 34", 8192, 0.5, True),
+        ("Answer: 35", 8192, -0.5, False),
     ],
 )
 def test_reward_and_overlong_penalty_through_verls_manager(compose, last, length, reward, acc) -> None:
+    found = scored(compose, last, length)
+    assert float(found["reward_score"]) == pytest.approx(reward)
+    # What dynamic sampling and the evaluation go by knows no penalty.
+    assert found["reward_extra_info"]["acc"] is acc
+
+
+def test_the_advantages_are_those_of_dapos_rewards(compose) -> None:
+    """DAPO: 1 or -1, and a penalty of up to 1. Ours is half of that plus a half, which no advantage sees."""
+    from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+
+    group = [("Answer: 34", 100, 1.0), ("Answer: 34", 8192 - 819, 0.5), ("Answer: 34", 8192, 0.0)]
+    group += [("Answer: 35", 100, -1.0), ("Answer: 35", 8192, -2.0)]
+    ours = [float(scored(compose, last, length)["reward_score"]) for last, length, _ in group]
+
+    def advantages(rewards):
+        return get_adv_estimator_fn("grpo")(
+            token_level_rewards=torch.tensor(rewards)[:, None],
+            response_mask=torch.ones(len(rewards), 1),
+            index=np.zeros(len(rewards), dtype=int),
+        )[0]
+
+    torch.testing.assert_close(advantages(ours), advantages([dapo for *_, dapo in group]), atol=1e-5, rtol=1e-5)
+
+
+def scored(compose, last: str, length: int) -> dict:
+    """What verl's reward manager makes of a completion of so many tokens that ends like this; 34 is right."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
     from verl import DataProto
@@ -246,10 +273,7 @@ def test_reward_and_overlong_penalty_through_verls_manager(compose, last, length
         manager = resolve_reward_manager_cls(config)(config, tokenizer, get_custom_reward_fn(config))
         return await manager.run_single(data)
 
-    found = asyncio.run(score())
-    assert float(found["reward_score"]) == pytest.approx(reward)
-    # What dynamic sampling and the evaluation go by knows no penalty.
-    assert found["reward_extra_info"]["acc"] is acc
+    return asyncio.run(score())
 
 
 @pytest.mark.parametrize(
