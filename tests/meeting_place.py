@@ -1,10 +1,17 @@
-"""Where the processes that a test starts find each other."""
+"""Where the processes that a test starts find each other, and how they are run to their end together."""
 
-from collections.abc import Iterator
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
+
+PATIENCE = 1500
+"""Seconds. Reached only where all ranks hang: a busy machine is no broken one."""
 
 
 @contextmanager
@@ -19,3 +26,59 @@ def meeting_place(world_size: int) -> Iterator[list[dict[str, str]]]:
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     yield [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
     del store
+
+
+def run_together(
+    command: Sequence[str], environment: Mapping[str, str], *, ranks: int, patience: float = PATIENCE
+) -> list[str]:
+    """Run a command in one process a rank and return what each printed.
+
+    Output goes to files: a pipe that is read when the rank before has ended may be full long before, and then both
+    wait. The first rank that fails ends the others, which may be waiting for it, and every rank is quoted.
+
+    Args:
+        command: The same for all ranks.
+        environment: The ranks' environment; what they need to meet is added.
+        ranks: How many.
+        patience: Seconds after which all are taken to hang.
+
+    Returns:
+        The standard output of each rank.
+
+    Raises:
+        AssertionError: If a rank ended with another code than 0, or not in time.
+    """
+    with meeting_place(ranks) as places, tempfile.TemporaryDirectory() as folder:
+        outputs = [[Path(folder, f"{rank}.{name}") for name in ("out", "err")] for rank in range(ranks)]
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for place, (out, err) in zip(places, outputs, strict=True):
+                with out.open("wb") as stdout, err.open("wb") as stderr:
+                    env = {**environment, **place}
+                    processes.append(subprocess.Popen(command, env=env, stdout=stdout, stderr=stderr))
+            codes = _codes_at_the_end(processes, patience)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        if codes != [0] * ranks:
+            said = "\n".join(
+                f"--- rank {rank}, exit code {code}:\n{_tail(out)}\n{_tail(err)}"
+                for rank, (code, (out, err)) in enumerate(zip(codes, outputs, strict=True))
+            )
+            raise AssertionError(f"{' '.join(command)}: not all of {ranks} ranks ended with 0\n{said}")
+        return [out.read_text(errors="replace") for out, _ in outputs]
+
+
+def _codes_at_the_end(processes: Sequence[subprocess.Popen], patience: float) -> list[int | None]:
+    """Exit codes when all have ended or one has failed; None: still running."""
+    end = time.monotonic() + patience
+    while True:
+        codes = [process.poll() for process in processes]
+        if None not in codes or any(codes) or time.monotonic() > end:
+            return codes
+        time.sleep(0.05)
+
+
+def _tail(output: Path) -> str:
+    return output.read_text(errors="replace")[-5000:].strip()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import types
 
@@ -12,7 +11,7 @@ from dgpo.cli.main import main
 from dgpo.cli.run_directory import read_jsonl
 from dgpo.errors import RecipeError
 from dgpo.evaluation.callback import HeldOutEvaluation
-from meeting_place import meeting_place
+from meeting_place import run_together
 
 
 @pytest.fixture(autouse=True)
@@ -87,19 +86,7 @@ def train_on(world_size, tiny_model, recipe, directory):
     words = [str(recipe), f"--model_name_or_path={tiny_model}", f"--output_dir={directory}", *held_out, *batch]
     code = "import sys; from dgpo.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
     common = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with meeting_place(world_size) as places:
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, *words],
-                env={**os.environ, **common, **place},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for place in places
-        ]
-        said = [rank.communicate(timeout=900)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * world_size, said
+    run_together([sys.executable, "-c", code, *words], {**os.environ, **common}, ranks=world_size)
     lines = [line for line in read_jsonl(directory / "metrics.jsonl") if "eval/avg@3" in line]
     return [{name: value for name, value in line.items() if name.startswith("eval/")} for line in lines]
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -134,23 +133,11 @@ def compose_config(*overrides: str, config_name: str = "ppo_trainer"):
         return compose(config_name, overrides=[*BASE, *overrides])
 
 
-def run_ranks(script: str, *args: str, ranks: int, timeout: float = 300) -> list[dict]:
+def run_ranks(script: str, *args: str, ranks: int) -> list[dict]:
     """Run a script in one process a rank and return what each printed as its last line, parsed from JSON."""
-    from meeting_place import meeting_place  # the ranks import this module too, and find no folder of tests
+    from meeting_place import run_together  # the ranks import this module too, and find no folder of tests
 
     command = [sys.executable, str(HERE / script), *args]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     count = {"LOCAL_WORLD_SIZE": str(ranks), "RAY_LOCAL_WORLD_SIZE": str(ranks)}
-    processes, results = [], []
-    with meeting_place(ranks) as places:
-        try:
-            for place in places:
-                processes.append(subprocess.Popen(command, env=environment(**place, **count), **pipes))
-            for process in processes:
-                out, err = process.communicate(timeout=timeout)
-                assert process.returncode == 0, f"{script} {args}:\n{out[-3000:]}\n{err[-5000:]}"
-                results.append(json.loads(out.strip().splitlines()[-1]))
-        finally:
-            for process in processes:
-                process.kill()
-    return results
+    printed = run_together(command, environment(**count), ranks=ranks)
+    return [json.loads(out.strip().splitlines()[-1]) for out in printed]
