@@ -4,6 +4,7 @@ import inspect
 from importlib.metadata import entry_points
 
 import pytest
+import torch
 
 import verl  # noqa: F401  isort: skip
 from verl.single_controller.base.decorator import MAGIC_ATTR
@@ -57,6 +58,23 @@ def test_runs_without_dgpo_keep_verls_engine():
     assert EngineRegistry.get_engine_cls("language_model", "fsdp2") is FSDPEngineWithLMHead
     assert not issubclass(FSDPEngineWithLMHead, HeadStatistics)
     assert issubclass(DGPOFSDPEngine, FSDPEngineWithLMHead)
+
+
+def test_a_warm_up_begins_with_a_rollout_of_learning_rate_0_as_the_documents_say():
+    from torch import nn
+    from verl.utils.torch_functional import get_constant_schedule_with_warmup
+    from verl.workers.engine_workers import TrainingWorker
+
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    schedule = get_constant_schedule_with_warmup(optimizer, num_warmup_steps=10)
+    assert schedule.get_last_lr() == [0.0]
+    assert "update_lr_scheduler=batch_idx == total_num_iterations - 1" in inspect.getsource(TrainingWorker)
+
+
+def test_gpus_that_share_a_sequence_get_a_pack_for_each_of_them_as_the_documents_say():
+    from verl.workers.engine.utils import prepare_micro_batches
+
+    assert "max_token_len = max_token_len_per_gpu * sp_size" in inspect.getsource(prepare_micro_batches)
 
 
 def test_a_reference_is_built_for_a_kl_penalty_alone_which_is_why_we_ask_for_one():
