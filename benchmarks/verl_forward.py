@@ -61,7 +61,8 @@ def make_batch(tokens, vocab):
 def measure(contender, vocab):
     """Print the peaks of all token counts as JSON; one process."""
     place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "RAY_LOCAL_WORLD_SIZE": 1}
-    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29513}
+    # verl's worker wants to read these two; nobody meets there.
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
     os.environ.update({name: str(value) for name, value in place.items()})
     import torch.distributed as dist
     from support import compose_config, data_overrides
