@@ -62,6 +62,8 @@ def environment(**more: str) -> dict[str, str]:
         "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
         "RAY_gcs_server_request_timeout_seconds": "600",
         "RAY_health_check_failure_threshold": "60",
+        # How long a caller waits for the news that an actor is dead before it says "unavailable"; Ray: 1 second.
+        "RAY_timeout_ms_task_wait_for_death_info": "600000",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "PYTHONWARNINGS": "ignore",
     }

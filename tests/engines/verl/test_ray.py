@@ -1,16 +1,21 @@
 """Whole runs of verl through Ray, TransferQueue, agent loop and weight sync, on the CPU.
 
-Two runs: one of three steps that saves a checkpoint, and one that resumes from it until its worker is killed.
+Two runs: one of three steps that saves a checkpoint, and one that resumes from it until its worker is killed. A run
+takes a minute or more before its first step, so that the first has many things at once: dynamic sampling, a KL penalty,
+packed micro-batches, and rollouts of 12 completions for updates of 8, which verl fills up with padding.
 """
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from support import HERE, environment
 
@@ -21,6 +26,17 @@ from dgpo.report.runs import read_run
 # unless something hangs.
 PATIENCE = 1500
 STEPS, SAVED = 3, 2
+COMPLETIONS = 12  # of a rollout: 3 prompts x 4
+
+ROLLOUTS = ("data.train_batch_size=3", "actor_rollout_ref.actor.ppo_mini_batch_size=2", "trainer.total_epochs=10")
+AT_ONCE = (
+    *("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=varies"),
+    *("actor_rollout_ref.actor.use_kl_loss=True", "actor_rollout_ref.actor.kl_loss_coef=0.1"),
+    *("actor_rollout_ref.actor.use_dynamic_bsz=True", "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True"),
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=256",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=256",
+    "actor_rollout_ref.actor.ppo_epochs=2",
+)
 
 
 class Run:
@@ -71,6 +87,19 @@ class Run:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
+@contextmanager
+def late_news(run: Run):
+    """What happens inside is told by Ray's control service two seconds later, as on a busy machine."""
+    children = psutil.Process(run.process.pid).children(recursive=True)
+    (service,) = (child for child in children if child.name() == "gcs_server")
+    service.suspend()
+    try:
+        yield
+        time.sleep(2)
+    finally:
+        service.resume()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("ray")
@@ -82,6 +111,8 @@ def run(folder, model):
         folder,
         "first",
         model,
+        *ROLLOUTS,
+        *AT_ONCE,
         *(f"trainer.total_training_steps={STEPS}", f"trainer.save_freq={SAVED}"),
         *("+algorithm.dgpo.tau=0.001", "+algorithm.dgpo.credit_log_steps=1"),
         f"reward.custom_reward_function.path={HERE / 'verl_reward.py'}",
@@ -139,6 +170,31 @@ def test_the_credit_log_is_one_that_the_report_reads(run):
     assert read_run(run.folder / "run").config["tau"] == 0.001
 
 
+def test_a_rollout_of_several_updates_moves_the_policy_within_it(run):
+    """verl's loss compares with the policy that sampled: of one update a rollout that would be 0."""
+    first = run.metrics[1]
+    assert abs(first["actor/ppo_kl"]) > 0
+    assert first["actor/kl_loss"] > 0  # the reference's log-probabilities have come to the loss
+    assert first["dgpo/hellinger_sq/max"] == 0.0  # and the credit is of the policy that sampled
+
+
+def test_groups_without_spread_are_replaced_before_the_credit(run):
+    found = [run.metrics[step].get("training/filter_groups/evicted_samples", 0) for step in range(1, STEPS + 1)]
+    assert sum(found) > 0  # half of the prompts are such
+    for step in read_credit_log(run.folder / "run"):
+        for completion in step.completions:
+            one, other = re.search(r"what is (\d) \+ (\d)", completion.prompt).groups()
+            assert (int(one) + int(other)) % 2 == 1
+
+
+def test_padding_rows_are_in_no_figure(run):
+    """12 completions and 4 rows of padding, which have no token to train."""
+    for step in read_credit_log(run.folder / "run"):
+        assert step.header["out_of"] == COMPLETIONS
+        assert all(any(weight is not None for weight in completion.w) for completion in step.completions)
+    assert run.metrics[1]["dgpo/effective_share"] == 1.0
+
+
 def test_dgpos_reward_was_read_from_verls_configuration(run):
     scores = [completion.reward for step in read_credit_log(run.folder / "run") for completion in step.completions]
     assert len(set(scores)) > 1
@@ -151,6 +207,7 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
         run.folder,
         "second",
         model,
+        *ROLLOUTS,
         *("trainer.resume_mode=resume_path", f"trainer.resume_from_path={run.folder / 'run' / f'global_step_{SAVED}'}"),
         *("trainer.total_training_steps=16", "+algorithm.dgpo.credit_log_steps=1"),
         *(
@@ -164,7 +221,8 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
         assert (actor[0]["step"], actor[0]["checksum"]) == (SAVED, saved)
         # Steps after the checkpoint are made again, and logged again.
         assert [step.step for step in read_credit_log(run.folder / "run")][:2] == [1, 2]
-        os.kill(actor[0]["pid"], signal.SIGKILL)
+        with late_news(resumed):
+            os.kill(actor[0]["pid"], signal.SIGKILL)
         assert resumed.wait() != 0
         assert "ActorDiedError" in resumed.output.read_text(errors="replace"), resumed.tail()
     finally:
