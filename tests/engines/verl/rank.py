@@ -15,8 +15,9 @@ import torch.distributed as dist
 
 import verl  # noqa: F401  isort: skip
 from omegaconf import OmegaConf, open_dict
-from support import VOCAB, compose_config, data_overrides
+from support import VOCAB, compose_config, data_overrides, make_variant
 from tensordict import TensorDict
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker
@@ -65,7 +66,8 @@ def make_batch(seed):
 
 def build(case, model):
     torch.manual_seed(0)  # a new adapter is random
-    config = compose_config(*data_overrides(model), *case.get("overrides", ()))
+    overrides = (*case.get("overrides", ()), f"actor_rollout_ref.model.path={model}")
+    config = compose_config(*data_overrides(sys.argv[1]), *overrides)
     OmegaConf.resolve(config)
     prepare_config(config)
     part = config.actor_rollout_ref
@@ -178,11 +180,11 @@ def train(worker, steps, temperature, tau, is_dgpo):
 
 
 class HeadCalls:
-    """Counts how often the head's weight was gathered for a reference, and the largest output of any head."""
+    """Counts how often the head's weight was gathered for a reference, and how often it was stepped over."""
 
     def __init__(self):
-        self.copies = self.stepped_over = self.widest = 0
-        keep, step_over, columns = heads.KeepHidden.__call__, heads._Keeper.forward, heads.ScoreTokens.columns
+        self.copies = self.stepped_over = 0
+        keep, step_over = heads.KeepHidden.__call__, heads._Keeper.forward
 
         def counted_keep(task, hidden, weight, bias):
             self.copies += task.copies_head
@@ -192,14 +194,9 @@ class HeadCalls:
             self.stepped_over += 1
             return step_over(keeper, hidden)
 
-        def measured(task, logits):
-            self.widest = max(self.widest, logits.shape[-1])
-            return columns(task, logits)
-
         self._patches = {
             (heads.KeepHidden, "__call__"): (counted_keep, keep),
             (heads._Keeper, "forward"): (counted_step, step_over),
-            (heads.ScoreTokens, "columns"): (measured, columns),
         }
 
     def __enter__(self):
@@ -212,7 +209,37 @@ class HeadCalls:
             setattr(owner, name, old)
 
 
+class Largest(TorchDispatchMode):
+    """Remembers the most numbers that the storage of any operation's result has room for."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+                self.numel = max(self.numel, tensor.numel(), stored)
+        return out
+
+
+def watch(worker, temperature, tau, is_dgpo):
+    """The largest storage of scoring a batch, and of a step that scores and updates; the logits of a micro-batch."""
+    batch, _ = make_batch(seed=1)
+    rows, size = [len(row) for row in batch["input_ids"].unbind()], worker.config.actor.ppo_micro_batch_size_per_gpu
+    tokens = max(sum(rows[start : start + size]) for start in range(0, len(rows), size))
+    with Largest() as scoring:
+        score(worker, batch, temperature, credit=is_dgpo)
+    with Largest() as step:
+        train(worker, 1, temperature, tau, is_dgpo)
+    config = worker.actor.engine.module.config
+    sizes = {"logits": tokens * config.vocab_size, "head": config.vocab_size * config.hidden_size}
+    return {"scoring": scoring.numel, "step": step.numel, **sizes}
+
+
 def run_case(name, case, model, folder):
+    if "model" in case:
+        model = make_variant(model, folder / f"{name}-model", **case["model"])
     worker, config = build(case, model)
     temperature = case.get("temperature", 1.0)
     is_lora, is_dgpo = config.actor_rollout_ref.model.lora_rank > 0, case.get("dgpo", True)
@@ -224,7 +251,7 @@ def run_case(name, case, model, folder):
         batch, _ = make_batch(seed=1)
         with HeadCalls() as calls:
             out = score(worker, batch, temperature)
-        figures |= {"copies": calls.copies, "stepped_over": calls.stepped_over, "widest": calls.widest}
+        figures |= {"copies": calls.copies, "stepped_over": calls.stepped_over}
         truth = dense(worker, model, make_batch(seed=1)[0], temperature, is_lora)
         for column, expected in truth.items():
             figures[column] = (without_last(out[column]) - expected).abs().max().item()
@@ -232,6 +259,8 @@ def run_case(name, case, model, folder):
         torch.save(
             {column: [row[:-1] for row in out[column].unbind()] for column in truth}, folder / f"{name}-scores.pt"
         )
+    if case.get("watch"):
+        figures |= watch(worker, temperature, 0.5, is_dgpo)
     if case.get("steps"):
         train(worker, case["steps"], temperature, case.get("tau", 0.5), is_dgpo)
         parameters = full_parameters(worker)

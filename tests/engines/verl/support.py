@@ -115,6 +115,17 @@ def make_model(folder: Path) -> str:
     return str(path)
 
 
+def make_variant(model: str, folder: Path, **changed) -> str:
+    """A random model with another configuration and the same tokenizer; the prompts stay beside the first one."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, Qwen2ForCausalLM
+
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(AutoConfig.from_pretrained(model, **changed)).save_pretrained(folder)
+    return str(folder)
+
+
 def data_overrides(model: str) -> tuple[str, ...]:
     """Overrides that name the model and the prompts beside it."""
     folder = Path(model).parent
