@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -187,24 +188,34 @@ RESUME_CASES = {
 
 
 class KillAfterCheckpoint(TrainerCallback):
-    """Kills its own process, as a scheduler would: one step after the checkpoint, without a chance to clean up."""
+    """Kills its own process, as a scheduler would: one step after the checkpoint, without a chance to clean up.
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    The first rank says by a marker that it is there, and the others wait for it: one that died while the first still
+    read the last bytes of a collective would give it an error to die of instead.
+    """
+
+    def __init__(self, step: int, marker: Path) -> None:
+        self.step, self.marker = step, marker
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if state.global_step != self.step:
+            return
+        if args.process_index == 0:
+            self.marker.touch()
+        while not self.marker.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
     """Train each case uninterrupted, killed at step 4, and resumed from step 3, with real generation and Adam."""
 
     def run_case(name: str, output: str, rank: int, *, kill: bool = False, resume: bool = False) -> torch.Tensor:
+        directory = folder / f"{output}-{name.replace(' ', '_')}-{world_size}"
         trainer = make_trainer(
             DGPOTrainer,
             checkpoint,
-            folder / f"{output}-{name.replace(' ', '_')}-{world_size}",
+            directory,
             optim="adamw_torch",
             learning_rate=3e-3,
             max_steps=6,
@@ -212,7 +223,7 @@ def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
             save_strategy="steps",
             temperature=1.0,
             lr_scheduler_type="linear",
-            callbacks=(KillAfterCheckpoint(4),) if kill else (),
+            callbacks=(KillAfterCheckpoint(4, directory.with_suffix(".killed")),) if kill else (),
             **RESUME_CASES[name],
         )
         trainer.train(resume_from_checkpoint=resume or None)
@@ -232,7 +243,7 @@ def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
     assert fork_ranks(uninterrupted, world_size) == [0] * world_size
     for name in RESUME_CASES:
         codes = fork_ranks(lambda rank, name=name: run_case(name, "killed", rank, kill=True), world_size)
-        assert codes[0] == -signal.SIGKILL, codes
+        assert codes == [-signal.SIGKILL] * world_size
     assert fork_ranks(resumed, world_size) == [0] * world_size
 
 
