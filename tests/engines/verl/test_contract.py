@@ -17,6 +17,7 @@ from verl.workers.engine.fsdp.transformer_impl import EngineEvalModeCtx, FSDPEng
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from dgpo.engines.verl import compat
+from dgpo.engines.verl.checks import sequence_parallel_size
 from dgpo.engines.verl.engine import DGPOFSDPEngine, HeadStatistics
 from dgpo.engines.verl.trainer import DGPOTrainer
 from dgpo.engines.verl.worker import DGPOWorker
@@ -69,6 +70,18 @@ def test_a_warm_up_begins_with_a_rollout_of_learning_rate_0_as_the_documents_say
     schedule = get_constant_schedule_with_warmup(optimizer, num_warmup_steps=10)
     assert schedule.get_last_lr() == [0.0]
     assert "update_lr_scheduler=batch_idx == total_num_iterations - 1" in inspect.getsource(TrainingWorker)
+
+
+@pytest.mark.parametrize(("own", "engine"), [(1, 1), (1, 2), (2, 1), (2, 4)])
+def test_ulysses_is_counted_as_verls_engines_are_told(own, engine):
+    from support import compose_config
+    from verl.utils.config import omega_conf_to_dataclass
+
+    section = compose_config().actor_rollout_ref.actor  # the reference's becomes the same class
+    section.ulysses_sequence_parallel_size = own
+    section.fsdp_config.ulysses_sequence_parallel_size = engine
+    told = omega_conf_to_dataclass(section).engine.ulysses_sequence_parallel_size
+    assert sequence_parallel_size(section) == told
 
 
 def test_gpus_that_share_a_sequence_get_a_pack_for_each_of_them_as_the_documents_say():
