@@ -184,6 +184,7 @@ def head_grads(head: Head, wanted: tuple[bool, bool, bool], logit_grad: TorchLog
                 bias_grad[vocab] += dlogits.sum(0, dtype=work.stat_dtype)
             if weight_grad is not None:
                 weight_grad.add(rows, dlogits, weight_grad.total[vocab], is_last=rows.stop == hidden.shape[0])
+            del tile, dlogits  # where products come in memory of their own, the next should find this one's free
     if hidden_grad is not None:
         hidden_grad.add_entries(logit_grad.targets, logit_grad.at_target, head.weight)
     if weight_grad is not None and hidden.shape[0] == 0:

@@ -44,12 +44,12 @@ def choose_tiling(
         low = compute_dtype.itemsize < 4
         # A low-precision sum over several row tiles costs a second product each (WeightGrad): better few, tall ones.
         rows = max(min(num_rows, 8192 if low else 2048), 1)
-        # 7 x 2^18 entries are 7 MiB in fp32. Few rows: wider, so that the work done once a tile does not outweigh it, but
+        # 2^21 entries are 8 MiB in fp32. Few rows: wider, so that the work done once a tile does not outweigh it, but
         # not so wide that the tile's share of the weight gradient, v x H, takes more than the logits do.
-        vocab = min(4096, 7 * 2**18 // rows, max(1024, 3 * 2**19 // max(hidden_size, 1) // 256 * 256))
-        vocab = min(vocab_size, max(512 if low else 768, vocab))
-        # Two to three blocks are worked on at a time.
-        entries = _cache_bytes() // 8 * torch.get_num_threads()
+        vocab = min(4096, 2**21 // rows, max(1024, 3 * 2**19 // max(hidden_size, 1) // 256 * 256))
+        vocab = min(vocab_size, max(512 if low else 1024, vocab))
+        # Larger than two or three blocks that fit the cache: smaller ones cost more in calls of torch than they save.
+        entries = _cache_bytes() // 4 * torch.get_num_threads()
         return Tiling(rows, vocab, max(8, entries // vocab))
     # Gradient sums are read and written once a tile, 8 H (rows + vocab) bytes of it: a square tile moves the least.
     # 4096 x 8192 in fp32 is 128 MiB.
