@@ -1,6 +1,7 @@
 """The benchmarks run, on the smallest sizes, and the documented tables are those of the committed results."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
