@@ -199,8 +199,9 @@ def top_entropy_weights(
         fraction: Share of the trained tokens that is kept, in (0, 1].
 
     Returns:
-        Weights of 0 and 1: unlike the others of this module their mean is `fraction`, as in the paper, whose loss
-        averages over the kept tokens alone; under Adam or a clipped gradient the scale hardly matters.
+        Weights of 0 and 1, so that unlike the others of this module their mean is `fraction` (above it where entropies
+        are equal): a loss that averages over all trained tokens, as `aggregate_loss` does, is `fraction` of the mean
+        over the kept ones. Divide by their mean to average over these alone.
 
     Raises:
         ValueError: If `fraction` is outside of (0, 1].
