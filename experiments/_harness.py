@@ -4,7 +4,6 @@ A finished cell is a JSON file the moment it is finished, written by the process
 where it was; a cell that fails is reported at the end and takes no other cell with it.
 """
 
-import argparse
 import hashlib
 import importlib.metadata
 import json
@@ -14,6 +13,7 @@ import os
 import platform
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED as FIRST
@@ -48,7 +48,7 @@ class Cell:
 
 
 Settings = Mapping[str, Any]
-"""Everything that decides a cell's result besides the code, as JSON would hold it: it names the cell's file."""
+"""Everything that decides a cell's result, digests of the code included, as JSON would hold it: names its file."""
 Run = Callable[[Sequence[Cell], Sequence[Settings]], Sequence[Mapping[str, Any]]]
 """Computes a batch of cells; one result, as JSON would hold it, per cell. A function of a module: it is pickled."""
 
@@ -62,12 +62,14 @@ class Outcome:
         failures: Per cell that could not be computed: why.
         cpu_seconds: That all the results took, whenever they were computed.
         record: Machine, versions, date, command and times, for the committed results.
+        made: Per cell, when, on what and with which versions it was computed.
     """
 
     results: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
     failures: dict[Cell, str] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     record: dict[str, Any] = field(default_factory=dict)
+    made: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def run_cells(
         def done(job: _Job, error: BaseException | None) -> None:
             bar.advance(bar.task_ids[0], len(job.cells))
             for cell, path in zip(job.cells, job.paths, strict=True):
-                if not _load(path, cell, outcome):
+                # An error is a failure whatever lies in the file: it may be what an earlier run has left there.
+                if error or not _load(path, cell, outcome):
                     outcome.failures[cell] = f"{type(error).__name__}: {error}" if error else "left no result"
                     bar.console.print(f"[red]{cell} failed:[/] {outcome.failures[cell]}", highlight=False)
 
@@ -134,8 +137,23 @@ def run_cells(
         "cells_computed_by_this_command": sum(len(job.cells) for job in jobs) - len(outcome.failures),
         "cells_missing": 0 if compute else absent,
         "failed": {"/".join(map(str, (c.variant, c.rule, c.seed))): why for c, why in outcome.failures.items()},
+        "made": _range_of(outcome.made.values()),
     }
     return outcome
+
+
+def _range_of(made: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """From when to when cells were computed, and on what: each machine, Python and version that occurs."""
+    known = [one for one in made if one]
+    dates = sorted(one["date"] for one in known)
+    versions = {(name, version) for one in known for name, version in one["versions"].items()}
+    return {
+        "first": dates[0] if dates else None,
+        "last": dates[-1] if dates else None,
+        "machines": sorted({one["machine"] for one in known}),
+        "python": sorted({one["python"] for one in known}),
+        "versions": {name: sorted(v for n, v in versions if n == name) for name in dict(sorted(versions))},
+    }
 
 
 def _work_here(run: Run, jobs: Sequence[_Job], done: Callable[..., None], workers: int) -> None:
@@ -167,7 +185,7 @@ def _pool(run: Run, jobs: Sequence[_Job], done: Callable[..., None], workers: in
     """Work on jobs in order until all are done or the pool breaks; return those not done."""
     context = multiprocessing.get_context("spawn")
     left = list(jobs)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as executor:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as executor:
         futures: dict[Future[None], _Job] = {}
         try:
             queue = iter(jobs)
@@ -191,6 +209,19 @@ def _pool(run: Run, jobs: Sequence[_Job], done: Callable[..., None], workers: in
             raise
 
 
+def _start_worker() -> None:
+    """End with the process that started this one: killed by SIGKILL it can tell nobody, and we would wait forever."""
+    _one_thread()
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _one_thread() -> None:
     """Cells are spread over processes; threads of their own would only fight for the same cores."""
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -210,6 +241,7 @@ def _run_job(run: Run, job: _Job) -> None:
             "settings": options,
             "seconds": (time.perf_counter() - wall) * share,
             "cpu_seconds": (time.process_time() - cpu) * share,
+            "made": made_record(),
             "result": result,
         }
         write_json(path, kept)
@@ -227,6 +259,7 @@ def _load(path: Path, cell: Cell, outcome: Outcome) -> bool:
     except (OSError, ValueError):
         return False
     outcome.results[cell] = kept["result"]
+    outcome.made[cell] = kept["made"]
     outcome.cpu_seconds += kept["cpu_seconds"]
     return True
 
@@ -256,17 +289,23 @@ def _rounded(value: Any) -> Any:
 
 def machine_record() -> dict[str, Any]:
     """Return what a committed figure must name: date, command, machine and versions."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"-m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+    command = " ".join(["python", program, *map(shlex.quote, sys.argv[1:])])
+    made = made_record()
+    return {"date": made.pop("date"), "command": command, **made}
+
+
+def made_record() -> dict[str, Any]:
+    """Return when, on what machine and with which versions something is computed."""
     versions = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"-m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
-        "command": " ".join(["python", program, *map(shlex.quote, sys.argv[1:])]),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "python": platform.python_version(),
         "versions": versions,
@@ -294,57 +333,3 @@ def _bar(title: str, total: int, quiet: bool) -> Progress:
     )
     bar.add_task(title, total=total)
     return bar
-
-
-def argument_parser(description: str, *, seeds: str) -> argparse.ArgumentParser:
-    """Return the options that every experiment has; an experiment may add its own.
-
-    Args:
-        description: Of the experiment, for `--help`.
-        seeds: Those of the full run, as `--seeds` takes them.
-
-    Returns:
-        A parser of `--reduced`, `--seeds`, `--workers`, `--cache`, `--fresh` and `--quiet`.
-    """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--reduced", action="store_true", help="a small part of it, to see that everything runs")
-    parser.add_argument("--seeds", type=parse_seeds, default=None, help=f"such as 5, 0-9 or 0,3,4; {seeds} by default")
-    parser.add_argument("--workers", type=int, default=2, help="processes; 0 computes in this one")
-    parser.add_argument(
-        "--cache", type=Path, default=None, help="folder of finished cells; runs/experiments by default"
-    )
-    parser.add_argument("--fresh", action="store_true", help="compute again what the cache holds")
-    parser.add_argument("--no-compute", action="store_true", help="results and figures from finished cells alone")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds that a text names: `3` is 0, 1, 2; `2-4` is 2, 3, 4; `1,5` is 1, 5.
-
-    Args:
-        text: The text.
-
-    Returns:
-        The seeds.
-
-    Raises:
-        argparse.ArgumentTypeError: If it names none.
-
-    Example:
-        >>> parse_seeds("3"), parse_seeds("2-4"), parse_seeds("1,5")
-        ((0, 1, 2), (2, 3, 4), (1, 5))
-    """
-    try:
-        if "," in text:
-            seeds = tuple(int(part) for part in text.split(",") if part)
-        elif "-" in text:
-            first, last = map(int, text.split("-"))
-            seeds = tuple(range(first, last + 1))
-        else:
-            seeds = tuple(range(int(text)))
-    except ValueError:
-        seeds = ()
-    if not seeds:
-        raise argparse.ArgumentTypeError(f"{text!r} names no seeds; use a number (5), a range (0-9) or a list (0,3).")
-    return seeds

@@ -139,11 +139,20 @@ def record_line(record: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    earlier = record["cells"] - record.get("cells_computed_by_this_command", record["cells"])
+    # Cells keep what they were made with; results of before that have the last command's machine and versions alone.
+    made = record.get("made") or {
+        "first": record["date"],
+        "last": record["date"],
+        "machines": [record["machine"]],
+        "python": [record["python"]],
+        "versions": {name: [version] for name, version in record["versions"].items()},
+    }
+    earlier = 0 if record.get("made") else record["cells"] - record["cells_computed_by_this_command"]
+    versions = ", ".join(f"{name} {' and '.join(each)}" for name, each in made["versions"].items())
+    days = made["first"] if made["first"] == made["last"] else f"{made['first']} to {made['last']}"
     return (
-        f"`{record['command']}`, {record['date']}, {record['machine']}, Python {record['python']}, {versions}: "
-        f"{record['cells']} cells, {record['cpu_seconds'] / 60:.1f} CPU-minutes in all."
+        f"`{record['command']}`: {record['cells']} cells, made {days} on {' and '.join(made['machines'])}, Python "
+        f"{' and '.join(made['python'])}, {versions}; {record['cpu_seconds'] / 60:.1f} CPU-minutes in all."
         + (f" {earlier} of them were kept from commands that were stopped before." if earlier > 0 else "")
         + (f" {record['cells_missing']} planned cells had not been run." if record.get("cells_missing") else "")
     )

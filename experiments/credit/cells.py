@@ -6,27 +6,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments._harness import CACHE, Cell
+from experiments._code import CORE, digest, digest_of_files, only
+from experiments._harness import Cell
 from experiments.credit.layout import Layout
 from experiments.credit.rules import RULES
 from experiments.credit.train import train
 from experiments.credit.variants import REDUCED, VARIANTS, Variant, WarmUp
 
-# Raise it when a change of the code changes results: cells of other versions are computed again.
-VERSION = 1
-# Seeds that are trained as one stack; a stack is a unit of work, and of loss when a process dies.
-STACK = 5
+# What computes a cell besides its rule: where it changes, all cells are computed again.
+CODE = (
+    *CORE,
+    "src/dgpo/tasks/forks/language.py",
+    *only(("layout", "measure", "model", "train", "warm_up"), "experiments/credit"),
+)
+# Seeds that are trained as one stack, which takes less time than two of half the size; a stack is a unit of work, and
+# of loss when a process dies.
+STACK = 10
 ALL_RULES_IN = "small groups"
-# The others get this many of the seeds.
-FEWER_SEEDS = 5
-# What says whether a variant can judge at all, and the paper's rule.
+# What says whether a variant can judge at all, and the paper's rule: at the temperatures that the paper calls good, at
+# sharper ones, and without the gate.
 EVERYWHERE = (
     "grpo",
     "signed oracle mixed .5",
     "oracle mixed .2",
+    "oracle mixed .5",
     "dgpo tau=.5",
     "signed in groups mixed .2",
     "dgpo tau=.1",
+    "dgpo tau=1",
+    "dgpo tau=.05",
+    "deviation only tau=.5",
 )
 # What is asked of the variants that were made for a question.
 IN_TELLING_VARIANTS = (
@@ -36,12 +45,16 @@ IN_TELLING_VARIANTS = (
     "entropy only tau=.1",
     "floored .7 tau=.05",
     "positive only tau=.1",
-    "dgpo tau=.05",
 )
 TELLING = ("habit", "sparse", "off-policy")
 ALSO = {
     "off-policy": ("fipo", "grpo+kl"),
-    "habit": ("dgpo tau=.1 kappa=.5", "dgpo tau=.1 kappa=2"),
+    # The gate is judged at equal shares of the credit: at one tau the gated weights are the more even ones.
+    "habit": (
+        *(f"{gate}share {percent} %" for percent in (97, 80, 50) for gate in ("", "ungated ")),
+        "dgpo tau=.1 kappa=.5",
+        "dgpo tau=.1 kappa=2",
+    ),
 }
 # On policy its weights are 1.
 OFF_POLICY_ONLY = ("fipo",)
@@ -51,7 +64,7 @@ def planned(seeds: Sequence[int], *, reduced: bool) -> list[Cell]:
     """Return all cells, in the order of their importance.
 
     Args:
-        seeds: Of every rule in the variant that has all rules; the first few of them elsewhere.
+        seeds: Of every rule in every variant that it is run in.
         reduced: A small part of it.
 
     Returns:
@@ -62,13 +75,7 @@ def planned(seeds: Sequence[int], *, reduced: bool) -> list[Cell]:
     pairs = [(variant, rule) for rule in EVERYWHERE for variant in VARIANTS]
     pairs += [(variant, rule) for variant in TELLING for rule in (*IN_TELLING_VARIANTS, *ALSO.get(variant, ()))]
     pairs += [(ALL_RULES_IN, rule) for rule in RULES if rule not in OFF_POLICY_ONLY]
-    # The first seeds of everything come before the others of anything: what is killed half way is still balanced.
-    first, others = seeds[:FEWER_SEEDS], seeds[FEWER_SEEDS:]
-    distinct = list(dict.fromkeys(pairs))
-    return [
-        *(Cell(*pair, seed) for pair in distinct for seed in first),
-        *(Cell(*pair, seed) for pair in distinct if pair[0] == ALL_RULES_IN for seed in others),
-    ]
+    return [Cell(*pair, seed) for pair in dict.fromkeys(pairs) for seed in seeds]
 
 
 def variant_named(name: str) -> Variant:
@@ -77,10 +84,11 @@ def variant_named(name: str) -> Variant:
 
 
 def settings(cell: Cell) -> dict[str, Any]:
-    """Return what decides the result of a cell; a rule stands for itself by name and by `VERSION`."""
+    """Return what decides the result of a cell: the variant, what the rule does, and the code that trains."""
     options = dataclasses.asdict(variant_named(cell.variant))
     options.pop("why")
-    return options | {"version": VERSION}
+    rule = dataclasses.replace(RULES[cell.rule], ceiling=False)  # a label, which trains nothing
+    return options | {"rule": digest(rule), "code": digest_of_files(CODE)}
 
 
 def stack_of(cell: Cell) -> tuple[str, str, int]:
@@ -88,25 +96,27 @@ def stack_of(cell: Cell) -> tuple[str, str, int]:
     return cell.variant, cell.rule, cell.seed // STACK
 
 
-def run(cells: Sequence[Cell], options: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def run(cells: Sequence[Cell], options: Sequence[Mapping[str, Any]], *, models: Path) -> list[dict[str, Any]]:
     """Train the seeds of one rule in one variant.
 
     Args:
         cells: Of one variant and one rule.
         options: `settings` of each, all equal.
+        models: Folder of the warmed-up models.
 
     Returns:
         One record per cell.
     """
     _keep_memory()
     chosen = dict(options[0])
-    chosen.pop("version")
+    if chosen.pop("rule") != settings(cells[0])["rule"]:
+        raise RuntimeError(f"{cells[0].rule} is another rule in this process: rules are read from rules.RULES.")
+    chosen.pop("code")
     warm_up = dict(chosen.pop("warm_up"))
     config = WarmUp(Layout(**warm_up.pop("layout")), **warm_up)
     variant = Variant("", config, **chosen)
     few = cells[0].variant == "reduced"
-    folder = Path(CACHE) / "credit" / "models"
-    return train(variant, RULES[cells[0].rule], [cell.seed for cell in cells], folder, eval_prompts=8 if few else 128)
+    return train(variant, RULES[cells[0].rule], [cell.seed for cell in cells], models, eval_prompts=8 if few else 128)
 
 
 def _keep_memory() -> None:

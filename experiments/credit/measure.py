@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgpo.core import gated_scores
 from dgpo.evaluation.metrics import pass_at_k
 from experiments.credit import layout as language
 from experiments.credit.model import Parameters, sample
@@ -76,7 +77,13 @@ class Log:
         for index, (one, given) in enumerate(zip(stats, credited, strict=True)):
             mask, size = one.completion_mask, given.abs()
             row: dict[str, Any] = {"step": step, "entropy": float(one.entropy[mask].mean())}
-            row["auroc"] = auroc(size[mask], (one.causal != 0)[mask])
+            causes = (one.causal != 0)[mask]
+            row["auroc"] = auroc(size[mask], causes)
+            # Of the signals themselves on these very completions, whatever the rule makes of them: between rules they
+            # would also differ by what the policies have become.
+            score = gated_scores(one.hellinger_sq, one.entropy, vocab_size=one.vocab_size)
+            for name, signal in (("d", one.hellinger_sq), ("h", one.entropy), ("d*h", score)):
+                row[f"auroc {name}"] = auroc(signal[mask], causes)
             held = size.sum(-1).square() / size.square().sum(-1).clamp(min=1e-12) / mask.sum(-1)
             row["effective_share"] = float(held[size.sum(-1) > 0].mean()) if bool((size > 0).any()) else float("nan")
             row["max_weight"] = float(size.max())

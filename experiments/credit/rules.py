@@ -21,9 +21,11 @@ class Known(TokenStatistics):
 
     Attributes:
         causal: 1 or -1 at each pick while the prefix is still right, 0 elsewhere, (B, T).
+        num_picks: Picks that a completion has to make, K.
     """
 
     causal: Tensor = field(default_factory=lambda: torch.empty(0))
+    num_picks: int = 1
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,15 @@ def floored(tau: float, floor: float) -> Callable[[TokenStatistics], Tensor]:
     return lambda stats: core.floored_weights(dgpo(tau)(stats), stats.completion_mask, floor=floor)
 
 
-def share(effective_share: float) -> Callable[[TokenStatistics], Tensor]:
-    """Return the paper's rule with tau solved for a share of tokens that holds the credit."""
-    return lambda stats: core.weights_of_share(scores(stats), stats.completion_mask, effective_share=effective_share)
+def share(effective_share: float, kappa: float = 1.0) -> Callable[[TokenStatistics], Tensor]:
+    """Return the paper's rule with tau solved for a share of tokens that holds the credit.
+
+    d * h is smaller than d, so that at one tau the gated weights are merely the more even ones: what the gate does
+    shows at equal shares, with kappa = 0 beside kappa = 1.
+    """
+    return lambda stats: core.weights_of_share(
+        scores(stats, kappa), stats.completion_mask, effective_share=effective_share
+    )
 
 
 def top_entropy(stats: TokenStatistics) -> Tensor:
@@ -142,9 +150,8 @@ def signed_oracle(mix: float) -> Callable[[Known], Tensor]:
 
     def advantages(stats: Known) -> Tensor:
         length = stats.completion_mask.sum(-1, keepdim=True)
-        picks = (stats.causal != 0).sum(-1).amax().clamp(min=1)
         even_part = stats.advantages[:, None] * stats.completion_mask
-        return (1 - mix) * even_part + mix * stats.causal * length / picks
+        return (1 - mix) * even_part + mix * stats.causal * length / stats.num_picks
 
     return advantages
 
@@ -157,9 +164,8 @@ def signed_within_groups(mix: float) -> Callable[[Known], Tensor]:
 
     def advantages(stats: Known) -> Tensor:
         length = stats.completion_mask.sum(-1, keepdim=True)
-        picks = (stats.causal != 0).sum(-1).amax().clamp(min=1)
         even_part = stats.advantages[:, None] * stats.completion_mask
-        return (1 - mix) * even_part + mix * stats.advantages.abs()[:, None] * stats.causal * length / picks
+        return (1 - mix) * even_part + mix * stats.advantages.abs()[:, None] * stats.causal * length / stats.num_picks
 
     return advantages
 
@@ -194,8 +200,12 @@ RULES: dict[str, Rule] = {
     "capped 2 tau=.05": Rule(capped(0.05, 2.0)),
     "floored .7 tau=.05": Rule(floored(0.05, 0.7)),
     "refreshed 20 tau=.1": Rule(dgpo(0.1), refresh_every=20),
+    "share 97 %": Rule(share(0.97)),
     "share 80 %": Rule(share(0.8)),
     "share 50 %": Rule(share(0.5)),
+    "ungated share 97 %": Rule(share(0.97, 0.0)),
+    "ungated share 80 %": Rule(share(0.8, 0.0)),
+    "ungated share 50 %": Rule(share(0.5, 0.0)),
     "top 20 % entropy": Rule(top_entropy),
     "gtpo": Rule(gtpo),
     "fipo": Rule(fipo),

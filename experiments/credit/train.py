@@ -40,6 +40,7 @@ class Rollout:
         advantages: (S, B).
         causal: (S, B, T) of -1, 0 and 1.
         roles: Role to (S, B, T).
+        num_picks: Picks that a completion has to make, K.
     """
 
     prompts: Tensor
@@ -49,6 +50,7 @@ class Rollout:
     advantages: Tensor
     causal: Tensor
     roles: dict[str, Tensor]
+    num_picks: int = 1
 
 
 def train(
@@ -135,6 +137,7 @@ def described(layout: language.Layout, ids: Tensor, digits: Tensor, completions:
         advantages=group_advantages(scores, copies).view(shape[:2]),
         causal=language.causal_signs(roles["pivot"], flat, repeated).view(shape),
         roles={role: where.view(shape) for role, where in roles.items()},
+        num_picks=layout.num_forks,
     )
 
 
@@ -177,6 +180,7 @@ def token_statistics(
             num_generations=num_generations,
             vocab_size=logits.shape[-1],
             causal=rollout.causal[index],
+            num_picks=rollout.num_picks,
         )
         for index in range(len(logits))
     ]

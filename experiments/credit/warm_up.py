@@ -1,8 +1,5 @@
 """Models that speak the language and pick by chance, made once per seed and kept beside the cells."""
 
-import dataclasses
-import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -11,9 +8,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from experiments._code import digest, digest_of_files, only
 from experiments.credit import layout as language
 from experiments.credit.model import Parameters, Shape, completion_logits, initial_parameters
 from experiments.credit.variants import WarmUp
+
+# What makes a model besides its settings.
+CODE = ("src/dgpo/tasks/forks/language.py", *only(("layout", "model", "warm_up"), "experiments/credit"))
 
 
 def started_models(config: WarmUp, seeds: Sequence[int], folder: Path) -> tuple[Parameters, Parameters]:
@@ -27,7 +28,7 @@ def started_models(config: WarmUp, seeds: Sequence[int], folder: Path) -> tuple[
     Returns:
         Policies and references, without gradient.
     """
-    key = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode()).hexdigest()[:12]
+    key = digest([config, digest_of_files(CODE)])
     files = {seed: folder / f"{key}-{seed}.pt" for seed in seeds}
     missing = [seed for seed in seeds if not files[seed].exists()]
     if missing:

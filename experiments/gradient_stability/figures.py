@@ -1,6 +1,7 @@
 """Figures of the experiment, from its committed results."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments._report import COLOURS, new_figure, save_figure
@@ -23,17 +24,18 @@ _SIDES = {
 }
 
 
-def draw(results: Mapping[str, Any]) -> None:
+def draw(results: Mapping[str, Any], folder: Path | None = None) -> None:
     """Draw both figures.
 
     Args:
         results: Of `summary.load`.
+        folder: `docs/figures` by default.
     """
-    _draw_theory(results)
-    _draw_runs(results)
+    save_figure(_theory(results), "gradient-stability-theory", folder)
+    save_figure(_runs(results), "gradient-stability-runs", folder)
 
 
-def _draw_theory(results: Mapping[str, Any]) -> None:
+def _theory(results: Mapping[str, Any]) -> Any:
     figure = new_figure(9, 3.4)
     panels = figure.subplots(1, 2, sharey=True)
     titles = {"reference": "reference's probability q, p = 1/4", "policy": "policy's probability p, q = 1/4"}
@@ -47,10 +49,10 @@ def _draw_theory(results: Mapping[str, Any]) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("gradient norm, one token's logits")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    save_figure(figure, "gradient-stability-theory")
+    return figure
 
 
-def _draw_runs(results: Mapping[str, Any]) -> None:
+def _runs(results: Mapping[str, Any]) -> Any:
     figure = new_figure(10, 3.6)
     panels = figure.subplots(1, 3, sharey=True)
     for axes, (side, title) in zip(panels, _SIDES.items(), strict=True):
@@ -63,4 +65,4 @@ def _draw_runs(results: Mapping[str, Any]) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("largest gradient norm")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    save_figure(figure, "gradient-stability-runs")
+    return figure

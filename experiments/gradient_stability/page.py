@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dgpo.evaluation.intervals import Estimate
@@ -16,9 +17,13 @@ _IN_REWARD = "k1-normalised"
 _SMALLEST = "reference=1e-12"
 
 
-def draw() -> None:
-    """Draw the figures of the committed results."""
-    figures.draw(load())
+def draw(folder: Path | None = None) -> None:
+    """Draw the figures.
+
+    Args:
+        folder: Of results, in which the figures will stand as well; the committed ones by default.
+    """
+    figures.draw(load() if folder is None else load(folder / summary.RESULTS.name), folder)
 
 
 def section() -> str:

@@ -13,8 +13,11 @@ UNSWEPT = "reference=0.25"
 _LAST = 5
 
 
-def load() -> dict[str, Any]:
-    """Return the committed results.
+def load(path: Path = RESULTS) -> dict[str, Any]:
+    """Return results.
+
+    Args:
+        path: The committed ones by default.
 
     Returns:
         What `__main__` wrote.
@@ -22,7 +25,8 @@ def load() -> dict[str, Any]:
     Raises:
         FileNotFoundError: If the experiment was not run yet.
     """
-    return json.loads(RESULTS.read_text())
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def per_seed(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> dict[int, float]:

@@ -9,11 +9,14 @@ to its logit gives it any other probability and leaves everything else as it was
 """
 
 import math
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +34,16 @@ from dgpo.core import (
     redistribution_weights,
 )
 from dgpo.tasks.forks import language, warm_up_model
+from experiments._code import CORE, digest, digest_of_files
 from experiments._harness import Cell
 
+CODE = (
+    *CORE,
+    "src/dgpo/tasks/forks/language.py",
+    "src/dgpo/tasks/forks/model.py",
+    "experiments/gradient_stability/training.py",
+)
+"""What computes a cell: where it changes, cells are computed again. Committed results keep what they were made with."""
 BETA = 0.04
 WORD = "hmm"
 SETTINGS: Mapping[str, Any] = {
@@ -129,18 +140,23 @@ RULES: Mapping[str, tuple[str, Callable[[Batch], Tensor]]] = {
 """Label and loss of each rule."""
 
 
-def run(cells: Sequence[Cell], settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def run(
+    cells: Sequence[Cell], settings: Sequence[Mapping[str, Any]], *, models: Path | None = None
+) -> list[dict[str, Any]]:
     """Return the result of each cell.
 
     Args:
         cells: What to train.
         settings: Those of `settings_of`, one per cell.
+        models: Folder of the warmed-up models, those of other code apart; `dgpo.models.cache_dir()` by default.
 
     Returns:
         Per cell `grad_norm` (before clipping) and `reward`, one value per step; `measured`, the mean probability that
         the swept side gives the word at decoys before the first step.
     """
-    return [_train(cell, options) for cell, options in zip(cells, settings, strict=True)]
+    folder = {} if models is None else {"DGPO_CACHE": str(models / digest_of_files(CODE))}
+    with patch.dict(os.environ, folder):
+        return [_train(cell, options) for cell, options in zip(cells, settings, strict=True)]
 
 
 def settings_of(cell: Cell, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +170,8 @@ def settings_of(cell: Cell, overrides: Mapping[str, Any]) -> dict[str, Any]:
         The settings.
     """
     side, probability = cell.variant.split("=")
-    return {**SETTINGS, **overrides, "side": side, "probability": float(probability), "beta": BETA, "word": WORD}
+    settings = {**SETTINGS, **overrides, "side": side, "probability": float(probability), "beta": BETA, "word": WORD}
+    return settings | {"rule": digest(RULES[cell.rule][1]), "code": digest_of_files(CODE)}
 
 
 def _shift(probability: float) -> float:

@@ -4,12 +4,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from experiments._harness import CACHE, Cell, _path, argument_parser, run_cells, write_json
+from experiments._harness import Cell, run_cells, write_json
+from experiments._options import argument_parser, folder_of_results
+from experiments.smollm2.page import draw
 from experiments.smollm2.rules import BASE, REDUCED, RULES, TASKS
 from experiments.smollm2.training import run, settings_of
 
 NAME = "smollm2"
-RESULTS = Path(__file__).parent / "results" / "results.json"
+RESULTS = Path(__file__).parent / "results"
+SEEDS = (0, 1, 2)
 
 
 def grid(tasks: Iterable[str], rules: Iterable[str], seeds: Iterable[int]) -> Iterator[Cell]:
@@ -22,42 +25,45 @@ def grid(tasks: Iterable[str], rules: Iterable[str], seeds: Iterable[int]) -> It
 
 
 def main() -> int:
-    """Run the experiment."""
+    """Run the experiment.
+
+    Returns:
+        0, or 1 if a cell failed.
+    """
     parser = argument_parser(__doc__ or "", seeds="0-2")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES)[:4])
-    parser.add_argument("--cached-only", action="store_true", help="compute nothing, write what earlier runs have left")
+    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     options = parser.parse_args()
     overrides = REDUCED if options.reduced else {}
-    seeds = options.seeds or ((0,) if options.reduced else (0, 1, 2))
 
     def settings(cell: Cell) -> dict[str, object]:
         return settings_of(cell, overrides)
 
-    cells = list(grid(options.tasks, options.rules, seeds))
-    if options.cached_only:
-        folder = (options.cache or CACHE) / NAME
-        cells = [cell for cell in cells if _path(folder, cell, settings(cell)).is_file()]
     outcome = run_cells(
         NAME,
-        cells,
+        grid(options.tasks, options.rules, options.seeds or (SEEDS[:1] if options.reduced else SEEDS)),
         run,
         settings,
         workers=options.workers,
         cache=options.cache,
         fresh=options.fresh,
+        compute=not options.no_compute,
         quiet=options.quiet,
     )
-    if not options.reduced:
+    out = folder_of_results(options, grid(TASKS, RULES, SEEDS), outcome, RESULTS)
+    if out is not None and outcome.results:
         rows = [
-            {"cell": [cell.variant, cell.rule, cell.seed], "settings": settings(cell), **result}
+            {
+                "cell": [cell.variant, cell.rule, cell.seed],
+                "settings": settings(cell),
+                "made": outcome.made[cell],
+                **result,
+            }
             for cell, result in outcome.results.items()
         ]
-        write_json(RESULTS, {"record": outcome.record, "cells": rows})
-        from experiments.smollm2.page import draw
-
-        draw()
-    return 1 if outcome.failures else 0
+        write_json(out / "results.json", {"record": outcome.record, "cells": rows})
+        draw(None if out == RESULTS else out)
+    return int(bool(outcome.failures))
 
 
 if __name__ == "__main__":

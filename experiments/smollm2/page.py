@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dgpo.evaluation.intervals import Estimate
@@ -22,9 +23,13 @@ from experiments.smollm2.rules import BASE, GRPO, MODEL, RULES, TASKS
 from experiments.smollm2.summary import load, trained
 
 
-def draw() -> None:
-    """Draw one figure per task: reward, entropy, gradient norm and effective share."""
-    results = load()
+def draw(folder: Path | None = None) -> None:
+    """Draw one figure per task: reward, entropy, gradient norm and effective share.
+
+    Args:
+        folder: Of results, in which the figures will stand as well; the committed ones by default.
+    """
+    results = load() if folder is None else load(folder / "results.json")
     curves = {
         "reward": "reward",
         "entropy": "entropy, nats",
@@ -43,7 +48,7 @@ def draw() -> None:
             axes.set_xlabel("step")
             axes.grid(alpha=0.3)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
-        save_figure(figure, f"smollm2-{task.replace('_', '-')}-rules")
+        save_figure(figure, f"smollm2-{task.replace('_', '-')}-rules", folder)
 
 
 def section() -> str:
@@ -64,7 +69,7 @@ def _what_was_run(results: Mapping[str, Any]) -> str:
     missing = [
         f"{task}: {', '.join(left)}"
         for task in TASKS
-        if (left := [rule for rule in list(RULES)[:4] if rule not in trained(results).get(task, [])])
+        if (left := [rule for rule in RULES if rule not in trained(results).get(task, [])])
     ]
     return (
         f"{MODEL}, weights dequantized from 4 bits, bfloat16, LoRA r = {settings['lora_r']} on the last "

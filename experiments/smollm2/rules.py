@@ -35,7 +35,6 @@ RULES: Mapping[str, Rule] = {
     "dgpo": Rule("DGPO, tau = 0.5", tau=0.5),
     "grpo-kl": Rule("GRPO + 0.04 KL", beta=0.04),
     "entropy": Rule("entropy only, tau = 0.5", tau=0.5, score="entropy"),
-    "dgpo-sharp": Rule("DGPO, tau = 0.05", tau=0.05),
 }
 
 

@@ -15,8 +15,11 @@ LAST = 4
 """Steps at the end of a training whose mean is quoted."""
 
 
-def load() -> dict[str, Any]:
-    """Return the committed results.
+def load(path: Path = RESULTS) -> dict[str, Any]:
+    """Return results.
+
+    Args:
+        path: The committed ones by default.
 
     Returns:
         What `__main__` wrote.
@@ -24,7 +27,8 @@ def load() -> dict[str, Any]:
     Raises:
         FileNotFoundError: If the experiment was not run yet.
     """
-    return json.loads(RESULTS.read_text())
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def trained(results: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -7,10 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from experiments._code import CORE, digest_of_files, only
 from experiments._harness import Cell
 from experiments.smollm2.rules import BASE, GRPO, MODEL, RULES, TASKS, TRAINING
 
 Settings = Mapping[str, Any]
+CODE = (
+    *CORE,
+    "src/dgpo/core/diagnostics.py",
+    *only(("config", "heads", "trainer"), "src/dgpo/engines/trl"),
+    "experiments/smollm2/training.py",
+)
+"""What computes a cell: where it changes, cells are computed again. Committed results keep what they were made with."""
 CURVES = {
     "reward": "reward",
     "entropy": "entropy",
@@ -195,4 +203,5 @@ def settings_of(cell: Cell, overrides: Settings) -> dict[str, Any]:
     if cell.rule == BASE:
         training["max_steps"] = 0
     rule = RULES[GRPO if cell.rule == BASE else cell.rule]
-    return {"model": MODEL, "task": asdict(TASKS[cell.variant]), "rule": asdict(rule), **training}
+    settings = {"model": MODEL, "task": asdict(TASKS[cell.variant]), "rule": asdict(rule), **training}
+    return settings | {"code": digest_of_files(CODE)}

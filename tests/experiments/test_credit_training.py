@@ -8,7 +8,7 @@ import torch
 from experiments.credit import cells, layout, measure
 from experiments.credit.layout import Layout
 from experiments.credit.model import Shape, completion_logits, initial_parameters, sample
-from experiments.credit.rules import RULES
+from experiments.credit.rules import RULES, Known
 from experiments.credit.train import clip_each_seed, described, policy_loss, token_statistics, train
 from experiments.credit.variants import Variant, WarmUp
 
@@ -149,4 +149,45 @@ def test_cells_name_everything_that_decides_them():
     assert len(planned) == len(set(planned))
     assert {cell.rule for cell in planned} == set(RULES)
     one = cells.settings(planned[0])
-    assert {"version", "warm_up", "num_rollouts", "learning_rate"} <= one.keys()
+    assert {"rule", "code", "warm_up", "num_rollouts", "learning_rate"} <= one.keys()
+    pairs = [(cell.variant, cell.rule) for cell in planned]
+    assert {pairs.count(pair) for pair in set(pairs)} == {10}
+
+
+def test_a_right_pick_of_the_signed_oracle_counts_alike_however_far_a_batch_gets():
+    mask, zeros = torch.ones(2, 12, dtype=torch.bool), torch.zeros(2, 12)
+    for last_pick in (0.0, 1.0):  # nobody gets beyond the first pick, or one does
+        causal = zeros.clone()
+        causal[:, 3] = torch.tensor([1.0, -1.0])
+        causal[0, 6] = last_pick
+        known = Known(zeros, zeros, zeros, zeros, zeros, zeros, mask, torch.ones(2), 2, 10, causal=causal, num_picks=4)
+        for name in ("signed oracle", "signed in groups mixed .5"):
+            given = RULES[name].fn(known)
+            even = 0.5 if "groups" in name else 0.0
+            assert given[:, 3].tolist() == [even + (1 - even) * 12 / 4, even - (1 - even) * 12 / 4]
+
+
+def test_what_the_signals_point_at_is_taken_from_the_same_completions():
+    rollout, logits, ref_logits = rollout_with_credit()
+    (stats,) = token_statistics(logits, ref_logits, rollout, None, 4)
+    assert stats.num_picks == 1
+    log = measure.Log(1)
+    log.credit(0, [stats], [RULES["grpo"].fn(stats)], rollout)
+    log.rewards(rollout.rewards, rollout.advantages)
+    (record,) = log.records([{}])
+    row, mask = record["credit"][0], rollout.mask[0]
+    causes = (rollout.causal[0] != 0)[mask]
+    assert row["auroc"] == 0.5
+    assert row["auroc d"] == measure.auroc(stats.hellinger_sq[mask], causes)
+    assert row["auroc h"] == measure.auroc(stats.entropy[mask], causes)
+    assert row["auroc d*h"] == measure.auroc((stats.hellinger_sq * stats.entropy)[mask], causes)
+    assert len({row[f"auroc {name}"] for name in ("d", "h", "d*h")}) == 3
+
+
+def test_models_are_kept_in_the_folder_that_a_cell_is_told(tmp_path):
+    (cell,) = cells.planned([0], reduced=True)[:1]
+    (record,) = cells.run([cell], [cells.settings(cell)], models=tmp_path / "models")
+    assert len(record["rewards"]) == 4
+    assert len(list((tmp_path / "models").glob("*.pt"))) == 1
+    with pytest.raises(RuntimeError, match="another rule"):
+        cells.run([cell], [cells.settings(cell) | {"rule": "edited"}], models=tmp_path)
