@@ -48,6 +48,41 @@ def test_a_log_that_is_too_large_is_cut_with_a_note(completion, monkeypatch):
     assert run["summary"]["tokens"] == 20 * 320  # of the whole log
 
 
+def test_curves_share_a_budget_and_leave_the_rest_to_the_credit(completion, monkeypatch):
+    curves = {f"metric/{name}": [(step, step / 7) for step in range(2000)] for name in range(60)}
+    steps = [LoggedStep(n, {}, [completion(*"abcdefgh" * 20)]) for n in range(1, 41)]
+    for count in (1, 6, 40):
+        page = render_page([Run(f"{n}", curves, {}, {}, steps) for n in range(count)], kind="report", title="")
+        assert len(page) < 5_000_000
+        runs = data_of(page)["runs"]
+        assert len(embedded_json([run["curves"] for run in runs])) <= 1_500_000
+        # The ends of a curve stay, and some credit of every run.
+        assert all(run["curves"]["metric/3"][-1] == [1999, 285.57] for run in runs)
+        assert all(run["credit"] for run in runs)
+    monkeypatch.setattr("dgpo.report.page.MAX_CHARACTERS", 300_000)
+    monkeypatch.setattr("dgpo.report.page.MAX_CURVES_CHARACTERS", 200_000)
+    assert len(embedded_json(data_of(render_page([Run("", curves, {}, {}, steps)], kind="report", title="")))) < 301_000
+
+
+@pytest.mark.parametrize("runs", [1, 4])
+def test_prompts_are_cut_by_the_room_they_take(completion, runs):
+    prompt = "🙂" * 20_000
+    steps = [LoggedStep(1, {}, [completion("a", "b", prompt=prompt, tokens=["🙂" * 5000, "b"]) for _ in range(64)])]
+    page = render_page([Run(f"{n}", steps=steps) for n in range(runs)], kind="report", title="")
+    assert len(page) < 5_000_000
+    run = data_of(page)["runs"][0]
+    assert run["credit"][0]["completions"]
+    shown = run["credit"][0]["completions"][0]["prompt"]
+    assert shown == "🙂" * (len(shown) - 2) + " …"
+    assert len(embedded_json(shown)) <= 20_010
+    left = len(run["credit"][0]["completions"])
+    assert (left == 64) or any(f"Of that step's 64 completions, {left} have room" in note for note in run["notes"])
+    whole = render_page(
+        [Run("", steps=[LoggedStep(1, {}, [completion("a", prompt="é" * 100)])])], kind="report", title=""
+    )
+    assert data_of(whole)["runs"][0]["credit"][0]["completions"][0]["prompt"] == "é" * 100
+
+
 def test_the_summary_by_hand(completion):
     steps = [
         LoggedStep(1, {}, [completion("a", "b", w=[1.0, 1.0])]),

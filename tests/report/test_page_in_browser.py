@@ -61,6 +61,10 @@ HOSTILE = [
     "\r\n",
     "__proto__",
     "x" * 5000,
+    "a\u034fb",
+    "\U000e0041\U000e0042",
+    "\U000e0101\u180b",
+    "❤\ufe0f é",
 ]
 
 
@@ -90,6 +94,13 @@ def test_hostile_text_is_text(browser, hostile, tmp_path, dark):
     assert browser.run(f"{spans}[{HOSTILE.index('👩‍👩‍👧‍👦')}].textContent") == "👩‍👩‍👧‍👦"
     control = HOSTILE.index("\x00\x07\x1b[31m\x7f")
     assert browser.run(f"{spans}[{control}].textContent") == "␀␇␛[31m␡"
+    for text, seen in (
+        ("a\u034fb", "aU+034Fb"),
+        ("\U000e0041\U000e0042", "U+E0041U+E0042"),
+        ("\U000e0101\u180b", "U+E0101U+180B"),
+        ("❤\ufe0f é", "❤\ufe0f é"),
+    ):
+        assert browser.run(f"{spans}[{HOSTILE.index(text)}].textContent") == seen
     assert browser.run("document.querySelectorAll('img, script:not(#data), iframe, object').length") == 1  # its own
     assert browser.run("getComputedStyle(document.body).backgroundColor") == (
         "rgb(18, 19, 22)" if dark else "rgb(251, 251, 249)"
@@ -164,6 +175,14 @@ def test_the_numbers_are_those_of_the_log(browser, completion, tmp_path):
     assert rows == [["likeliest here", "policy", "reference"], ["b", "0.75", "–"], ["c", "0.2", "0.5"]]
     browser.point_at("h1")
     assert browser.run("document.getElementById('tip').hidden")
+
+
+def test_tables_of_tokens_say_that_they_are_of_the_whole_run(browser, completion, tmp_path):
+    steps = [LoggedStep(n, {}, [completion("a", "b", "a", "b")]) for n in (1, 2)]
+    for kind, whole in (("report", "the run"), ("inspect", "the text")):
+        browser.open(write(tmp_path / f"{kind}.html", [Run("one", steps=steps)], kind=kind))
+        titles = browser.run("[...document.querySelectorAll('.panel h3')].map((e) => e.textContent)")
+        assert [f"Most credited tokens of {whole}", f"Least credited tokens of {whole}"] == titles[-2:]
 
 
 def test_the_keyboard_goes_from_token_to_token(browser, completion, tmp_path):

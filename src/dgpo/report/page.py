@@ -16,10 +16,16 @@ from dgpo.report.credit_log import CompletionCredit, LoggedStep
 from dgpo.report.credit_summary import summarize_credit, weight_reach
 from dgpo.report.runs import Run
 
+MAX_CHARACTERS = 4_900_000
+"""Room for all data of a page, in characters of JSON; with our own files, some 50 kB, the page stays below 5 MB."""
 MAX_CREDIT_CHARACTERS = 3_500_000
-"""Room for the credit of all runs on a page, in characters of JSON; the page stays below 5 MB."""
+"""Room for the credit of all runs, where the curves leave it."""
+MAX_CURVES_CHARACTERS = 1_500_000
+"""Room for the curves of all runs."""
 
-MAX_POINTS = 1000  # of a curve
+MAX_POINTS, FEWEST_POINTS = 1000, 10  # of a curve
+_PROMPT_CHARACTERS = 20_000  # of JSON, in which a character that is not ASCII takes six, an emoji twelve
+_SUMMARY_CHARACTERS = 200  # of a token's text in a table, which shows less of it
 _TOKEN_STEPS = (20_000, 4096, 1024, 256)
 _PLACES_STEPS = (64, 16, 4, 0)
 
@@ -103,22 +109,39 @@ def _hash(text: str) -> str:
 
 
 def _fitted(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The runs as plain values, with as much of their credit as has room."""
-    budget = MAX_CREDIT_CHARACTERS // max(1, len(runs))
+    """The runs as plain values, with as much of their credit as everything else leaves room for."""
     reach = max((weight_reach(run.steps) for run in runs), default=0.0)  # histograms side by side have one axis
-    return [_run(run, budget, reach) for run in runs]
+    curves = _curves(runs)
+    found = [_without_credit(run, own, reach) for run, own in zip(runs, curves, strict=True)]
+    room = min(MAX_CREDIT_CHARACTERS, MAX_CHARACTERS - len(embedded_json([found, config_differences(runs)])))
+    for run, row in zip(runs, found, strict=True):
+        row["credit"], notes = _within(run.steps, max(room, 0) // len(runs))
+        row["notes"] += notes
+    return found
 
 
-def _run(run: Run, budget: int, reach: float) -> dict[str, Any]:
-    steps, notes = _within(run.steps, budget)
+def _curves(runs: Sequence[Run]) -> list[dict[str, list[tuple[int, float]]]]:
+    """The curves of each run, with fewer points the more runs and metrics there are."""
+    count = max(FEWEST_POINTS, MAX_POINTS // max(1, len(runs)))
+    while True:
+        found = [{name: _thinned(points, count) for name, points in run.curves.items()} for run in runs]
+        if count == FEWEST_POINTS or len(embedded_json(found)) <= MAX_CURVES_CHARACTERS:
+            return found
+        count = max(FEWEST_POINTS, count // 2)
+
+
+def _without_credit(run: Run, curves: dict[str, list[tuple[int, float]]], reach: float) -> dict[str, Any]:
+    summary = summarize_credit(run.steps, reach=reach)
+    for row in (*summary["most"], *summary["least"]):
+        row["text"] = row["text"][:_SUMMARY_CHARACTERS]
     return {
         "name": run.name,
-        "curves": {name: _thinned(points, MAX_POINTS) for name, points in run.curves.items()},
+        "curves": curves,
         "config": [(name, _text(value)) for name, value in run.config.items()],
         "figures": list(run.figures.items()),
-        "notes": [*run.notes, *notes],
-        "credit": steps,
-        "summary": summarize_credit(run.steps, reach=reach),
+        "notes": list(run.notes),
+        "credit": [],
+        "summary": summary,
     }
 
 
@@ -140,12 +163,21 @@ def _within(steps: Sequence[LoggedStep], budget: int) -> tuple[list[dict[str, An
         notes.append(
             f"Shown are {len(rows)} of {len(steps)} logged steps; all of them are in the run's credit/ folder."
         )
+        notes += _fewer_completions(rows[-1], budget) if sum(map(_size, rows)) > budget else []
     if any(len(c.ids) > tokens for step in steps for c in step.completions):
         notes.append(f"Of long completions the first {tokens:,} tokens are shown.")
     if places < _PLACES_STEPS[0] and any(c.alternatives for step in steps for c in step.completions):
         kept = f"at {places} places of a completion" if places else "nowhere"
         notes.append(f"For want of room the likeliest tokens are shown {kept}.")
     return rows, notes
+
+
+def _fewer_completions(row: dict[str, Any], budget: int) -> list[str]:
+    """Leave out completions of the one step that is left, until the others have room; say so."""
+    logged = len(row["completions"])
+    while row["completions"] and _size(row) > budget:
+        row["completions"].pop()
+    return [f"Of that step's {logged} completions, {len(row['completions'])} have room."]
 
 
 def _size(row: dict[str, Any]) -> int:
@@ -173,7 +205,7 @@ def _completion(full: CompletionCredit, max_tokens: int, max_places: int) -> dic
     kept = full.first(max_tokens)
     places = sorted(kept.alternatives, key=lambda index: -(kept.s[index] or 0.0))[:max_places]
     return {
-        "prompt": kept.prompt if len(kept.prompt) <= 20_000 else kept.prompt[:20_000] + " …",
+        "prompt": _shortened(kept.prompt, _PROMPT_CHARACTERS),
         "tokens": kept.tokens,
         "w": kept.w,
         "d": kept.d,
@@ -189,6 +221,17 @@ def _completion(full: CompletionCredit, max_tokens: int, max_places: int) -> dic
         "share": kept.effective_share,
         "alt": {index: [kept.alternatives[index].get(who, []) for who in ("policy", "reference")] for index in places},
     }
+
+
+def _shortened(text: str, most: int) -> str:
+    """The text, or as much of its beginning as is embedded in so many characters."""
+    if len(embedded_json(text)) <= most:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(embedded_json(text[:middle])) <= most else (low, middle - 1)
+    return text[:low] + " …"
 
 
 def _plain(value: Any) -> Any:

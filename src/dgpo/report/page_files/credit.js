@@ -18,8 +18,9 @@ const logged = () => DATA.runs.flatMap((run, index) => (run.credit.length ? [ind
 const runsShown = () => (state.run === BESIDE ? logged().slice(0, MOST_BESIDE) : [Number(state.run)]);
 const stepsShown = () => runsShown().flatMap((index) => DATA.runs[index].credit);
 
-/* Characters that cannot be seen, or that would move others, get a sign. */
-const UNSEEN = /[\u0000-\u001f\u007f-\u00a0\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb]/;
+/* Characters that cannot be seen, or that would move others, get a sign: by code points (u), since tags and variation
+   selectors lie beyond the first plane. U+FE0F, which turns a sign into an emoji, belongs where it stands. */
+const UNSEEN = /(?!\ufe0f)[\p{Default_Ignorable_Code_Point}\p{Cc}\p{Cf}\p{Zs}\p{Zl}\p{Zp}\ufff0-\ufffb]/u;
 function sign(char) {
   const code = char.codePointAt(0);
   if (char === "\n") return "↵";
@@ -36,7 +37,7 @@ function visible(text) {
   for (const char of text) {
     // A zero-width joiner inside of an emoji belongs there.
     const joins = char === "\u200d" && /\p{Extended_Pictographic}/u.test(text);
-    if (!UNSEEN.test(char) || joins) { plain += char; continue; }
+    if (char === " " || !UNSEEN.test(char) || joins) { plain += char; continue; }
     if (plain) parts.push(plain);
     plain = "";
     parts.push(el("span", { class: "ctl", text: sign(char) }));
@@ -278,7 +279,9 @@ function sideOf({ summary }) {
     el("p", { class: "big", text: share === null ? "–" : number(share, 4) }),
     el("p", { text: "effective share: 1 = every token counts alike (GRPO), 1/T = one token has it all" }), histogram(summary.edges, counts));
   const parts = [panel];
-  for (const [title, rows] of [["Most credited tokens", summary.most], ["Least credited tokens", summary.least]]) {
+  // Of all logged steps, whichever of them is chosen: a step alone holds too few of most tokens.
+  const whole = DATA.kind === "inspect" ? "the text" : "the run";
+  for (const [title, rows] of [[`Most credited tokens of ${whole}`, summary.most], [`Least credited tokens of ${whole}`, summary.least]]) {
     if (!rows.length) continue;
     const body = el("table", {}, el("tr", {}, ...["", "mean w", "d", "h", "n"].map((text) => el("th", { text }))));
     const digits = summary.high - summary.low < 0.05 ? 5 : 4;
