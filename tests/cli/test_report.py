@@ -134,6 +134,25 @@ def test_a_prompt_is_continued(pair, tmp_path, monkeypatch):
     assert found.w == [1.0] * len(found.ids)  # the reference is the policy
 
 
+def test_the_small_model_of_forks_is_known_by_its_name(tmp_path, monkeypatch):
+    from dgpo.tasks.forks import warm_up_model
+
+    monkeypatch.setenv("DGPO_CACHE", str(tmp_path))
+    made = []
+
+    def quick(**options):
+        made.append(options)
+        return warm_up_model(num_forks=1, steps=2, progress=False)
+
+    monkeypatch.setattr("dgpo.tasks.forks.warm_up_model", quick)
+    pages = captured(monkeypatch)
+    words = ["inspect", str(quick()), "--reference", "forks", "--prompt", "7 3 ?", "-o", str(tmp_path / "page.html")]
+    assert main(words) == 0
+    assert made == [{}, {"seed": 0}]
+    (found,) = pages[0][0].steps[0].completions
+    assert found.d == pytest.approx([0.0] * len(found.d), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [

@@ -1,5 +1,6 @@
 """Makes the parts of a run from its recipe: configuration, task, model and trainer."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,18 +87,31 @@ def reward_names(task: Any) -> list[str]:
 
 def model_path(recipe: Recipe, config: Any) -> str:
     """Return the path or hub id of the model; makes the small model of `forks` on first use."""
-    if recipe["model_name_or_path"] != FORKS:
+    task_args = recipe["task_args"] if recipe["task"] == FORKS else {}
+    # Only one process makes the model of forks; the others find it in the cache.
+    with config.main_process_first(desc="warm-up model"):
+        return named_model(recipe["model_name_or_path"], task_args, seed=recipe["seed"])
+
+
+def named_model(name: str, task_args: Mapping[str, Any] | None = None, *, seed: int = 0) -> str:
+    """Return the path or hub id of a model: a folder, a hub id, or `forks`, which is made on first use.
+
+    Args:
+        name: The name, as every command takes it.
+        task_args: Options of the task, of which the model of `forks` follows `num_forks` and `correctness`.
+        seed: Of that model.
+
+    Returns:
+        What `from_pretrained` takes.
+    """
+    if name != FORKS:
         from dgpo.models import resolve_model
 
-        return resolve_model(recipe["model_name_or_path"])
+        return str(resolve_model(name))
     from dgpo.tasks.forks import warm_up_model
 
-    task_args = recipe["task_args"] if recipe["task"] == FORKS else {}
-    options = {key: task_args[key] for key in ("num_forks", "correctness") if key in task_args}
-    options["seed"] = recipe["seed"]
-    # Only one process makes it; the others find it in the cache.
-    with config.main_process_first(desc="warm-up model"):
-        return str(warm_up_model(**options))
+    options = {key: value for key, value in (task_args or {}).items() if key in ("num_forks", "correctness")}
+    return str(warm_up_model(**options, seed=seed))
 
 
 def weight_bytes(model: str) -> int:

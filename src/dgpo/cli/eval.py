@@ -230,14 +230,9 @@ def _refuse_bad_numbers(options: argparse.Namespace, protocol: Any) -> None:
 
 
 def _model_path(options: argparse.Namespace) -> str:
-    from dgpo.models import resolve_model
+    from dgpo.cli.assemble import named_model
 
-    if options.model != "forks":
-        return str(resolve_model(options.model))
-    from dgpo.tasks.forks import warm_up_model
-
-    given = options.task_args if options.task == "forks" else {}
-    return str(warm_up_model(**{key: given[key] for key in ("num_forks", "correctness") if key in given}))
+    return named_model(options.model, options.task_args if options.task == "forks" else {})
 
 
 def _sampler(model: str, backend: str, options: argparse.Namespace) -> Any:

@@ -102,11 +102,11 @@ def _text(options: argparse.Namespace) -> str | None:
 
 def _load(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The two models and their tokenizer; what does not fit is refused before weights are read, where it can be."""
+    from dgpo.cli.assemble import named_model
     from dgpo.evaluation.loading import adapter_base, load_model, load_tokenizer
-    from dgpo.models import resolve_model
 
     names = (options.model, options.reference)
-    paths = [resolve_model(name) for name in names]
+    paths = [named_model(name) for name in names]
     tokenizers = [load_tokenizer(path) for path in paths]
     _refuse_other_words(names, tokenizers)
     # 16-bit numbers would round the small changes of an adapter away.

@@ -154,7 +154,8 @@ dgpo inspect MODEL --reference REF (--text FILE | --prompt TEXT) [options] [-o F
 
 Where would DGPO put the credit? Scores a text with two models and writes the page of `dgpo report` for it.
 
-MODEL, --reference   folders, folders of adapters (LoRA), or hub ids; they must share vocabulary and tokenizer
+MODEL, --reference   folders, folders of adapters (LoRA), hub ids, or forks for the small model of that task; they must
+                     share vocabulary and tokenizer
 --text FILE          score the text of a file, UTF-8; with --prompt, as the answer to the prompt
 --prompt TEXT        without --text: sample the answer from MODEL
 --plain              leave the tokenizer's chat template out: the prompt is the beginning of a text
@@ -165,7 +166,7 @@ MODEL, --reference   folders, folders of adapters (LoRA), or hub ids; they must 
 -o FILE              by default inspect.html
 
 Examples
-  dgpo inspect runs/quickstart/final --reference runs/quickstart/checkpoint-50 --prompt '7 3 | 2 9 | 5 6 | 1 8 ?'
+  dgpo inspect runs/<run>/final --reference forks --prompt '7 3 | 2 9 | 5 6 | 1 8 ?'    # <run> of `make quickstart`
   dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --tau 0.05
 """
 
