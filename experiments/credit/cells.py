@@ -23,19 +23,17 @@ CODE = (
 # of loss when a process dies.
 STACK = 10
 ALL_RULES_IN = "small groups"
-# What says whether a variant can judge at all, and the paper's rule: at the temperatures that the paper calls good, at
-# sharper ones, and without the gate.
+# What says whether a variant can judge at all, and the paper's rule, at the temperatures that the paper calls good and
+# at sharper ones.
 EVERYWHERE = (
     "grpo",
     "signed oracle mixed .5",
     "oracle mixed .2",
-    "oracle mixed .5",
     "dgpo tau=.5",
-    "signed in groups mixed .2",
     "dgpo tau=.1",
-    "dgpo tau=1",
     "dgpo tau=.05",
-    "deviation only tau=.5",
+    "dgpo tau=1",
+    "signed in groups mixed .2",
 )
 # What is asked of the variants that were made for a question.
 IN_TELLING_VARIANTS = (
