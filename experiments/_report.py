@@ -23,12 +23,14 @@ class Verdict:
         verdict: In one of three words.
         why: Sentences with the figures and their intervals.
         figures: The figures themselves, for whoever wants to check the sentences.
+        asked_by: Whose claim it is; those of the paper and what we asked besides are counted apart.
     """
 
     claim: str
     verdict: Literal["supported", "not supported", "not testable at this size"]
     why: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+    asked_by: Literal["the paper", "us"] = "the paper"
 
 
 def interval(values: Sequence[float], *, level: float = 0.95, comparisons: int = 1) -> Estimate:

@@ -23,7 +23,8 @@ What this project has measured for and against the claims of the paper (arXiv:26
 processor cores. This page is generated: `python -m experiments.page` writes it from the results that the commands below
 have left in `experiments/*/results`, `docs/results` and `benchmarks/results`, and a test fails where the two differ.
 Each chapter ends with its command, date, machine and versions. Intervals are 95 % unless said otherwise; those over
-seeds are Student's, of differences between runs of equal seeds where two methods are compared.
+seeds are Student's, of differences between runs of equal seeds where two methods are compared. Ranges from the smallest
+to the largest seed are called so where they stand.
 
 Speed, memory, and the other measurements that are about this implementation rather than about the method:
 [benchmarks.md](benchmarks.md)."""
@@ -84,15 +85,25 @@ def _verdicts(modules: dict[str, ModuleType | None]) -> str:
     rows += [("`train_step`", _earlier.cost())]
     # What did not hold up comes first.
     rows.sort(key=lambda row: _WORDS.index(row[1].verdict))
+    missing = [name for name, module in modules.items() if module is None]
+    note = "".join(f"\n\n`{name}`: {_UNREPORTED.format(command=EXPERIMENTS[name])}" for name in missing)
+    parts = [
+        _counted("Claims of the paper", [row for row in rows if row[1].asked_by == "the paper"]),
+        _counted("Questions of our own", [row for row in rows if row[1].asked_by == "us"]),
+    ]
+    return "\n\n".join(["## Verdicts", *(part for part in parts if part)]) + note
+
+
+def _counted(title: str, rows: list[tuple[str, Verdict]]) -> str:
+    if not rows:
+        return ""
+    counts = {word: sum(v.verdict == word for _, v in rows) for word in _WORDS}
+    said = ", ".join(f"{count} {word}" for word, count in counts.items())
     table = markdown_table(
         ["claim", "verdict", "why", "from"],
         [[v.claim, f"**{v.verdict}**", v.why, source] for source, v in rows],
     )
-    missing = [name for name, module in modules.items() if module is None]
-    note = "".join(f"\n\n`{name}`: {_UNREPORTED.format(command=EXPERIMENTS[name])}" for name in missing)
-    counts = {word: sum(v.verdict == word for _, v in rows) for word in _WORDS}
-    said = ", ".join(f"{count} {word}" for word, count in counts.items())
-    return f"## Verdicts\n\nOf {len(rows)} claims: {said}.\n\n{table}{note}"
+    return f"### {title}\n\nOf {len(rows)}: {said}.\n\n{table}"
 
 
 _WORDS = ("not supported", "supported", "not testable at this size")

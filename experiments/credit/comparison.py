@@ -1,12 +1,13 @@
 """The differences from GRPO that tables, figures and verdicts are made of, from the committed results."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dgpo.evaluation.intervals import Estimate
-from experiments._report import interval, paired_difference
+from experiments._report import interval, paired_difference, shown
 from experiments.credit.rules import RULES
 
 RESULTS = Path(__file__).parent / "results" / "credit.json"
@@ -41,6 +42,34 @@ def difference(
     )
 
 
+def difference_of_figures(
+    results: Mapping[str, Any], variant: str, rule: str, figure: str, other: str, *, comparisons: int = 1
+) -> Estimate:
+    """Return one figure of a rule less another figure of the same trainings, with its interval."""
+    return paired_difference(
+        per_seed(results, variant, rule, figure),
+        per_seed(results, variant, rule, other),
+        comparisons=comparisons,
+    )
+
+
+def ratio(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> Estimate:
+    """Return a figure as a multiple of GRPO's: geometric mean over seeds, with the interval of its logarithm."""
+    ours, base = (per_seed(results, variant, name, figure) for name in (rule, BASELINE))
+    shared = [seed for seed in ours if ours[seed] > 0 and base.get(seed, 0) > 0]
+    if not shared:
+        return Estimate(math.nan, None, None)
+    logs = interval([math.log(ours[seed] / base[seed]) for seed in shared])
+    low, high = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
+    return Estimate(math.exp(logs.value), low, high)
+
+
+def points(estimate: Estimate) -> str:
+    """Return a difference of shares as hundredths."""
+    scaled = (None if end is None else 100 * end for end in (estimate.value, estimate.low, estimate.high))
+    return shown(Estimate(*scaled), digits=1, signed=True)  # type: ignore[arg-type]
+
+
 def names(results: Mapping[str, Any], variant: str, *, ceilings: bool) -> list[str]:
     """Return the ceilings, or the rules that know nothing they should not, in the order of `RULES`; GRPO is neither."""
     found = results["rules"][variant]
@@ -48,7 +77,7 @@ def names(results: Mapping[str, Any], variant: str, *, ceilings: bool) -> list[s
 
 
 def headroom(
-    results: Mapping[str, Any], variant: str, figure: str = "area", *, signed: bool = True
+    results: Mapping[str, Any], variant: str, figure: str = "area", *, signed: bool = True, variants: int = 1
 ) -> tuple[str, Estimate, bool] | None:
     """Return the best ceiling, how far it is above GRPO, and whether that is more than chance.
 
@@ -60,6 +89,7 @@ def headroom(
         figure: Of the seeds.
         signed: Whether ceilings may turn the sign of the advantage; without them, those are left that a rule with
             weights, such as the paper's, could reach if it knew the causes.
+        variants: How many variants are looked at together: the interval is widened for them as well.
 
     Returns:
         Name, gain, and whether its interval lies above 0; `None` if no such ceiling was run.
@@ -67,7 +97,7 @@ def headroom(
     tried = [rule for rule in names(results, variant, ceilings=True) if signed or not RULES[rule].signed]
     if not tried:
         return None
-    found = {rule: difference(results, variant, rule, figure, comparisons=len(tried)) for rule in tried}
+    found = {rule: difference(results, variant, rule, figure, comparisons=variants * len(tried)) for rule in tried}
     best = max(found, key=lambda rule: found[rule].value)
     low = found[best].low
     return best, found[best], low is not None and low > 0
@@ -77,6 +107,11 @@ def judges(results: Mapping[str, Any], variant: str) -> bool:
     """Return whether some ceiling is above GRPO beyond its interval: only then can rules be told apart."""
     found = headroom(results, variant)
     return found is not None and found[2]
+
+
+def judging(results: Mapping[str, Any]) -> list[str]:
+    """Return the variants with headroom."""
+    return [variant for variant in results["rules"] if judges(results, variant)]
 
 
 def outcomes(

@@ -1,15 +1,16 @@
 """What the experiment says, as Markdown and verdicts, generated from its committed results."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dgpo.evaluation.intervals import Estimate
-from experiments._report import Verdict, interval, markdown_table, record_line, shown
+from experiments._report import markdown_table, record_line, shown
 from experiments.credit import comparison
+from experiments.credit import verdicts as said
+from experiments.credit.comparison import points
 from experiments.credit.figures import late_share, main_variant
 
-_DEFAULT, _SHARP, _UNGATED, _ENTROPY = "dgpo tau=.5", "dgpo tau=.1", "deviation only tau=.1", "entropy only tau=.1"
+verdicts = said.verdicts
 
 
 def section(results: Mapping[str, Any] | None = None) -> str:
@@ -24,7 +25,29 @@ def section(results: Mapping[str, Any] | None = None) -> str:
         "Area under the learning curve (the mean reward over all rollouts); the interval is widened for the number of "
         "oracles, of which the best is shown. Weights only: the oracle knows which picks mattered, not whether they "
         "were right, and multiplies the advantage by w >= 0, as the paper's rule does.",
+        said.weights_only(results, list(results["rules"])),
         _headroom_table(results),
+        "### The paper's rule at its temperatures",
+        "Area less GRPO's, points, intervals that hold together over the table (Bonferroni); below it, "
+        "the variance of the gradient norm over the updates of a training as a multiple of GRPO's (geometric mean, "
+        "95 % each).",
+        _temperature_table(results, said.areas(results, results["rules"]), points),
+        _temperature_table(results, said.variances(results), lambda found: shown(found, digits=2)),
+        "### Where the signals point",
+        "AUROC for the picks that caused the outcome, of d, h and d * h on the same completions, those of GRPO's "
+        "policies; .5 is chance. The first measurement, where policy and reference are the same, is left out. "
+        "Differences: intervals that hold together.",
+        _signals_table(results),
+        "### The entropy gate at equal shares",
+        "tau is solved for each batch so that both have the same effective share; at one tau the gated weights are the "
+        "more even ones. Gated less ungated, points; credit of the habit: of the second half of the training, and per "
+        "token (its share of the credit over its share of the tokens). Intervals widened for the shares of a variant.",
+        _gate_table(results),
+        "### Mode collapse",
+        "Share of the entropy of the style words that is gone at the end of the training; what the paper's rule at tau "
+        "= .5 loses more; right answers among 8 samples, points more than GRPO. A variant can judge where an effect of "
+        "68 % would lie outside of the interval. Intervals of differences hold together over the variants.",
+        _collapse_table(results),
         f"### All rules on `{main}`",
         "Differences from GRPO on the same seeds, 95 % each (Student's t over seeds, pairs). AUROC: of the weights, "
         "for the picks that caused the outcome. Shares of the credit are of the second half of the training.",
@@ -54,32 +77,10 @@ def section(results: Mapping[str, Any] | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def verdicts(results: Mapping[str, Any] | None = None) -> list[Verdict]:
-    """Return what the experiment says about each claim of the paper that it can be asked about."""
-    results = comparison.load() if results is None else results
-    return [
-        _learns_better(results),
-        _finds_causes(results),
-        _gate(results),
-        _variance(results),
-        _collapse(results),
-    ]
-
-
-def _points(estimate: Estimate) -> str:
-    scaled = (None if end is None else 100 * end for end in (estimate.value, estimate.low, estimate.high))
-    return shown(Estimate(*scaled), digits=1, signed=True)  # type: ignore[arg-type]
-
-
-def _judging(results: Mapping[str, Any]) -> list[str]:
-    """Variants with headroom."""
-    return [variant for variant in results["rules"] if comparison.judges(results, variant)]
-
-
 def _summary(results: Mapping[str, Any]) -> str:
     found, singly = comparison.outcomes(results), comparison.outcomes(results, together=False)
     total = sum(map(len, found.values()))
-    judging = _judging(results)
+    judging = comparison.judging(results)
     if found["better"]:
         first = f"**{len(found['better'])} of {total} comparisons beat GRPO**: {_listed(found['better'])}."
     else:
@@ -98,10 +99,70 @@ def _summary(results: Mapping[str, Any]) -> str:
     )
 
 
+def _temperature_table(
+    results: Mapping[str, Any], found: Mapping[tuple[str, str], Estimate], form: Callable[[Estimate], str]
+) -> str:
+    rows = [
+        [f"`{variant}`", *(form(found[variant, rule]) if (variant, rule) in found else "-" for rule in said.PAPERS)]
+        for variant in results["rules"]
+    ]
+    return markdown_table(["variant", *said.PAPERS], rows)
+
+
+def _signals_table(results: Mapping[str, Any]) -> str:
+    found, gains = said.signals(results), said.signal_differences(results)
+    rows = [
+        [
+            f"`{variant}`",
+            *(shown(found[variant, name], digits=2) for name in said.SIGNALS),
+            *(shown(gains[variant, name], digits=2, signed=True) for name in said.SIGNALS[1:]),
+        ]
+        for variant in results["rules"]
+    ]
+    return markdown_table(["variant", "d * h", "d", "h", "d * h less d", "d * h less h"], rows)
+
+
+def _gate_table(results: Mapping[str, Any]) -> str:
+    rows = []
+    for variant in results["rules"]:
+        areas = said.gate_at_equal_shares(results, variant, "area")
+        has_habit = "habit" in results["rules"][variant]["grpo"]["credit"]
+        credit, per_token = (
+            said.gate_at_equal_shares(results, variant, figure) if has_habit else {}
+            for figure in ("credit_habit", "credit_per_token_habit")
+        )
+        rows += [
+            [
+                f"`{variant}`",
+                f"{share} %",
+                points(area),
+                points(credit[share]) if has_habit else "-",
+                shown(per_token[share], digits=2, signed=True) if has_habit else "-",
+            ]
+            for share, area in areas.items()
+        ]
+    header = ["variant", "effective share", "area", "credit of the habit", "the same, per token"]
+    return markdown_table(header, rows)
+
+
+def _collapse_table(results: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"`{variant}`",
+            f"{lost.value:.1%}",
+            points(more),
+            points(passed),
+            "yes" if judges else "no",
+        ]
+        for variant, (lost, more, passed, judges) in said.collapse(results).items()
+    ]
+    return markdown_table(["variant", "GRPO loses", "tau = .5 loses more", "pass@8", "can judge?"], rows)
+
+
 def _listed(rows: Sequence[tuple[str, str, Estimate]]) -> str:
     by_variant: dict[str, list[str]] = {}
     for variant, rule, estimate in rows:
-        by_variant.setdefault(variant, []).append(f"{rule} {_points(estimate)}")
+        by_variant.setdefault(variant, []).append(f"{rule} {points(estimate)}")
     return "; ".join(f"in `{variant}` {', '.join(named)}" for variant, named in by_variant.items())
 
 
@@ -116,7 +177,7 @@ def _headroom_table(results: Mapping[str, Any]) -> str:
                 len(comparison.per_seed(results, variant, "grpo", "area")),
                 shown(comparison.mean(results, variant, "grpo", "area")),
                 shown(comparison.mean(results, variant, "grpo", "accuracy")),
-                *(f"{found[0]}: {_points(found[1])}" if found else "not run" for found in (best, unsigned)),
+                *(f"{found[0]}: {points(found[1])}" if found else "not run" for found in (best, unsigned)),
                 "yes" if comparison.judges(results, variant) else "no",
             ]
         )
@@ -138,7 +199,7 @@ def _rules_table(results: Mapping[str, Any], variant: str) -> str:
     rules = ["grpo", *(name for kind in (True, False) for name in comparison.names(results, variant, ceilings=kind))]
     for rule in rules:
         value = lambda figure, rule=rule: comparison.mean(results, variant, rule, figure).value  # noqa: E731
-        gain = lambda figure, rule=rule: _points(comparison.difference(results, variant, rule, figure))  # noqa: E731
+        gain = lambda figure, rule=rule: points(comparison.difference(results, variant, rule, figure))  # noqa: E731
         rows.append(
             [
                 f"*{rule}*" if results["rules"][variant][rule]["ceiling"] else rule,
@@ -175,135 +236,8 @@ def _variants_table(results: Mapping[str, Any]) -> str:
     for rule in [*shared, *(r for v in variants for r in results["rules"][v] if r not in (*shared, "grpo"))]:
         present = [variant for variant in variants if rule in results["rules"][variant]]
         if len(present) > 1 or rule not in shared:
-            cells = {variant: _points(comparison.difference(results, variant, rule, "area")) for variant in present}
+            cells = {variant: points(comparison.difference(results, variant, rule, "area")) for variant in present}
             rows.append([rule, *(cells.get(variant, "") for variant in variants)])
     return markdown_table(
         ["rule", *(f"`{variant}`" for variant in variants)], list(map(list, dict.fromkeys(map(tuple, rows))))
     )
-
-
-def _learns_better(results: Mapping[str, Any]) -> Verdict:
-    claim = "Redistributing GRPO's advantage by d * h ** kappa learns better than GRPO"
-    judging = _judging(results)
-    if not judging:
-        return Verdict(claim, "not testable at this size", "No variant of the task has headroom above GRPO.")
-    rules = ("dgpo tau=1", _DEFAULT, _SHARP, "dgpo tau=.05")
-    pairs = [(variant, rule) for variant in judging for rule in rules if rule in results["rules"][variant]]
-    found = {pair: comparison.difference(results, *pair, "area", comparisons=len(pairs)) for pair in pairs}
-    better = [pair for pair, estimate in found.items() if estimate.low is not None and estimate.low > 0]
-    worse = [pair for pair, estimate in found.items() if estimate.high is not None and estimate.high < 0]
-    words = "; ".join(f"{rule} in {variant} {_points(estimate)}" for (variant, rule), estimate in found.items())
-    even = [comparison.mean(results, variant, _DEFAULT, "effective_share").value for variant in judging]
-    gains = [comparison.difference(results, variant, _DEFAULT, "area").value for variant in judging]
-    why = (
-        f"With the paper's tau = .5 the credit stays even (effective share {min(even):.2f} to {max(even):.2f}) and the "
-        f"difference from GRPO is {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points. "
-        f"In the {len(judging)} variants with headroom, area under the curve less GRPO's, points, intervals widened "
-        f"for {len(pairs)} comparisons: {words}. Better: {len(better)}, worse: {len(worse)}."
-    )
-    return Verdict(claim, "supported" if better and not worse else "not supported", why, _flat(found))
-
-
-def _weights_only(results: Mapping[str, Any], variants: list[str]) -> str:
-    """What an oracle gains that may only weigh the advantages, in a sentence."""
-    found = {variant: comparison.headroom(results, variant, signed=False) for variant in variants}
-    words = ", ".join(f"{variant} {_points(one[1])}" for variant, one in found.items() if one)
-    above = [variant for variant, one in found.items() if one and one[2]]
-    return (
-        f"An oracle that knows the causal picks but, like these rules, only weighs the advantage gains {words} points, "
-        + (f"beyond its interval in {', '.join(above)}." if above else "nowhere beyond its interval.")
-    )
-
-
-def _finds_causes(results: Mapping[str, Any]) -> Verdict:
-    claim = "The score d * h ** kappa points at the tokens that decide the outcome"
-    main = main_variant(results)
-    ours = comparison.mean(results, main, _SHARP, "auroc")
-    entropy = comparison.mean(results, main, _ENTROPY, "auroc")
-    gain = comparison.difference(results, main, _SHARP, "auroc", baseline=_ENTROPY)
-    credit = results["rules"][main][_SHARP]["credit"]
-    tokens = sum(credit["pivot"]["tokens"]) / len(credit["pivot"]["tokens"])
-    why = (
-        f"In {main}, AUROC of the weights for the picks that caused the outcome: {shown(ours, digits=2)} with d * h "
-        f"(tau = .1), {shown(entropy, digits=2)} with the entropy alone, difference "
-        f"{shown(gain, digits=2, signed=True)}. "
-        f"The pivots, {tokens:.0%} of the tokens, get {late_share(results, main, _SHARP, 'pivot'):.0%} of the credit "
-        f"in the second half of the training, the decoys {late_share(results, main, _SHARP, 'decoy'):.0%}."
-    )
-    good = ours.low is not None and ours.low > 0.5 and gain.low is not None and gain.low > 0
-    return Verdict(claim, "supported" if good else "not supported", why, _flat({"d * h": ours, "entropy": entropy}))
-
-
-def _gate(results: Mapping[str, Any]) -> Verdict:
-    claim = "The entropy gate keeps credit away from confident drift that never pays"
-    if "habit" not in results["rules"]:
-        return Verdict(claim, "not testable at this size", "The variant with confident drift was not run.")
-    gated, ungated = (late_share(results, "habit", rule, "habit") for rule in (_SHARP, _UNGATED))
-    gain = comparison.difference(results, "habit", _SHARP, "area", baseline=_UNGATED)
-    against = comparison.difference(results, "habit", _SHARP, "area")
-    room = comparison.judges(results, "habit")
-    tokens = results["rules"]["habit"][_SHARP]["credit"]["habit"]["tokens"]
-    why = (
-        f"Tokens of which policy and reference are sure, but differently, are {sum(tokens) / len(tokens):.0%} of a "
-        f"completion; late in the training they get {gated:.0%} of the credit with the gate and {ungated:.0%} without. "
-        f"With the gate the area under the curve is {_points(gain)} points from that without, and {_points(against)} "
-        f"points from GRPO's." + ("" if room else " The variant has no headroom above GRPO.")
-    )
-    good = gain.low is not None and gain.low > 0
-    return Verdict(claim, "supported" if good else "not supported", why, _flat({"gated - ungated": gain}))
-
-
-def _variance(results: Mapping[str, Any]) -> Verdict:
-    claim = "The variance of the gradient norm is 41 % smaller than GRPO's"
-    found = {}
-    for variant, rules in results["rules"].items():
-        for rule in (_DEFAULT, _SHARP):
-            if rule in rules:
-                found[variant, rule] = _ratio(results, variant, rule, "norm_variance")
-    smaller = [pair for pair, e in found.items() if pair[1] == _DEFAULT and e.high is not None and e.high < 1]
-    every = [pair for pair in found if pair[1] == _DEFAULT]
-    words = "; ".join(f"{rule} in {variant} {shown(e, digits=2)}" for (variant, rule), e in found.items())
-    why = f"Variance of the norm before clipping over the updates of a training, as a multiple of GRPO's: {words}."
-    return Verdict(claim, "supported" if every and smaller == every else "not supported", why, _flat(found))
-
-
-def _collapse(results: Mapping[str, Any]) -> Verdict:
-    claim = "Less mode collapse than GRPO (second-hand: 68 % less)"
-    pairs = [
-        (variant, figure)
-        for variant, rules in results["rules"].items()
-        if _DEFAULT in rules
-        for figure in ("pass@8", "decoy_entropy")
-    ]
-    found = {
-        (variant, figure): comparison.difference(results, variant, _DEFAULT, figure, comparisons=len(pairs))
-        for variant, figure in pairs
-    }
-    better = {variant for (variant, figure), e in found.items() if e.low is not None and e.low > 0}
-    variants = {variant for variant, _ in found}
-    words = "; ".join(
-        f"{figure.replace('_', ' ')} in {variant} {shown(e, signed=True)}" for (variant, figure), e in found.items()
-    )
-    why = (
-        "What a policy can lose here: right answers among 8 samples, and the even choice of style words (entropy of at "
-        f"most log 4 = 1.386 nats). Differences of {_DEFAULT} from GRPO at the end, intervals widened for "
-        f"{len(pairs)} comparisons: {words}."
-    )
-    return Verdict(claim, "supported" if better and better == variants else "not supported", why, _flat(found))
-
-
-def _ratio(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> Estimate:
-    """A figure as a multiple of GRPO's: geometric mean over seeds, with the interval of its logarithm."""
-    ours, base = (comparison.per_seed(results, variant, name, figure) for name in (rule, comparison.BASELINE))
-    shared = [seed for seed in ours if ours[seed] > 0 and base.get(seed, 0) > 0]
-    if not shared:
-        return Estimate(math.nan, None, None)
-    logs = interval([math.log(ours[seed] / base[seed]) for seed in shared])
-    low, high = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
-    return Estimate(math.exp(logs.value), low, high)
-
-
-def _flat(found: Mapping[Any, Estimate]) -> dict[str, Any]:
-    return {
-        " / ".join(key) if isinstance(key, tuple) else str(key): [e.value, e.low, e.high] for key, e in found.items()
-    }

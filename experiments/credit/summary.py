@@ -56,12 +56,33 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
         "norm_variance_late": statistics.pvariance(norms[half:]),
         "entropy": credit[-1]["entropy"],
         "decoy_entropy": credit[-1].get("decoy", {}).get("entropy", math.nan),
+        "decoy_entropy_lost": _lost(credit, "decoy"),
         "auroc": _mean(row["auroc"] for row in credit),
+        # Before the first update policy and reference are the same in most variants: d points nowhere.
+        **{f"auroc_{name}": _mean(row[f"auroc {name}"] for row in credit[1:]) for name in ("d", "h", "d*h")},
+        **_late_shares(credit),
         "effective_share": _mean(row["effective_share"] for row in credit),
         "max_weight": max(row["max_weight"] for row in credit),
         "clipped": record["clipped"],
         "mixed_groups": _mean(record["mixed_groups"]),
     }
+
+
+def _lost(credit: Sequence[Mapping[str, Any]], role: str) -> float:
+    """How much of the entropy that a role's tokens had at the start is gone at the end."""
+    start, end = (credit[index].get(role, {}).get("entropy", math.nan) for index in (0, -1))
+    return 1 - end / start if start else math.nan
+
+
+def _late_shares(credit: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Each role's share of the credit in the second half of the training, and how often its share of the tokens."""
+    late = credit[len(credit) // 2 :]
+    found: dict[str, float] = {}
+    for role in ROLES:
+        shares, tokens = (_mean(row[role][name] for row in late if role in row) for name in ("credit", "tokens"))
+        if math.isfinite(shares):
+            found |= {f"credit_{role}": shares, f"credit_per_token_{role}": shares / tokens}
+    return found
 
 
 def _curve(curves: Sequence[Sequence[float]]) -> dict[str, list[float]]:

@@ -92,7 +92,10 @@ def _runs_table(results: Mapping[str, Any], side: str) -> str:
         "stale": f"The policy hardly says `{WORD}` any more, but the completions hold it",
     }[side]
     variants = summary.variants(results, side)
-    header = ["mean gradient norm", *(f"{summary.probability(variant):g}" for variant in variants)]
+    header = [
+        "mean gradient norm (smallest to largest seed)",
+        *(f"{summary.probability(variant):g}" for variant in variants),
+    ]
     header += ["largest, any seed", f"reward at {summary.probability(variants[-1]):g}"]
     rows = []
     for rule, (label, _) in RULES.items():
@@ -200,11 +203,14 @@ def _other_direction(results: Mapping[str, Any]) -> Verdict:
         "supported" if exploded else "not supported",
         f"Its factor is 1 - q/p: {last['k3']:.1e} beta at p = 1e-8, q = 1/4. On its own samples a policy meets such a "
         f"token with probability p, so the expected gradient stays that of a bounded divergence, p - q, and only the "
-        f"variance grows: largest norm in the run at p = {summary.probability(policy):g}: {_spread(k3[policy])}, DGPO "
-        f"tau = 0.5 {_spread(dgpo[policy])}. With stale completions at {summary.probability(stale):g}: "
-        f"{_spread(k3[stale])}, DGPO {_spread(dgpo[stale])}. This is a weakness of the estimator (TRL's "
+        f"variance grows: largest norm in the run at p = {summary.probability(policy):g}, mean (smallest to largest "
+        f"seed): {_spread(k3[policy])}, DGPO tau = 0.5 {_spread(dgpo[policy])}. With stale completions at "
+        f"{summary.probability(stale):g}: {_spread(k3[stale])}, DGPO {_spread(dgpo[stale])}; reward of the last steps "
+        f"{_spread(per_seed(results, stale, 'k3', 'reward'))}, DGPO "
+        f"{_spread(per_seed(results, stale, 'dgpo', 'reward'))}. This is a weakness of the estimator (TRL's "
         "`use_bias_correction_kl` is made for it), not of KL: the exact KL over the vocabulary does not have it.",
         {"k3": k3, "dgpo": dgpo},
+        asked_by="us",
     )
 
 
@@ -235,6 +241,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         f"{ratio['dgpo']} at tau = 0.5, {ratio['dgpo-sharp']} at tau = 0.05. Largest norm of any step: "
         f"{largest['k3']:.1f} with k3, {largest['dgpo']:.1f} and {largest['dgpo-sharp']:.1f} with DGPO.",
         {"ratio_log10": {rule: estimate.value for rule, estimate in found.items()}, "largest": largest},
+        asked_by="us",
     )
 
 

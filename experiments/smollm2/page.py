@@ -180,6 +180,7 @@ def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
         f"Held-out accuracy minus GRPO's, 95 % over seeds: {told}. Mean effective share {share:.3f}: "
         + ("its weights are so even that it is nearly GRPO." if share > 0.97 else "its weights do differ from GRPO's."),
         {task: estimate.value for task, estimate in differences.items()},
+        asked_by="the paper" if rule == "dgpo" else "us",
     )
 
 

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from experiments import page
+from experiments import _earlier, page
 from experiments._report import ROOT
 
 
@@ -41,9 +43,40 @@ def test_check_fails_on_a_page_that_is_out_of_date(tmp_path, monkeypatch, capsys
     assert page.main(["--check"]) == 0
 
 
+@pytest.mark.parametrize("title", ["Claims of the paper", "Questions of our own"])
 @pytest.mark.parametrize("word", ["supported", "not supported", "not testable at this size"])
-def test_the_table_counts_its_verdicts(word):
-    text = page.page()
-    rows = [line for line in text.splitlines() if line.startswith("| ") and f"| **{word}** |" in line]
-    counted = next(line for line in text.splitlines() if line.startswith("Of "))
+def test_each_table_counts_its_verdicts(title, word):
+    part = page.page().split(f"### {title}\n")[1].split("\n#")[0]
+    rows = [line for line in part.splitlines() if line.startswith("| ") and f"| **{word}** |" in line]
+    counted = next(line for line in part.splitlines() if line.startswith("Of "))
     assert f" {len(rows)} {word}" in counted
+
+
+def benchmarks(tmp_path, *, head, step):
+    """Results of the benchmarks in which DGPO takes so much of what GRPO + KL takes by the same code."""
+    cases = {"A": {"dgpo_over": {"GRPO + KL": {"median": head}}}}
+    (tmp_path / "lm_head_cpu.json").write_text(json.dumps({"cases": cases}))
+    seconds, memory = {"dgpo": [1.0], "grpo_kl_scored": [2.0]}, {"dgpo": 100.0, "grpo_kl_scored": 400.0}
+    if step is not None:
+        seconds["grpo_kl_ours"], memory["grpo_kl_ours"] = [1 / step], 100.0
+    for name in ("train_step_fp32", "train_step_bf16"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"seconds": seconds, "peak_mib": memory}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("head", "step", "word", "said"),
+    [
+        (1.04, None, "supported", "has not been compared"),
+        (1.06, None, "not supported", "1.06 to 1.06"),
+        (1.0, 1.04, "supported", "1.04 of the time and 1.00 of the peak memory in float32"),
+        (1.0, 1.2, "not supported", "1.20 of the time"),
+    ],
+)
+def test_cost_is_judged_like_for_like(tmp_path, monkeypatch, head, step, word, said):
+    monkeypatch.setattr(_earlier, "BENCHMARKS", benchmarks(tmp_path, head=head, step=step))
+    verdict = _earlier.cost()
+    assert verdict.verdict == word
+    assert said in verdict.why
+    # The comparison with another implementation is told and decides nothing.
+    assert "0.50 of the time and 0.25 of the peak memory" in verdict.why
