@@ -3,6 +3,7 @@
     python benchmarks/lm_head.py                                     # cases A and B in bf16 and fp32, or the GPU's
     python benchmarks/lm_head.py --cases A-bf16 --repeats 9 --threads 2
     python benchmarks/lm_head.py --sweep                             # also: peak memory as N and V grow
+    python benchmarks/lm_head.py --sweep --update --save FILE        # that alone, beside the cases in the file
     python benchmarks/lm_head.py --save benchmarks/results/lm_head_cpu.json --plot docs/figures/lm-head-cpu.png
 
 Time: all contenders in one process, on the same inputs, repeats interleaved; medians and ratios round by round. Memory:
@@ -203,20 +204,20 @@ def main() -> None:
     kept: dict[str, Any] = {}
     if arguments.update and arguments.save and arguments.save.exists():
         kept = json.loads(arguments.save.read_text())
-    cases = arguments.cases or (GPU_CASES if arguments.device == "cuda" else CPU_CASES)
     measured = kept.get("cases", {})
-    result = {"threads": arguments.threads, "device": arguments.device, "repeats": arguments.repeats, "cases": {}}
-    if "sweep" in kept:
-        result["sweep"] = kept["sweep"]
+    every = GPU_CASES if arguments.device == "cuda" else CPU_CASES
+    cases = arguments.cases or (() if arguments.sweep and measured else every)
+    result = {"threads": arguments.threads, "device": arguments.device, "repeats": arguments.repeats}
+    result |= {key: kept[key] for key in ("cases", "sweep") if key in kept}
     for case in cases:
         measured[case] = measure(case, arguments)
-        result["cases"] = found = {case: measured[case] for case in CASES if case in measured}
+        result["cases"] = {case: measured[case] for case in CASES if case in measured}
         save(arguments.save, result, *PACKAGES)  # after each: hours of work must not hang on the last one
     if arguments.sweep:
-        result["sweep"] = sweep(arguments)
+        result["sweep"] = {"rows": sweep(arguments), "command": command(), "machine": machine(*PACKAGES)}
         save(arguments.save, result, *PACKAGES)
     if arguments.plot:
-        plot(found, arguments.plot)
+        plot(result["cases"], arguments.plot)
 
 
 if __name__ == "__main__":

@@ -102,13 +102,14 @@ def lm_head_short() -> str:
 
 def lm_head_sweep() -> str:
     """Peak memory as N and V grow."""
+    result = load("lm_head_cpu")["sweep"]
     rows = [
         [str(row["N"]), str(row["V"]), f"{row['peak_mib_above_weight_gradient']:.0f}",
          f"{row['of_which_hidden_gradient_mib']:.0f}", f"{row['logits_fp32_mib']:.0f}"]
-        for row in load("lm_head_cpu")["sweep"]
+        for row in result["rows"]
     ]  # fmt: skip
     head = ["N", "V", "peak MiB above the weight gradient", "of which hidden gradient", "one fp32 logits tensor"]
-    return table(head, rows)
+    return table(head, rows) + origin(result)
 
 
 def compiled_tiles() -> str:
