@@ -5,10 +5,10 @@
     python benchmarks/train_step.py --sweep --repeats 2   # completion length, vocabulary and group size, one at a time
 
 Time: all contenders in one process, repeats interleaved, medians and their spread. Memory: one process per contender
-and repeat (`--sweep`: one), the median, peak resident memory above what the process held before its first step (gradients
-and optimizer included; on a GPU, `torch.cuda.max_memory_allocated`). A step is what follows generation: scoring the reference (TRL does it once per
-rollout), the loss and its backward pass, on random token ids; "with generation" is the same step with TRL's sampling
-before it, on the same trainers.
+and repeat (`--sweep`: one), the median, peak resident memory above what the process held before its first step
+(gradients and optimizer included; on a GPU, `torch.cuda.max_memory_allocated`). A step is what follows generation:
+scoring the reference (TRL does it once per rollout), the loss and its backward pass, on random token ids; "with
+generation" is the same step with TRL's sampling before it, on the same trainers.
 
 Contenders: `dgpo`; `grpo` and `grpo_kl`, TRL as it is (beta = 0 and 0.04), which on a CPU projects prompt and padding
 positions as well; `grpo_kl_scored`, TRL's GRPO+KL made to project the scored positions only, as it does on a GPU. The
