@@ -4,7 +4,7 @@ import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments._report import ROOT, Verdict, markdown_table
 
@@ -28,60 +28,69 @@ def chapters() -> list[str]:
 
 
 _TOLERANCE = 1.05
+_FIGURES = ("seconds", "peak_mib_all")
 _STEPS = {"float32": "train_step_fp32", "bfloat16": "train_step_bf16"}
 
 
-def cost() -> Verdict:
-    """Return what the benchmarks of the head and of a training step say about the claim on cost.
+def costs() -> list[Verdict]:
+    """Return what the benchmarks of the head and of a training step say about the claim on cost, time and memory apart.
 
     Judged by GRPO with a KL term in the same code: beside another implementation the implementations are compared.
 
     Returns:
-        The verdict.
+        The verdicts.
     """
-    head = {
-        name: case["dgpo_over"]["GRPO + KL"]["median"]
-        for name, case in _read(BENCHMARKS / "lm_head_cpu.json")["cases"].items()
-    }
+    cases = _read(BENCHMARKS / "lm_head_cpu.json")["cases"]
+    head = {name: case["dgpo_over"]["GRPO + KL"]["median"] for name, case in cases.items()}
     steps = {dtype: _read(BENCHMARKS / f"{name}.json") for dtype, name in _STEPS.items()}
-    alike = _step_ratios(steps, "grpo_kl_ours")
-    judged = [*head.values(), *(ratio for pair in alike.values() for ratio in pair)]
-    whole = (
-        f"A step of DGPO takes {_told(alike)} of GRPO with a KL term on our head."
-        if alike
-        else "A whole step has not been compared with GRPO with a KL term on our head."
+    time, memory = ({dtype: _ratio(one, figure, "grpo_kl_ours") for dtype, one in steps.items()} for figure in _FIGURES)
+    time_to_trl, memory_to_trl = (
+        _told({dtype: _ratio(one, figure, "grpo_kl_scored") for dtype, one in steps.items()}) for figure in _FIGURES
     )
-    return Verdict(
-        "no extra cost beyond GRPO with a reference",
-        "supported" if max(judged) <= _TOLERANCE else "not supported",
-        f"Like for like, on one CPU thread, up to {_TOLERANCE - 1:.0%} counting as none: the head of DGPO takes "
-        f"{min(head.values()):.2f} to {max(head.values()):.2f} of the time of GRPO + KL by the same code, forward and "
-        f"backward, in {len(head)} cases. {whole} Against another implementation, TRL's GRPO with a KL penalty made to "
-        f"score the same positions, a step takes {_told(_step_ratios(steps, 'grpo_kl_scored'))}: that is about how the "
-        "head is written, not about the method, nor about a GPU ([benchmarks.md](benchmarks.md)). Against GRPO "
-        "*without* a reference it costs the reference's forward pass and memory.",
-        {"head": head, "step": alike},
+    within = f"Like for like, on one CPU thread, up to {_TOLERANCE - 1:.0%} counting as none:"
+    other = (
+        "that is about how the head is written, not about the method, nor about a GPU ([benchmarks.md](benchmarks.md))."
     )
-
-
-def _step_ratios(steps: Mapping[str, dict[str, Any]], contender: str) -> dict[str, tuple[float, ...]]:
-    """Per data type DGPO's time and peak memory as multiples of a contender's; those measured."""
-    found = {}
-    for dtype, one in steps.items():
-        if contender in one["seconds"]:
-            times = [statistics.median(one["seconds"][name]) for name in ("dgpo", contender)]
-            memory = [one["peak_mib"][name] for name in ("dgpo", contender) if name in one["peak_mib"]]
-            found[dtype] = tuple(pair[0] / pair[1] for pair in (times, memory) if len(pair) == 2)
-    return found
-
-
-def _told(ratios: Mapping[str, tuple[float, ...]]) -> str:
-    parts = ("of the time", "of the peak memory")
-    each = [
-        " and ".join(f"{ratio:.2f} {part}" for ratio, part in zip(pair, parts, strict=False)) + f" in {dtype}"
-        for dtype, pair in ratios.items()
+    return [
+        Verdict(
+            "no extra time beyond GRPO with a reference",
+            _judged([*head.values(), *time.values()]),
+            f"{within} the head of DGPO takes {min(head.values()):.2f} to {max(head.values()):.2f} of the time of GRPO "
+            f"+ KL by the same code, forward and backward, in {len(head)} cases, a whole step {_told(time)}. Of the time "
+            f"of TRL's GRPO with a KL penalty, made to score the same positions, a step takes {time_to_trl}: {other} "
+            "Against GRPO *without* a reference it costs the reference's forward pass.",
+            {"head": head, "step": time},
+        ),
+        Verdict(
+            "no extra memory beyond GRPO with a reference",
+            _judged([*memory.values()]),
+            f"{within} above model, reference and gradients, a step of DGPO needs {_told(memory)} of the memory that "
+            "GRPO with a KL term needs by the same code. It is resident memory, which differs from process to process"
+            f"{_process_spread(steps)}. Of what TRL's GRPO with a KL penalty needs, made to score the same positions, "
+            f"a step needs {memory_to_trl}: {other}",
+            {"step": memory},
+        ),
     ]
-    return ", ".join(each)
+
+
+def _judged(ratios: list[float]) -> Literal["supported", "not supported"]:
+    return "supported" if max(ratios) <= _TOLERANCE else "not supported"
+
+
+def _ratio(step: Mapping[str, Any], figure: str, contender: str) -> float:
+    """DGPO's time or peak memory as a multiple of a contender's."""
+    ours, theirs = (statistics.median(step[figure][name]) for name in ("dgpo", contender))
+    return ours / theirs
+
+
+def _told(ratios: Mapping[str, float]) -> str:
+    return ", ".join(f"{ratio:.2f} in {dtype}" for dtype, ratio in ratios.items())
+
+
+def _process_spread(steps: Mapping[str, Mapping[str, Any]]) -> str:
+    """How far the processes of one contender lie apart."""
+    spread = [max(each) / min(each) - 1 for one in steps.values() for each in one["peak_mib_all"].values()]
+    return f", here by up to {max(spread):.0%}; medians are compared"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _verdicts(modules: dict[str, ModuleType | None]) -> str:
     rows = [("the paper", _FIGURES_OF_THE_PAPER)]
     for name, module in modules.items():
         rows += [(f"`{name}`", verdict) for verdict in (module.verdicts() if module else ())]
-    rows += [("`train_step`", _earlier.cost())]
+    rows += [("`train_step`", verdict) for verdict in _earlier.costs()]
     # What did not hold up comes first.
     rows.sort(key=lambda row: _WORDS.index(row[1].verdict))
     missing = [name for name, module in modules.items() if module is None]

@@ -52,31 +52,33 @@ def test_each_table_counts_its_verdicts(title, word):
     assert f" {len(rows)} {word}" in counted
 
 
-def benchmarks(tmp_path, *, head, step):
+def benchmarks(tmp_path, *, head, time, memory):
     """Results of the benchmarks in which DGPO takes so much of what GRPO + KL takes by the same code."""
     cases = {"A": {"dgpo_over": {"GRPO + KL": {"median": head}}}}
     (tmp_path / "lm_head_cpu.json").write_text(json.dumps({"cases": cases}))
-    seconds, memory = {"dgpo": [1.0], "grpo_kl_scored": [2.0]}, {"dgpo": 100.0, "grpo_kl_scored": 400.0}
-    if step is not None:
-        seconds["grpo_kl_ours"], memory["grpo_kl_ours"] = [1 / step], 100.0
+    seconds = {"dgpo": [time], "grpo_kl_ours": [1.0], "grpo_kl_scored": [2 * time]}
+    peaks = {"dgpo": [100 * memory] * 2, "grpo_kl_ours": [90.0, 100.0, 117.0], "grpo_kl_scored": [400 * memory]}
     for name in ("train_step_fp32", "train_step_bf16"):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"seconds": seconds, "peak_mib": memory}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"seconds": seconds, "peak_mib_all": peaks}))
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("head", "step", "word", "said"),
+    ("head", "time", "memory", "words", "said"),
     [
-        (1.04, None, "supported", "has not been compared"),
-        (1.06, None, "not supported", "1.06 to 1.06"),
-        (1.0, 1.04, "supported", "1.04 of the time and 1.00 of the peak memory in float32"),
-        (1.0, 1.2, "not supported", "1.20 of the time"),
+        (1.04, 1.0, 1.0, ("supported", "supported"), "1.04 to 1.04"),
+        (1.06, 1.0, 1.0, ("not supported", "supported"), "1.06 to 1.06"),
+        (1.0, 1.04, 1.0, ("supported", "supported"), "1.04 in float32, 1.04 in bfloat16"),
+        (1.0, 1.2, 1.0, ("not supported", "supported"), "1.20 in float32"),
+        (1.0, 1.0, 1.1, ("supported", "not supported"), "1.10 in float32"),
     ],
 )
-def test_cost_is_judged_like_for_like(tmp_path, monkeypatch, head, step, word, said):
-    monkeypatch.setattr(_earlier, "BENCHMARKS", benchmarks(tmp_path, head=head, step=step))
-    verdict = _earlier.cost()
-    assert verdict.verdict == word
-    assert said in verdict.why
+def test_cost_is_judged_like_for_like(tmp_path, monkeypatch, head, time, memory, words, said):
+    monkeypatch.setattr(_earlier, "BENCHMARKS", benchmarks(tmp_path, head=head, time=time, memory=memory))
+    verdicts = _earlier.costs()
+    assert tuple(verdict.verdict for verdict in verdicts) == words
+    assert any(said in verdict.why for verdict in verdicts)
     # The comparison with another implementation is told and decides nothing.
-    assert "0.50 of the time and 0.25 of the peak memory" in verdict.why
+    assert "a step takes 0.50 in float32" in verdicts[0].why
+    assert "a step needs 0.25 in float32" in verdicts[1].why
+    assert "by up to 30%" in verdicts[1].why
