@@ -56,9 +56,9 @@ def costs() -> list[Verdict]:
             "no extra time beyond GRPO with a reference",
             _judged([*head.values(), *time.values()]),
             f"{within} the head of DGPO takes {min(head.values()):.2f} to {max(head.values()):.2f} of the time of GRPO "
-            f"+ KL by the same code, forward and backward, in {len(head)} cases, a whole step {_told(time)}. Of the time "
-            f"of TRL's GRPO with a KL penalty, made to score the same positions, a step takes {time_to_trl}: {other} "
-            "Against GRPO *without* a reference it costs the reference's forward pass.",
+            f"+ KL by the same code, forward and backward, in {len(head)} cases, a whole step {_told(time)}. Of the "
+            f"time of TRL's GRPO with a KL penalty, made to score the same positions, a step takes {time_to_trl}: "
+            f"{other} Against GRPO *without* a reference it costs the reference's forward pass.",
             {"head": head, "step": time},
         ),
         Verdict(
