@@ -42,7 +42,7 @@ def costs() -> list[Verdict]:
     """
     cases = _read(BENCHMARKS / "lm_head_cpu.json")["cases"]
     head = {name: case["dgpo_over"]["GRPO + KL"]["median"] for name, case in cases.items()}
-    steps = {dtype: _step(BENCHMARKS / f"{name}.json") for dtype, name in _STEPS.items()}
+    steps = {dtype: _read(BENCHMARKS / f"{name}.json") for dtype, name in _STEPS.items()}
     time, memory = ({dtype: _ratio(one, figure, "grpo_kl_ours") for dtype, one in steps.items()} for figure in _FIGURES)
     time_to_trl, memory_to_trl = (
         _told({dtype: _ratio(one, figure, "grpo_kl_scored") for dtype, one in steps.items()}) for figure in _FIGURES
@@ -71,12 +71,6 @@ def costs() -> list[Verdict]:
             {"step": memory},
         ),
     ]
-
-
-def _step(path: Path) -> dict[str, Any]:
-    """Return what was measured of a step, the peaks of every process by contender."""
-    step = _read(path)
-    return {"peak_mib_all": {name: [peak] for name, peak in step["peak_mib"].items()}} | step
 
 
 def _judged(ratios: list[float]) -> Literal["supported", "not supported"]:

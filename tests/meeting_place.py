@@ -28,6 +28,17 @@ def meeting_place(world_size: int) -> Iterator[list[dict[str, str]]]:
     del store
 
 
+def leave_together(store: dist.Store, rank: int, world_size: int) -> None:
+    """Wait until every rank is done; then each can end its process (`os._exit`) without a word to the others.
+
+    `dist.destroy_process_group` would not do: a group that a trainer's Reducer still holds is destroyed with the last
+    of them, under the interpreter's lock, which a thread of gloo's may need just then to give a tensor back. Both wait
+    for ever (torch 2.13).
+    """
+    store.set(f"done {rank}", "")
+    store.wait([f"done {other}" for other in range(world_size)])
+
+
 def run_together(
     command: Sequence[str], environment: Mapping[str, str], *, ranks: int, patience: float = PATIENCE
 ) -> list[str]:

@@ -6,26 +6,10 @@ from lm_head_cases import Case, make_case, run_reference, run_streamed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgpo.lm_head.types import Head, LogitTransform
+from largest_storage import Largest
 
 N, V = 2048, 8192
 TILE = 2048 * 1024
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the most elements that any operation has returned, storage included, and every shape."""
-
-    def __init__(self):
-        super().__init__()
-        self.numel, self.shapes = 0, set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, torch.Tensor):
-                stored = x.untyped_storage().nbytes() // x.element_size()
-                self.numel = max(self.numel, x.numel(), stored)
-                self.shapes.add(tuple(x.shape))
-        return out
 
 
 def watch(run, case: Case, transform: LogitTransform) -> Largest:

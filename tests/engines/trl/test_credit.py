@@ -7,6 +7,8 @@ import torch
 from support import WORDS, FixedDGPOTrainer, lora, loss_inputs, make_trainer
 from trl import GRPOTrainer
 
+from largest_storage import Largest
+
 
 def dense_weights(trainer, inputs, mask, temperature=1.0):
     """Equations 2 to 5 with [B, T, V] float64 probabilities."""
@@ -175,23 +177,12 @@ def test_evaluation_logs_its_own_credit(checkpoint, tmp_path):
 
 def test_no_tensor_of_a_training_step_is_as_large_as_the_logits(tmp_path):
     from support import make_checkpoint
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     vocab_size = 16384  # several tiles of the vocabulary
     checkpoint = make_checkpoint(tmp_path / "wide", vocab_size=vocab_size, hidden_size=8)
     trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, perturb=0.05)
     inputs = loss_inputs()
     num_tokens = int(inputs["completion_mask"].sum())
-
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, (tuple, list)) else [out]:
-                if isinstance(tensor, torch.Tensor):
-                    self.numel = max(self.numel, tensor.untyped_storage().nbytes() // 4)
-            return out
 
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()

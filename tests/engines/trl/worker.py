@@ -17,6 +17,7 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 # Arrow's allocator would start a thread on import, and no thread should be alive where a process is forked.
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
@@ -25,6 +26,7 @@ from support import FixedDGPOTrainer, lora, make_trainer, parameters
 from transformers import TrainerCallback
 
 from dgpo import DGPOTrainer
+from meeting_place import leave_together
 
 TIMEOUT_SECONDS = 400
 
@@ -57,7 +59,7 @@ def _be_rank(run: Callable[[int], None], rank: int, world_size: int, folder: str
             # By a file: a port that is looked for, released and used later may be anybody's by then.
             dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
         run(rank)
-        _leave_together(rank, world_size, folder)
+        leave_together(dist.FileStore(f"{folder}/done", world_size), rank, world_size)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -65,18 +67,6 @@ def _be_rank(run: Callable[[int], None], rank: int, world_size: int, folder: str
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _leave_together(rank: int, world_size: int, folder: str) -> None:
-    """Wait until every rank is done; then each can end its process without a word to the others.
-
-    dist.destroy_process_group() would not do: a group that a trainer's Reducer still holds is destroyed with the last
-    of them, under the interpreter's lock, which a thread of gloo's may need just then to give a tensor back. Both wait
-    for ever (torch 2.13, about one run in twenty here).
-    """
-    done = dist.FileStore(f"{folder}/done", world_size)
-    done.set(str(rank), "")
-    done.wait([str(other) for other in range(world_size)])
 
 
 # ---------------------------------------------------------------------------------------------- ranks

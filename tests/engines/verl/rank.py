@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).parents[2]))
+
 import torch
 import torch.distributed as dist
 
@@ -17,7 +19,6 @@ import verl  # noqa: F401  isort: skip
 from omegaconf import OmegaConf, open_dict
 from support import VOCAB, compose_config, data_overrides, make_variant
 from tensordict import TensorDict
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker
@@ -28,6 +29,8 @@ from dgpo.engines.verl import heads
 from dgpo.engines.verl.config import DGPOSettings, prepare_config
 from dgpo.engines.verl.credit import credit_of_batch
 from dgpo.engines.verl.worker import DGPOWorker
+from largest_storage import Largest
+from meeting_place import leave_together
 
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 PROMPTS, RESPONSES = (5, 9, 7, 6, 4, 11, 3, 8), (8, 3, 10, 6, 1, 7, 12, 2)
@@ -209,20 +212,6 @@ class HeadCalls:
             setattr(owner, name, old)
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the most numbers that the storage of any operation's result has room for."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                stored = tensor.untyped_storage().nbytes() // tensor.element_size()
-                self.numel = max(self.numel, tensor.numel(), stored)
-        return out
-
-
 def watch(worker, temperature, tau, is_dgpo):
     """The largest storage of scoring a batch, and of a step that scores and updates; the logits of a micro-batch."""
     batch, _ = make_batch(seed=1)
@@ -278,10 +267,7 @@ def main():
     ordered = sorted(cases.items(), key=lambda item: item[1].get("dgpo", True))
     figures = {name: run_case(name, case, model, folder) for name, case in ordered}
     print(json.dumps(figures), flush=True)
-    # Together, by way of the store, and without the end of gloo's group, which may wait for ever for Python's lock.
-    done = dist.distributed_c10d._get_default_store()
-    done.set(f"done{RANK}", "")
-    done.wait([f"done{rank}" for rank in range(WORLD)])
+    leave_together(dist.distributed_c10d._get_default_store(), RANK, WORLD)
     sys.stderr.flush()
     os._exit(0)
 
