@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-from dgpo._typing import Tensor
 from dgpo.lm_head.reference import reference_stats
 from dgpo.lm_head.state import EMPTY_MAX, HALF_LOG2_E, PolicyState, merge_policy
 from dgpo.lm_head.stats import tile_work_of
@@ -17,6 +16,7 @@ from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
 from dgpo.lm_head.tiles import Tiling, Workspace, choose_tiling, projection_dtype, spans
 from dgpo.lm_head.torch_tiles import ProjectedTile, TorchReduction, inner_block, pick
 from dgpo.lm_head.types import Head, LogitTransform
+from dgpo.tensor_types import Tensor
 
 Grads = tuple[Tensor | None, Tensor | None]
 PLAIN = LogitTransform()

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from _common import save, spread
 
-from dgpo._typing import Tensor
 from dgpo.lm_head.state import EMPTY_MAX, HALF_LOG2_E, reduce_pair
+from dgpo.tensor_types import Tensor
 
 TRAINING_STEP_ENTRIES = 2048 * 49152  # of one head over 2,048 tokens
 

@@ -28,8 +28,8 @@ def run(every: int, steps: int, folder: Path) -> list[float]:
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
     from dgpo import DGPOConfig, DGPOTrainer
-    from dgpo.tasks import load_task
-    from dgpo.tasks.forks import warm_up_model
+    from dgpo.lab.tasks import load_task
+    from dgpo.lab.tasks.forks import warm_up_model
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "credit_logging.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    from dgpo.cli.noise import quiet_libraries
+    from dgpo.lab.quiet import quiet_libraries
 
     quiet_libraries()
     seconds: dict[str, list[list[float]]] = {name: [] for name in EVERY}

@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 from _common import RESULTS, save
 
-from dgpo.evaluation import intervals
-from dgpo.evaluation.intervals import bootstrap
-from dgpo.evaluation.metrics import pass_at_k
+from dgpo.lab.evaluation import intervals
+from dgpo.lab.evaluation.intervals import bootstrap
+from dgpo.lab.evaluation.metrics import pass_at_k
 
 SPREADS = {
     "very weak, mean 0.07": (0.15, 1.85),

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from _common import RESULTS, save
 
-from dgpo.rewards._pool import VerifierPool
-from dgpo.rewards.math import MathReward
+from dgpo.lab.rewards._pool import VerifierPool
+from dgpo.lab.rewards.math import MathReward
 
 HANGING = "9^{9^{9^{9}}}"
 ALONE = """

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dgpo.evaluation.intervals import Estimate, student_quantile
+from dgpo.lab.evaluation.intervals import Estimate, student_quantile
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"

@@ -16,7 +16,7 @@ from experiments.credit.variants import REDUCED, VARIANTS, Variant, WarmUp
 # What computes a cell besides its rule: where it changes, all cells are computed again.
 CODE = (
     *CORE,
-    "src/dgpo/tasks/forks/language.py",
+    "src/dgpo/lab/tasks/forks/language.py",
     *only(("layout", "measure", "model", "train", "warm_up"), "experiments/credit"),
 )
 # Seeds that are trained as one stack, which takes less time than two of half the size; a stack is a unit of work, and

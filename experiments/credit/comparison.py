@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.evaluation.intervals import Estimate
+from dgpo.lab.evaluation.intervals import Estimate
 from experiments._report import interval, paired_difference, shown
 from experiments.credit.rules import RULES
 

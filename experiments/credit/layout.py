@@ -1,8 +1,8 @@
 """The forks task as tensors: prompts, demonstrations, rewards, roles, and which picks caused the outcome.
 
-With one filler word a fork and no habit this is the language of `dgpo.tasks.forks`, token by token. Two things can be
-added: more style words before each fork (longer completions, the same decisions), and a habit, a last style word that
-is always the same one and that the policy and its reference do not share.
+With one filler word a fork and no habit this is the language of `dgpo.lab.tasks.forks`, token by token. Two things can
+be added: more style words before each fork (longer completions, the same decisions), and a habit, a last style word
+that is always the same one and that the policy and its reference do not share.
 """
 
 import random
@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from dgpo.tasks.forks.language import STYLE_WORDS, WORD_IDS, WORDS, Forks, draw_forks
+from dgpo.lab.tasks.forks.language import STYLE_WORDS, WORD_IDS, WORDS, Forks, draw_forks
 
 PAD, EOS, BOS = (WORD_IDS[word] for word in ("<pad>", "<eos>", "<bos>"))
 EQUALS, PICK, END, BAR, ASK = (WORD_IDS[word] for word in ("=", ">", ";", "|", "?"))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dgpo.core import gated_scores
-from dgpo.evaluation.metrics import pass_at_k
+from dgpo.lab.evaluation.metrics import pass_at_k
 from experiments.credit import layout as language
 from experiments.credit.model import Parameters, sample
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dgpo.evaluation.intervals import Estimate
+from dgpo.lab.evaluation.intervals import Estimate
 from experiments._report import markdown_table, record_line, shown
 from experiments.credit import comparison
 from experiments.credit import verdicts as said

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dgpo import rules as core
 from dgpo.core import gated_scores, redistribution_weights
-from dgpo.core import rules as core
-from dgpo.core.rules import TokenStatistics
+from dgpo.rules import TokenStatistics
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dgpo.evaluation.intervals import Estimate
+from dgpo.lab.evaluation.intervals import Estimate
 from experiments._report import Verdict
 from experiments.credit import comparison
 from experiments.credit.comparison import points

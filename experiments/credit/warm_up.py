@@ -14,7 +14,7 @@ from experiments.credit.model import Parameters, Shape, completion_logits, initi
 from experiments.credit.variants import WarmUp
 
 # What makes a model besides its settings.
-CODE = ("src/dgpo/tasks/forks/language.py", *only(("layout", "model", "warm_up"), "experiments/credit"))
+CODE = ("src/dgpo/lab/tasks/forks/language.py", *only(("layout", "model", "warm_up"), "experiments/credit"))
 
 
 def started_models(config: WarmUp, seeds: Sequence[int], folder: Path) -> tuple[Parameters, Parameters]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.evaluation.intervals import Estimate
+from dgpo.lab.evaluation.intervals import Estimate
 from experiments._report import Verdict, interval, markdown_table, paired_difference, record_line, shown
 from experiments.gradient_stability import figures, summary
 from experiments.gradient_stability.summary import UNSWEPT, load, per_seed

@@ -33,14 +33,14 @@ from dgpo.core import (
     redistribute,
     redistribution_weights,
 )
-from dgpo.tasks.forks import language, warm_up_model
+from dgpo.lab.tasks.forks import language, warm_up_model
 from experiments._code import CORE, digest, digest_of_files
 from experiments._harness import Cell
 
 CODE = (
     *CORE,
-    "src/dgpo/tasks/forks/language.py",
-    "src/dgpo/tasks/forks/model.py",
+    "src/dgpo/lab/tasks/forks/language.py",
+    "src/dgpo/lab/tasks/forks/model.py",
     "experiments/gradient_stability/training.py",
 )
 """What computes a cell: where it changes, cells are computed again. Committed results keep what they were made with."""
@@ -148,7 +148,7 @@ def run(
     Args:
         cells: What to train.
         settings: Those of `settings_of`, one per cell.
-        models: Folder of the warmed-up models, those of other code apart; `dgpo.models.cache_dir()` by default.
+        models: Folder of the warmed-up models, those of other code apart; `dgpo.lab.models.cache_dir()` by default.
 
     Returns:
         Per cell `grad_norm` (before clipping) and `reward`, one value per step; `measured`, the mean probability that
@@ -182,7 +182,7 @@ def _shift(probability: float) -> float:
 def _train(cell: Cell, options: Mapping[str, Any]) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from dgpo.cli.noise import quiet_libraries
+    from dgpo.lab.quiet import quiet_libraries
 
     num_forks = options["num_forks"]
     path = warm_up_model(num_forks, cell.seed, steps=options["warm_up_steps"], progress=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.evaluation.intervals import Estimate
+from dgpo.lab.evaluation.intervals import Estimate
 from experiments._report import interval, paired_difference
 from experiments.smollm2.rules import BASE, GRPO, RULES, TASKS
 

@@ -14,7 +14,7 @@ from experiments.smollm2.rules import BASE, GRPO, MODEL, RULES, TASKS, TRAINING
 Settings = Mapping[str, Any]
 CODE = (
     *CORE,
-    "src/dgpo/core/diagnostics.py",
+    "src/dgpo/core/totals.py",
     *only(("config", "heads", "trainer"), "src/dgpo/engines/trl"),
     "experiments/smollm2/training.py",
 )
@@ -50,7 +50,7 @@ def run(cells: Sequence[Cell], settings: Sequence[Settings]) -> list[dict[str, A
 def _train(cell: Cell, options: Settings) -> dict[str, Any]:
     from transformers import PrinterCallback, set_seed
 
-    from dgpo.cli.noise import quiet_libraries
+    from dgpo.lab.quiet import quiet_libraries
 
     quiet_libraries()
     task = _task(cell.seed, options)
@@ -73,7 +73,7 @@ def _train(cell: Cell, options: Settings) -> dict[str, Any]:
 
 
 def _task(seed: int, options: Settings) -> Any:
-    from dgpo.tasks import load_task
+    from dgpo.lab.tasks import load_task
 
     questions = options["task"]
     task = load_task(
@@ -96,7 +96,7 @@ def _trainer(cell: Cell, options: Settings, task: Any, folder: str) -> Any:
     from peft import LoraConfig
 
     from dgpo import DGPOConfig, DGPOTrainer
-    from dgpo.models import resolve_model
+    from dgpo.lab.models import resolve_model
 
     rule = options["rule"]
     config = DGPOConfig(

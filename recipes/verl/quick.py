@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dgpo.tasks.forks import forks_reward
+from dgpo.lab.tasks.forks import forks_reward
 
 TRAINING, HELD_OUT = 512, 16
 
@@ -20,8 +20,8 @@ def prepare(folder: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dgpo.tasks import load_task
-    from dgpo.tasks.forks import warm_up_model
+    from dgpo.lab.tasks import load_task
+    from dgpo.lab.tasks.forks import warm_up_model
 
     task = load_task("forks", eval_size=HELD_OUT, size=TRAINING)
     folder.mkdir(parents=True, exist_ok=True)

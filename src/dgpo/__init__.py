@@ -5,7 +5,6 @@ Importing this package loads torch and nothing heavier; `DGPOConfig` and `DGPOTr
 
 from typing import TYPE_CHECKING, Any
 
-from dgpo._version import __version__
 from dgpo.core import (
     CreditStats,
     clipped_policy_loss,
@@ -19,6 +18,7 @@ from dgpo.core import (
     sequence_parallel_weights,
 )
 from dgpo.lm_head import LMHeadStats, lm_head_stats, sharded_lm_head_stats
+from dgpo.versions import __version__
 
 if TYPE_CHECKING:
     from dgpo.engines.trl import DGPOConfig, DGPOTrainer

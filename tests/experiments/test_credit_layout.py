@@ -1,11 +1,11 @@
-"""The tensors of the experiment speak the language of `dgpo.tasks.forks`, token by token."""
+"""The tensors of the experiment speak the language of `dgpo.lab.tasks.forks`, token by token."""
 
 import random
 
 import pytest
 import torch
 
-from dgpo.tasks.forks.language import (
+from dgpo.lab.tasks.forks.language import (
     WORDS,
     answer_text,
     completion_roles,

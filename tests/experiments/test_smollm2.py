@@ -12,7 +12,7 @@ from experiments.smollm2.rules import BASE, REDUCED, RULES, TASKS
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory):
     """A Llama of 2 layers whose tokenizer knows the digits, in place of a model that CI would have to download."""
-    from dgpo.tasks.forks.model import WarmUpConfig, build_model, build_tokenizer
+    from dgpo.lab.tasks.forks.model import WarmUpConfig, build_model, build_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     build_model(WarmUpConfig(num_forks=1)).save_pretrained(folder)

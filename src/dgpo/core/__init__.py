@@ -2,10 +2,10 @@
 
 from dgpo.core.advantages import group_advantages
 from dgpo.core.credit import entropy_gate, gated_scores, redistribute, redistribution_weights
-from dgpo.core.diagnostics import CreditStats, CreditTotals, credit_stats
 from dgpo.core.divergences import per_token_entropy, per_token_hellinger_sq, per_token_kl
 from dgpo.core.policy_loss import aggregate_loss, clipped_policy_loss
 from dgpo.core.sequence_parallel import sequence_parallel_weights
+from dgpo.core.totals import CreditStats, CreditTotals, credit_stats
 
 __all__ = [
     "CreditStats",

@@ -4,8 +4,8 @@ from typing import Literal
 
 import torch
 
-from dgpo._typing import Float, Tensor
-from dgpo.core._checks import check_not_negative
+from dgpo.core.checks import check_not_negative
+from dgpo.tensor_types import Float, Tensor
 
 Scale = Literal["group", "batch", "none"]
 

@@ -7,14 +7,14 @@ import math
 
 import torch
 
-from dgpo._typing import Bool, Float, Tensor
-from dgpo.core._checks import (
+from dgpo.core.checks import (
     check_advantages,
     check_mask,
     check_not_negative,
     check_positive,
     check_two_dimensions,
 )
+from dgpo.tensor_types import Bool, Float, Tensor
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ Training never calls these on a real vocabulary: `dgpo.lm_head` computes the sam
 
 import torch
 
-from dgpo._typing import Float, Tensor
+from dgpo.tensor_types import Float, Tensor
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

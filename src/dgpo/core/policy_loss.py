@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 
-from dgpo._typing import Bool, Float, Tensor
-from dgpo.core._checks import check_advantages, check_mask, check_not_negative
+from dgpo.core.checks import check_advantages, check_mask, check_not_negative
+from dgpo.tensor_types import Bool, Float, Tensor
 
 Reduction = Literal["token_mean", "sequence_mean", "sum"]
 

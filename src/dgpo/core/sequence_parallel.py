@@ -3,9 +3,9 @@
 import torch
 import torch.distributed as dist
 
-from dgpo._typing import Bool, Float, Tensor
-from dgpo.core._checks import check_mask, check_positive
-from dgpo.core._ranks import agree, check_process_group, device_of, gather_ranks
+from dgpo.core.checks import check_mask, check_positive
+from dgpo.core.ranks import agree, check_process_group, device_of, gather_ranks
+from dgpo.tensor_types import Bool, Float, Tensor
 
 _FIELDS = ("the number of completions B", "tau", "the width of scores in bytes")
 

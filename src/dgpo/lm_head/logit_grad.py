@@ -2,9 +2,9 @@
 
 import torch
 
-from dgpo._typing import Tensor
 from dgpo.lm_head.tiles import Workspace
 from dgpo.lm_head.types import LogitTransform
+from dgpo.tensor_types import Tensor
 
 
 class LogitGrad:

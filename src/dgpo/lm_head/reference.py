@@ -2,8 +2,8 @@
 
 import torch
 
-from dgpo._typing import Float, Int, Tensor
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform, statistics_dtype
+from dgpo.tensor_types import Float, Int, Tensor
 
 
 def _log_probs(head: Head, transform: LogitTransform, compute_dtype: torch.dtype) -> Float[Tensor, "N V"]:

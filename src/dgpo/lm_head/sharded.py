@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-from dgpo._typing import Float, Int, Tensor
-from dgpo.core._ranks import agree, check_process_group, device_of, gather_ranks
+from dgpo.core.ranks import agree, check_process_group, device_of, gather_ranks
 from dgpo.lm_head.state import PairState, PolicyState, empty_state, finish, merge_pair, merge_policy
 from dgpo.lm_head.stats import (
     autocast_dtype,
@@ -29,6 +28,7 @@ from dgpo.lm_head.stats import (
 from dgpo.lm_head.streamed import HeadGrads, Plan, Reduced, head_grads, reduce_heads, save_for_backward
 from dgpo.lm_head.tiles import choose_tiling, projection_dtype
 from dgpo.lm_head.types import Head, LMHeadStats, statistics_dtype
+from dgpo.tensor_types import Float, Int, Tensor
 
 
 def sharded_lm_head_stats(

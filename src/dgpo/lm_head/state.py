@@ -29,8 +29,8 @@ from typing import NamedTuple
 
 import torch
 
-from dgpo._typing import Float, Tensor
 from dgpo.lm_head.types import LMHeadStats
+from dgpo.tensor_types import Float, Tensor
 
 EMPTY_MAX = -1e30
 

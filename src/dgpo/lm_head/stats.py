@@ -6,12 +6,12 @@ from functools import cache
 
 import torch
 
-from dgpo._typing import Float, Int, Tensor
-from dgpo.core._checks import check_positive
+from dgpo.core.checks import check_positive
 from dgpo.lm_head.reference import reference_stats
 from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
 from dgpo.lm_head.tiles import projection_dtype
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
+from dgpo.tensor_types import Float, Int, Tensor
 
 
 def lm_head_stats(

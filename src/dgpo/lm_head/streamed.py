@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from dgpo._typing import Float, Int, Tensor
 from dgpo.lm_head.state import PairState, PolicyState, finish
 from dgpo.lm_head.tiles import HiddenGrad, Tiling, WeightGrad, Workspace, choose_tiling, spans
 from dgpo.lm_head.torch_tiles import ProjectedTile, TorchLogitGrad, TorchReduction
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
+from dgpo.tensor_types import Float, Int, Tensor
 
 
 class TileWork(NamedTuple):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from dgpo._typing import Float, Int, Tensor
 from dgpo.lm_head.types import statistics_dtype
+from dgpo.tensor_types import Float, Int, Tensor
 
 
 class Tiling(NamedTuple):

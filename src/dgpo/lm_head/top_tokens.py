@@ -2,9 +2,9 @@
 
 import torch
 
-from dgpo._typing import Float, Int, Tensor
 from dgpo.lm_head.stats import autocast_dtype, checked_transform
 from dgpo.lm_head.types import Head, LogitTransform, statistics_dtype
+from dgpo.tensor_types import Float, Int, Tensor
 
 _ROWS, _VOCAB = 512, 16384  # logits held at once: 32 MB in float32
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 
-from dgpo._typing import Float, Int, Tensor
 from dgpo.lm_head.logit_grad import LogitGrad
 from dgpo.lm_head.state import (
     PairState,
@@ -24,6 +23,7 @@ from dgpo.lm_head.state import (
 )
 from dgpo.lm_head.tiles import Workspace, spans
 from dgpo.lm_head.types import LogitTransform
+from dgpo.tensor_types import Float, Int, Tensor
 
 LOG2_E = math.log2(math.e)
 

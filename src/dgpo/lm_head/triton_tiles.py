@@ -15,12 +15,12 @@ import torch
 import triton
 import triton.language as tl
 
-from dgpo._typing import Float, Tensor
 from dgpo.lm_head.state import EMPTY_MAX, PairState, PolicyState, empty_state
 from dgpo.lm_head.streamed import TileWork, streamed_stats
 from dgpo.lm_head.tiles import Workspace
 from dgpo.lm_head.torch_tiles import ProjectedTile, TorchLogitGrad, TorchReduction
 from dgpo.lm_head.types import Head, LogitTransform
+from dgpo.tensor_types import Float, Tensor
 
 _EMPTY = tl.constexpr(EMPTY_MAX)
 

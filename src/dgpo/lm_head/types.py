@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from dgpo._typing import Float, Tensor
+from dgpo.tensor_types import Float, Tensor
 
 
 class LMHeadStats(NamedTuple):

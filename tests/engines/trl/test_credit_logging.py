@@ -8,8 +8,8 @@ import pytest
 import torch
 from support import WORDS, FixedDGPOTrainer, make_trainer, parameters, spread_reward
 
+from dgpo.credit_log.files import read_credit_log
 from dgpo.errors import RecipeError
-from dgpo.report.credit_log import read_credit_log
 
 
 def train(checkpoint, folder, **options):
@@ -253,8 +253,8 @@ def test_tensorboard_gets_text_and_a_histogram(checkpoint, tmp_path):
 
 
 def test_a_completion_cannot_write_markup_into_a_table():
-    from dgpo.report.credit_log import CompletionCredit
-    from dgpo.report.tables import _markdown, _row
+    from dgpo.credit_log.files import CompletionCredit
+    from dgpo.credit_log.trackers import _markdown, _row
 
     one = [0.0]
     evil = CompletionCredit("p|q\n| x |", [1], ["<img src=x onerror=alert(1)> `*_[a](b)"], one, one, one, one, one, one)

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from support import HERE, environment
 
-from dgpo.report.credit_log import read_credit_log
-from dgpo.report.runs import read_run
+from dgpo.credit_log.files import read_credit_log
+from dgpo.lab.runs.reader import read_run
 
 # Generous: each of about eight processes needs 15 seconds of processor time to import verl. None of them is reached
 # unless something hangs.
@@ -204,7 +204,7 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
         *("trainer.resume_mode=resume_path", f"trainer.resume_from_path={run.folder / 'run' / f'global_step_{SAVED}'}"),
         *("trainer.total_training_steps=16", "+algorithm.dgpo.credit_log_steps=1"),
         *(
-            "reward.custom_reward_function.path=pkg://dgpo.rewards.math",
+            "reward.custom_reward_function.path=pkg://dgpo.lab.rewards.math",
             "reward.custom_reward_function.name=compute_score",
         ),
     )

@@ -191,7 +191,7 @@ def test_verls_dataset_reads_what_verl_data_writes(compose, tmp_path) -> None:
     from transformers import AutoTokenizer
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
-    from dgpo.cli.main import main
+    from dgpo.lab.cli.main import main
 
     words = []
     for name, problem in (("dapo-math-17k", "1 + 1"), ("aime24", "2 + 2"), ("aime25", "3 + 3")):

@@ -3,7 +3,7 @@
 `varies` is what dynamic sampling goes by in the tests: of a prompt with an even answer all completions have the same.
 """
 
-from dgpo.rewards.math import compute_score as math_score
+from dgpo.lab.rewards.math import compute_score as math_score
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):

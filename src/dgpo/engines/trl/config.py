@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
-from dgpo.core._checks import check_not_negative, check_positive
+from dgpo.core.checks import check_not_negative, check_positive
 from dgpo.errors import RecipeError
 
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from dgpo.engines.trl.heads import PairView
-from dgpo.report.collect import (
+from dgpo.credit_log.collect import (
     MAX_PLACES,
     NUM_ALTERNATIVES,
     PER_TOKEN,
@@ -21,8 +20,9 @@ from dgpo.report.collect import (
     collect_completion,
     evenly_spread,
 )
-from dgpo.report.credit_log import CompletionCredit, CreditLog, CreditSettings
-from dgpo.report.tables import send_tables
+from dgpo.credit_log.files import CompletionCredit, CreditLog, CreditSettings
+from dgpo.credit_log.trackers import send_tables
+from dgpo.engines.trl.heads import PairView
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dgpo.core._checks import check_not_negative, check_positive
+from dgpo.core.checks import check_not_negative, check_positive
 from dgpo.errors import RecipeError
 
 TRAINER_MODE = "dgpo"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dgpo.core.credit import entropy_gate, gated_scores, redistribute, redistribution_weights
-from dgpo.core.diagnostics import CreditTotals
+from dgpo.core.totals import CreditTotals
 from dgpo.engines.verl.config import DGPOSettings
 from dgpo.errors import TrainingError
 

@@ -6,10 +6,10 @@ from omegaconf import open_dict
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from dgpo._version import __version__
 from dgpo.engines.verl.compat import check_verl_version
 from dgpo.engines.verl.engine import HeadStatistics, register_engines
 from dgpo.errors import TrainingError
+from dgpo.versions import __version__
 
 
 class DGPOWorker(ActorRolloutRefWorker):

@@ -1,0 +1,78 @@
+"""The credit of a logged step as a table for Weights & Biases, Trackio or TensorBoard, where they are on."""
+
+import importlib
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from dgpo.credit_log.files import CompletionCredit
+
+TABLE, HISTOGRAM = "dgpo/credit", "dgpo/weights"
+_COLUMNS = ("step", "prompt", "completion", "reward", "advantage", "effective_share", "weight_max", "most_credited")
+_LISTED, _LONGEST = 5, 2000
+
+
+def send_tables(
+    step: int, completions: Sequence[CompletionCredit], *, trackers: Collection[str], boards: Iterable[Any] = ()
+) -> None:
+    """Send one row a completion to the trackers that a run reports to.
+
+    Args:
+        step: The step, counted from 1.
+        completions: What was logged.
+        trackers: Names of the trackers that are on; `"wandb"` and `"trackio"` get the table.
+        boards: TensorBoard's `SummaryWriter`s; they get it as text, and the weights as a histogram.
+    """
+    rows = [_row(step, completion) for completion in completions]
+    for name in ("wandb", "trackio"):
+        tracker = importlib.import_module(name) if name in trackers else None
+        # TRL's own table goes the same way; W&B has no run where another process, or nobody, started one.
+        if tracker is not None and (name != "wandb" or tracker.run is not None):
+            table = _wandb_table(tracker, rows) if name == "wandb" else _trackio_table(tracker, rows)
+            tracker.log({TABLE: table, "train/global_step": step})
+    weights = [w for completion in completions for w in completion.w if w is not None]
+    for board in boards:
+        board.add_text(TABLE, _markdown(rows), step)
+        if weights and "numpy" in sys.modules:
+            board.add_histogram(HISTOGRAM, sys.modules["numpy"].asarray(weights), step)
+
+
+def _wandb_table(wandb: Any, rows: list[dict[str, Any]]) -> Any:
+    return wandb.Table(columns=list(_COLUMNS), data=[list(row.values()) for row in rows])
+
+
+def _trackio_table(trackio: Any, rows: list[dict[str, Any]]) -> Any:
+    import pandas as pd
+
+    return trackio.Table(dataframe=pd.DataFrame(rows, columns=list(_COLUMNS)))
+
+
+def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
+    credited = sorted(
+        ((w, token) for w, token in zip(completion.w, completion.tokens, strict=True) if w is not None), reverse=True
+    )
+    values = (
+        step,
+        completion.prompt[-_LONGEST:],
+        "".join(completion.tokens)[:_LONGEST],
+        completion.reward,
+        completion.advantage,
+        completion.effective_share,
+        credited[0][0] if credited else None,
+        ", ".join(f"{token!r} {w:.2f}" for w, token in credited[:_LISTED]),
+    )
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    """A table in which nothing of the completions can pass for markup."""
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|" + "---|" * len(_COLUMNS)]
+    for row in rows:
+        cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())
+        lines.append(f"| {' | '.join(map(_escaped, cells))} |")
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    kept = "".join(c if c.isalnum() or c in " .,'" else f"&#{ord(c)};" for c in text if c.isprintable() or c == "\n")
+    return kept.replace("&#10;", " ")

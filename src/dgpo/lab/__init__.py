@@ -1,0 +1,1 @@
+"""The workbench: command line, training runs, tasks, rewards, evaluation, report. `dgpo` itself never imports it."""

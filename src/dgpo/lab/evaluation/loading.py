@@ -1,0 +1,118 @@
+"""Loads a model and its tokenizer for looking at: from a folder, a hub id, or the folder of an adapter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dgpo.errors import RecipeError
+from dgpo.lab.models import quiet_saving, resolve_model
+
+_ADAPTER = "adapter_config.json"
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def adapter_base(model: str) -> str | None:
+    """Return the model that an adapter was trained from.
+
+    Args:
+        model: A folder or a hub id.
+
+    Returns:
+        Its folder or hub id, resolved; `None` where `model` is no folder of an adapter.
+
+    Raises:
+        RecipeError: If the adapter does not say, or its model is a folder that is not there.
+    """
+    folder = Path(model)
+    if not (folder / _ADAPTER).is_file() or (folder / "config.json").is_file():
+        return None
+    try:
+        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not base:
+        raise RecipeError(f"The adapter {model} does not say which model it belongs to (base_model_name_or_path).")
+    return resolve_model(base)
+
+
+def load_tokenizer(model: str) -> Any:
+    """Return the tokenizer of a model, padding on the left.
+
+    Args:
+        model: A folder or a hub id; an adapter without a tokenizer has that of its model.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        RecipeError: If it has none.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(model)
+    if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER):
+        base = adapter_base(model)
+        if base is not None:
+            return load_tokenizer(base)
+        raise RecipeError(
+            f"The model folder {model} has no tokenizer (none of {', '.join(_TOKENIZER)}). Copy the tokenizer's files"
+            " of the model it was trained from into it."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"The tokenizer of {model} cannot be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    return tokenizer
+
+
+def load_model(model: str, *, dtype: str = "auto", device: str | None = None) -> Any:
+    """Return a causal language model in evaluation mode; an adapter is merged into its model, in float32.
+
+    Args:
+        model: A folder or a hub id.
+        dtype: `auto` is bfloat16 on a GPU, float32 elsewhere.
+        device: Such as `"cuda:1"`; by default a GPU if there is one.
+
+    Returns:
+        The model.
+
+    Raises:
+        RecipeError: If it cannot be loaded, or there is no such device.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _refuse_missing_device(device)
+    automatic = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    kind = automatic if dtype == "auto" else getattr(torch, dtype)
+    base = adapter_base(model)
+    first = torch.float32 if base is not None else kind  # a small change would be rounded away in 16 bits
+    try:
+        with quiet_saving():
+            loaded = AutoModelForCausalLM.from_pretrained(base or model, dtype=first, use_safetensors=True)
+            if base is not None:
+                from peft import PeftModel
+
+                loaded = PeftModel.from_pretrained(loaded, model).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise RecipeError(f"The model {model} cannot be loaded: {_first_line(error)}") from error
+    return loaded.to(device=device, dtype=kind).eval()
+
+
+def _refuse_missing_device(device: str) -> None:
+    """Ask for nothing on the device: cheaper than to load a model that has nowhere to go."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    # torch says with an AssertionError that it was built without CUDA.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RecipeError(f"The device {device!r} cannot be used: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,228 @@
+"""The folder of an evaluation: settings first, then every finished batch of completions, and the result at the end."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dgpo.errors import DataError, RecipeError
+from dgpo.lab.evaluation.compare import Asked
+from dgpo.lab.evaluation.intervals import Estimate
+from dgpo.lab.evaluation.metrics import Sample, summarize
+from dgpo.lab.evaluation.problems import NO_ANSWER
+
+SETTINGS, SAMPLES, RESULT, PLOT = "settings.json", "samples.jsonl", "result.json", "pass_at_k.png"
+_LOCK = ".lock"
+# What a run that was killed before it had settings may leave: a folder with nothing else is as good as empty.
+_LEFTOVERS = {_LOCK, f".{SETTINGS}.tmp"}
+_FIELDS = ("problem", "sample", "score", "answer", "tokens", "truncated", "outcome")
+Plan = Sequence[tuple[str, int]]
+"""Problem and number of every completion, in the order of the file."""
+
+
+class EvaluationDirectory:
+    """Reads and writes one evaluation.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, settings: dict[str, Any]) -> None:
+        """Claim the folder for these settings: a new one is made, one with equal settings is continued.
+
+        Args:
+            settings: What decides the completions and their scores.
+
+        Raises:
+            RecipeError: If it holds something else, or cannot be written.
+        """
+        if self.read_settings() is None:
+            if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
+                raise RecipeError(f"{self.path} is no evaluation to continue, and not empty; choose another --output.")
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                with self.locked():
+                    if self.read_settings() is None:
+                        self._write(SETTINGS, settings)
+            except OSError as error:
+                raise RecipeError(
+                    f"{self.path} cannot be written: {error.strerror}; choose another --output."
+                ) from error
+        self._refuse_other(settings)
+
+    def _names(self) -> set[str]:
+        return {file.name for file in self.path.iterdir()}
+
+    def _refuse_other(self, settings: dict[str, Any]) -> None:
+        stored = self.read_settings() or {}
+        for key in [*settings, *stored]:
+            if stored.get(key) != settings.get(key):
+                raise RecipeError(
+                    f"{self.path} holds an evaluation with {key}: {stored.get(key)!r}, and now it is "
+                    f"{settings.get(key)!r}; a figure must not mix both. Choose another --output."
+                )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other evaluation out of the folder; two that append to one file would spoil it for good."""
+        from filelock import FileLock, Timeout
+
+        # The operating system drops the lock of a process that dies. The file stays: to remove it would let two in.
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                f"Another process is evaluating into {self.path}; wait for it, or choose another --output."
+            ) from None
+        except OSError as error:
+            raise RecipeError(
+                f"{self.path} cannot be written: {error.strerror or error}; choose another --output."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finished(self, plan: Plan, batch_size: int) -> int:
+        """Return how many batches are on the disk, and cut off what a kill left of the next one.
+
+        Args:
+            plan: Every completion that is wanted.
+            batch_size: Completions per batch.
+
+        Returns:
+            The number of whole batches.
+
+        Raises:
+            DataError: If the file holds other completions than planned, or is damaged.
+        """
+        file = self.path / SAMPLES
+        if not file.exists():
+            return 0
+        data = file.read_bytes()
+        lines = data.splitlines(keepends=True)
+        whole = 0
+        for line, expected in zip(lines, plan, strict=False):
+            if not line.endswith(b"\n"):
+                break
+            row = self._row(line, whole + 1)
+            if (row["problem"], row["sample"]) != tuple(expected):
+                raise DataError(f"{file}, line {whole + 1}: problem {row['problem']!r} instead of {expected[0]!r}.")
+            whole += 1
+        if whole < len(plan):
+            whole -= whole % batch_size
+        kept = sum(len(line) for line in lines[:whole])
+        if kept < len(data):
+            with file.open("r+b") as handle:
+                handle.truncate(kept)
+        return -(-whole // batch_size)
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add a batch; it is on the disk when this returns."""
+        with (self.path / SAMPLES).open("ab") as file:
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "replace"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_settings(self) -> dict[str, Any] | None:
+        """Return the settings, `None` if there are none."""
+        try:
+            found = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def read_samples(self) -> dict[str, list[Sample]]:
+        """Return the samples of each problem.
+
+        Returns:
+            Name of the problem to its samples.
+
+        Raises:
+            DataError: If the evaluation is missing or not complete.
+        """
+        settings = self.read_settings()
+        if settings is None:
+            raise DataError(f"{self.path} holds no evaluation; name a folder that `dgpo eval` wrote.")
+        if not all(isinstance(settings.get(key), int) for key in ("problems", "n")):
+            raise DataError(f"{self.path / SETTINGS} does not say how many problems and completions there are.")
+        problems: dict[str, list[Sample]] = {}
+        for row in self._rows():
+            unparseable = row["outcome"] in NO_ANSWER
+            found = row["score"], row["answer"], row["tokens"], row["truncated"]
+            sample = Sample(*found, unparseable, row.get("value"))  # older rows have no value
+            problems.setdefault(row["problem"], []).append(sample)
+        wanted = settings["problems"] * settings["n"]
+        if (count := sum(map(len, problems.values()))) != wanted:
+            raise DataError(
+                f"{self.path} is not complete: {count} of {wanted} completions are there. Run the same `dgpo eval` "
+                "again to continue it."
+            )
+        return problems
+
+    def read_asked(self) -> dict[str, Asked]:
+        """Return what each problem was.
+
+        Returns:
+            Name of the problem to its hash and gold answer.
+        """
+        return {row["problem"]: Asked(row.get("digest"), str(row.get("gold"))) for row in self._rows()}
+
+    def read_result(self) -> dict[str, Any]:
+        """Return what `result.json` holds, made from the samples if it is not there.
+
+        Returns:
+            The result.
+        """
+        try:
+            found: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = self.write_result(summarize(self.read_samples()))
+        return found
+
+    def outcomes(self) -> dict[str, int]:
+        """Return how often each outcome came up, sorted by name."""
+        counts: dict[str, int] = {}
+        for row in self._rows():
+            counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
+        return dict(sorted(counts.items()))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """The completions; the last line only if it is whole, as a kill may leave a part of one."""
+        if (self.path / SAMPLES).exists():
+            with (self.path / SAMPLES).open("rb") as file:
+                yield from (self._row(line, number) for number, line in enumerate(file, 1) if line.endswith(b"\n"))
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            row = json.loads(line)
+            missing = [key for key in _FIELDS if key not in row]
+        except (ValueError, TypeError) as error:
+            missing, reason = list(_FIELDS), f": {error}"
+        else:
+            reason = f": it has no {missing[0]!r}" if missing else ""
+        if missing:
+            raise DataError(
+                f"{self.path / SAMPLES}, line {number}, is damaged{reason}. Evaluate into another folder, or cut the "
+                "file off before that line and run the same `dgpo eval` again."
+            )
+        return dict(row)
+
+    def write_result(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write the result: the settings, and every metric with its interval; the same samples give the same file."""
+        metrics: dict[str, Estimate] = summary["metrics"]
+        shown = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in metrics.items()}
+        result = {"settings": self.read_settings(), **summary, "metrics": shown, "outcomes": self.outcomes()}
+        self._write(RESULT, result)
+        return result
+
+    def _write(self, name: str, value: dict[str, Any]) -> None:
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path / name)

@@ -1,0 +1,173 @@
+"""Reads what a run left behind: its curves, its configuration, its last figures and its credit log."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dgpo.credit_log.files import FOLDER, LoggedStep, read_credit_log
+from dgpo.errors import DataError
+
+TRAIN = "train"
+METRICS, SUMMARY, RECIPE, ENVIRONMENT = "metrics.jsonl", "summary.json", "recipe.yaml", "environment.json"
+TRAINER_STATE = "trainer_state.json"
+
+
+@dataclass
+class Run:
+    """One run as the page shows it.
+
+    Attributes:
+        name: What the page calls it.
+        curves: Points (step, value) of each logged metric, in order.
+        config: Settings by name, as flat values.
+        figures: Last figures by name: accuracy before and after, reward, seconds.
+        steps: The credit log.
+        notes: What is missing or was left out, in sentences.
+    """
+
+    name: str
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, str] = field(default_factory=dict)
+    steps: list[LoggedStep] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_run(path: Path) -> Run:
+    """Return a run from the directory of `dgpo train`, or from the `output_dir` of any `DGPOTrainer`.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        The run; what is not there is empty, and a note says so.
+
+    Raises:
+        DataError: If there is no such directory, or neither metrics nor a credit log in it.
+
+    Example:
+        >>> read_run(Path("/nowhere/run"))
+        Traceback (most recent call last):
+        dgpo.errors.DataError: /nowhere/run: there is no such directory. Give the directory of a run, ...
+    """
+    remedy = "Give the directory of a run, such as runs/quickstart-20260508-120000."
+    if not path.is_dir():
+        raise DataError(f"{path}: there is no such directory. {remedy}")
+    run = Run(path.resolve().name, steps=read_credit_log(path))
+    lines = _lines(path)
+    if not lines and not run.steps:
+        raise DataError(f"{path} holds neither {METRICS} nor {FOLDER}/ nor a checkpoint with metrics. {remedy}")
+    run.curves = curves_of(lines)
+    environment = _json(path / ENVIRONMENT)
+    run.config = _flat({**_recipe(path / RECIPE), **_settings(run.steps), **_versions(environment)})
+    run.figures = _figures(_json(path / SUMMARY))
+    if not run.steps:
+        run.notes.append(
+            "This run has no credit log. Set credit_log_steps (20, say) in the recipe or in DGPOConfig to get one."
+        )
+    if not lines:
+        run.notes.append(f"There are no curves: {METRICS} is missing, and no checkpoint holds metrics.")
+    return run
+
+
+def curves_of(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Return the points of each metric that was logged while training, and of held-out ones, by name.
+
+    Args:
+        lines: Objects with `step` and metrics; other values than finite numbers are left out.
+
+    Returns:
+        A later point of the same step takes the place of an earlier one.
+
+    Example:
+        >>> curves_of([{"step": 1, "phase": "train", "reward": 0.5}, {"step": 2, "phase": "train", "reward": None}])
+        {'reward': [(1, 0.5)]}
+    """
+    found: dict[str, dict[int, float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if is_number and name not in ("step", "phase", "wall_seconds", "epoch"):
+                found.setdefault(name, {})[line["step"]] = float(value)
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The metrics that `dgpo train` wrote, or else those of the newest checkpoint."""
+    file = path / METRICS
+    if file.is_file():
+        return [line for line in map(_parsed, file.read_text(encoding="utf-8").splitlines()) if "step" in line]
+    states = {state.stat().st_mtime: state for state in path.glob(f"checkpoint-*/{TRAINER_STATE}")}
+    history = _json(states[max(states)]).get("log_history", []) if states else []
+    return [line for line in history if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:  # a line that a kill cut off
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _settings(steps: list[LoggedStep]) -> dict[str, Any]:
+    names = ("tau", "kappa", "credit_policy", "temperature", "vocab_size", "engine")
+    return {name: steps[-1].header[name] for name in names if name in steps[-1].header} if steps else {}
+
+
+def _versions(environment: dict[str, Any]) -> dict[str, Any]:
+    found = {f"{name} (version)": value for name, value in (environment.get("versions") or {}).items()}
+    names = ("device", "platform", "num_processes", "num_threads", "started")
+    return found | {name: environment[name] for name in names if name in environment}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _figures(summary: dict[str, Any]) -> dict[str, str]:
+    """The figures of `summary.json` as text."""
+    found: dict[str, str] = {}
+    held_out = summary.get("held_out_accuracy") or {}
+    for phase in ("before", "after"):
+        accuracy = held_out.get(phase)
+        if accuracy:
+            interval = f" ({accuracy['low']:.3f} to {accuracy['high']:.3f})" if "low" in accuracy else ""
+            found[f"held-out accuracy {phase}"] = f"{accuracy['mean']:.3f}{interval}"
+    for name, label in (("reward_first_10_logs", "reward, first 10 logs"), ("reward_last_10_logs", "last 10 logs")):
+        if summary.get(name) is not None:
+            found[label] = f"{summary[name]:.3f}"
+    if summary.get("steps") is not None:
+        found["steps"] = str(summary["steps"])
+    if summary.get("train_seconds"):
+        found["training time"] = f"{summary['train_seconds']:.0f} s"
+    if summary.get("status") not in (None, "complete"):
+        found["status"] = str(summary["status"])
+    return found

@@ -1,0 +1,145 @@
+"""Tasks by the names that a recipe uses."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dgpo.errors import DataError, RecipeError
+from dgpo.lab.rewards.registry import can_score, get_reward, reward_names
+from dgpo.lab.tasks.base import RewardFn, Task
+from dgpo.lab.tasks.files import load_file, load_hub
+from dgpo.lab.tasks.forks.task import load_forks
+from dgpo.lab.tasks.readers import FORMATS
+from dgpo.names import did_you_mean
+
+_GYM = "reasoning_gym:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
+
+
+def load_task(
+    name: str,
+    *,
+    seed: int = 0,
+    eval_size: int | None = None,
+    rewards: Sequence[str] | None = None,
+    **task_args: Any,
+) -> Task:
+    """Return the task of this name.
+
+    Args:
+        name: `forks`; `reasoning_gym:<name>`; a local file ending in .jsonl, .json, .csv or .parquet; or a data set of
+            the hub, `owner/name` or `owner/name:configuration`.
+        seed: Which prompts.
+        eval_size: Held-out prompts; `None` is the task's default, 0 is none.
+        rewards: Names of scorers, `last_number`, `exact_match` or `task`, the task's own; the first one is the accuracy
+            that is reported. `None` is the task's own.
+        **task_args: The options of the task.
+
+    Returns:
+        The task.
+
+    Raises:
+        RecipeError: If there is no such task, reward or option.
+        DataError: If the data cannot be used.
+
+    Example:
+        >>> load_task("forks", eval_size=8, rewards=["task", "exact_match"], num_forks=2).eval_dataset.num_rows
+        8
+        >>> load_task("forsk")
+        Traceback (most recent call last):
+        dgpo.errors.RecipeError: there is no task 'forsk'. Did you mean 'forks'? A task is forks, ...
+    """
+    names = _check_rewards(rewards)
+    if name == "forks":
+        _check_options(name, load_forks, task_args)
+        return _with_rewards(load_forks(seed=seed, eval_size=eval_size, **task_args), names)
+    if name.startswith(_GYM):
+        from dgpo.lab.tasks.reasoning_gym import load_reasoning_gym
+
+        own_scorer = names is None or "task" in names
+        gym = load_reasoning_gym(
+            name.removeprefix(_GYM), seed=seed, eval_size=eval_size, **{**task_args, "own_scorer": own_scorer}
+        )
+        return _with_rewards(gym, names)
+    load = load_file if _is_file(name) else load_hub if _HUB_ID.fullmatch(name) else None
+    if load is None:
+        raise RecipeError(_unknown(name))
+    _check_options(name, load, task_args)
+    return load(name, seed=seed, eval_size=eval_size, rewards=names, **task_args)
+
+
+def _is_file(name: str) -> bool:
+    path = Path(name).expanduser()
+    # `data/train.txt` looks like the id of a data set too; where there is a folder `data`, a file is meant.
+    beside = path.suffix[1:].isalpha() and "/" in name and path.parent.is_dir()
+    return path.suffix.lower() in FORMATS or path.is_file() or beside or name.startswith((".", "/", "~"))
+
+
+def _unknown(name: str) -> str:
+    from dgpo.lab.tasks.reasoning_gym import dataset_names
+
+    short = re.split(r"[:/]", name)[-1]
+    # A bare `chain_sum` is nearest to `reasoning_gym:chain_sum`, which as a whole looks quite different.
+    valid = {"forks": "forks"} | {gym: _GYM + gym for gym in dataset_names()}
+    near = did_you_mean(short, valid)
+    for gym, full in valid.items():
+        near = near.replace(f"'{gym}'", f"'{full}'")
+    return (
+        f"there is no task {name!r}.{near} A task is forks, reasoning_gym:<name>, a file ending in "
+        f"{', '.join(FORMATS)}, or a data set of the hub, owner/name."
+    )
+
+
+def _check_rewards(rewards: Sequence[str] | None) -> tuple[str, ...] | None:
+    if rewards is None:
+        return None
+    names = (rewards,) if isinstance(rewards, str) else tuple(rewards)
+    valid = (*reward_names(), "task")
+    if not names:
+        raise RecipeError(f"rewards is empty; name at least one of {', '.join(valid)}.")
+    for name in names:
+        if name not in valid:
+            raise RecipeError(
+                f"there is no reward {name!r}.{did_you_mean(str(name), valid)} The rewards are: {', '.join(valid)}."
+            )
+    if len(set(names)) < len(names):
+        raise RecipeError(f"rewards names one scorer twice: {', '.join(names)}; use reward_weights to weigh it more.")
+    return names
+
+
+def _check_options(name: str, load: Any, given: dict[str, Any]) -> None:
+    """Refuse what the loader does not take, with the nearest option that it does."""
+    common = {"seed", "eval_size", "rewards"}
+    valid = sorted(
+        parameter.name
+        for parameter in inspect.signature(load).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in common
+    )
+    for option in given:
+        if option not in valid:
+            raise RecipeError(
+                f"task {name} has no option {option!r}.{did_you_mean(option, valid)} "
+                f"Its options are: {', '.join(valid)}."
+            )
+
+
+def _with_rewards(task: Task, names: tuple[str, ...] | None) -> Task:
+    """The task scored by these; a scorer that can read none of its gold answers is refused."""
+    if names is None:
+        return task
+    chosen: list[RewardFn] = []
+    for name in names:
+        if name == "task":
+            chosen.extend(task.reward_funcs)
+            continue
+        golds = task.train_dataset["answer"]
+        if not any(can_score(name, gold) for gold in golds):
+            raise DataError(
+                f"task {task.name}: the reward {name} can read none of its gold answers, such as {golds[0]!r}. Choose "
+                "another reward; 'task' is the task's own."
+            )
+        chosen.append(get_reward(name))
+    return replace(task, reward_funcs=tuple(chosen))

@@ -1,0 +1,1 @@
+"""Training runs: recipe, session, trainer and held-out accuracy."""

@@ -1,0 +1,160 @@
+"""Listens to the trainer: writes metrics and completions, moves the progress bar. Loaded only by a training run."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from dgpo.lab.progress import TRAINING, Progress
+from dgpo.lab.runs.directory import TRAIN, RunDirectory
+
+
+class RunRecorder(TrainerCallback):
+    """Records a run as the trainer reports it; in the main process alone.
+
+    Args:
+        directory: Where to write; `None` in the processes that write nothing.
+        progress: The bar.
+        reward_name: Name of the first reward function.
+        completions_every: Keep the completions of every n-th logged step; 0 keeps none.
+        first_step: Step of the checkpoint that is continued.
+        seconds_before: Training time of the runs that this one resumes.
+
+    Attributes:
+        phase: `"before"`, `"train"` or `"after"`; stands in each line of the metrics.
+        step: The last step that was finished.
+        generation_seconds: Time spent sampling while training.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory | None,
+        progress: Progress,
+        *,
+        reward_name: str,
+        completions_every: int,
+        first_step: int = 0,
+        seconds_before: float = 0.0,
+    ) -> None:
+        self.phase = TRAIN
+        self.step = first_step
+        self.generation_seconds = 0.0
+        self._directory, self._progress, self._reward_name = directory, progress, reward_name
+        self._completions_every = completions_every
+        self._seconds_before = seconds_before
+        self._started: float | None = None
+        self._logs_seen = 0
+        self._unwritten: list[dict[str, Any]] = []
+        self._batches = 0
+
+    def watch(self, trainer: Any) -> None:
+        """Read completions from this trainer, and time its sampling."""
+        sample: Callable[..., Any] = trainer._generate
+        score: Callable[..., Any] = trainer._generate_and_score_completions
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return sample(*args, **kwargs)
+            finally:
+                if self.phase == TRAIN:
+                    self.generation_seconds += time.monotonic() - started
+
+        def kept(*args: Any, **kwargs: Any) -> Any:
+            outputs = score(*args, **kwargs)
+            # Taken here, as an evaluation before the next log puts its own completions in their place.
+            if trainer.model.training and self._directory is not None and self._completions_every:
+                self._unwritten = _rows(trainer._logs)
+            return outputs
+
+        trainer._generate, trainer._generate_and_score_completions = timed, kept
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier runs of the same directory included."""
+        return self._seconds_before + self.session_seconds
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step was made, by this process or the one it continues."""
+        return self.step > 0
+
+    @property
+    def session_seconds(self) -> float:
+        """Training time of this process."""
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock and the bar."""
+        self._started = time.monotonic()
+        self.step = state.global_step
+        self._progress.begin(TRAINING, state.max_steps, state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember the step, which an error message will name, and move the bar."""
+        self.step = state.global_step
+        self._progress.advance(self.step, speak=False)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write a line of metrics, and the completions it speaks of."""
+        # The trainer's closing line holds averages over the run; they stand in summary.json.
+        if self._directory is None or not logs or "train_runtime" in logs:
+            return
+        line = {"step": state.global_step, "phase": self.phase, "wall_seconds": round(self.seconds, 3)}
+        self._directory.append_metrics(line | logs)
+        if self.phase != TRAIN:
+            return
+        self._progress.note(
+            reward=logs.get("reward"),
+            accuracy=logs.get(f"rewards/{self._reward_name}/mean"),
+            held_out=logs.get(f"eval_rewards/{self._reward_name}/mean"),
+        )
+        if "loss" in logs:
+            self._progress.advance(state.global_step)
+            self._keep_completions(state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the next evaluation count its batches from the start."""
+        self._batches = 0
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        """Move the bar of an evaluation before or after training."""
+        if self.phase == TRAIN:
+            return
+        if self._batches == 0:
+            self._progress.begin("evaluating", len(eval_dataloader))
+        self._batches += 1
+        self._progress.advance(self._batches)
+
+    def keep_unlogged_completions(self) -> None:
+        """Write what was sampled for the step that failed: often the very completions that say why."""
+        if self._directory is not None and self._unwritten:
+            step = self.step + 1
+            self._directory.write_completions(step, [{"step": step, **row} for row in self._unwritten])
+            self._unwritten = []
+
+    def _keep_completions(self, step: int) -> None:
+        """Write what was sampled since the last log; several steps may train on one sampling."""
+        self._logs_seen += 1
+        if self._directory is None or not self._unwritten or (self._logs_seen - 1) % self._completions_every:
+            return
+        self._directory.write_completions(step, [{"step": step, **row} for row in self._unwritten])
+        self._unwritten = []
+
+
+def _rows(logs: dict[str, Any]) -> list[dict[str, Any]]:
+    """What TRL keeps of its last sampling, one mapping a completion."""
+    rewards = {name: list(values) for name, values in logs["rewards"].items()}
+    columns = zip(logs["prompt"], logs["completion"], logs["advantages"], strict=True)
+    return [
+        {
+            "prompt": prompt,
+            "completion": completion,
+            "rewards": {name: values[index] for name, values in rewards.items()},
+            "advantage": advantage,
+        }
+        for index, (prompt, completion, advantage) in enumerate(columns)
+    ]

@@ -1,0 +1,174 @@
+"""How a run ended: its summary, its curve, the closing table, and the message when it had to stop."""
+
+import shlex
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dgpo.errors import DataError, DgpoError, RecipeError, TrainingError
+from dgpo.lab.progress import duration
+from dgpo.lab.runs.checkpoints import find_checkpoints
+from dgpo.lab.runs.curve import draw_curve
+from dgpo.lab.runs.directory import AFTER, BEFORE, COMPLETIONS, CURVE, ERROR, FINAL, METRICS, SUMMARY
+from dgpo.lab.runs.summary import accuracy, accuracy_text, summarize
+from dgpo.lab.train.assemble import reward_names
+from dgpo.lab.train.session import Session
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a sentence on how to go on."""
+
+
+class Outcome:
+    """Writes what came of a run, however it ended.
+
+    Args:
+        session: The run.
+        task: Its task.
+
+    Attributes:
+        recorder: The `RunRecorder`, once there is one.
+        trained_seconds: Training time of this process, once training is over.
+        summary: What stands in `summary.json`.
+    """
+
+    def __init__(self, session: Session, task: Any) -> None:
+        self.session, self.task = session, task
+        self.recorder: Any = None
+        self.trained_seconds: float | None = None
+        self.summary: dict[str, Any] = {}
+
+    def write(self, status: str, message: str | None = None) -> None:
+        """Write `summary.json` and `curve.png`.
+
+        Args:
+            status: `"complete"`, `"failed"` or `"interrupted"`.
+            message: What happened, if it is not complete.
+        """
+        session = self.session
+        session.progress.end()
+        if not session.is_main or self.recorder is None:
+            return
+        metrics, name = session.directory.read_metrics(), reward_names(self.task)[0]
+        seconds = self.trained_seconds or self.recorder.session_seconds
+        facts = {
+            "status": status,
+            **({"message": message} if message else {}),
+            "task": session.recipe["task"],
+            "model": session.recipe["model_name_or_path"],
+            "seed": session.recipe["seed"],
+            "generation_share": self.recorder.generation_seconds / seconds if seconds else None,
+        }
+        self.summary = summarize(metrics, reward_name=name, eval_prompts=self._eval_prompts, facts=facts)
+        session.directory.write_summary(self.summary)
+        title = f"DGPO on {session.recipe['task']} (model: {session.recipe['model_name_or_path']})"
+        draw_curve(metrics, name, title, session.directory.path / CURVE)
+
+    def say_accuracy(self, phase: str) -> None:
+        """Print the held-out accuracy that was just measured."""
+        self.session.progress.end()
+        metrics = self.session.directory.read_metrics()
+        found = accuracy(metrics, phase, reward_names(self.task)[0], self._eval_prompts)
+        self.session.progress.say(f"held-out accuracy {phase} training: {accuracy_text(found)}")
+
+    @property
+    def _eval_prompts(self) -> int:
+        return 0 if self.task.eval_dataset is None else len(self.task.eval_dataset)
+
+    def print_table(self) -> None:
+        """Print what was reached and where everything lies."""
+        from rich.table import Table
+
+        if not self.summary:
+            return
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for label, text in [*_figures(self.summary), *self._places()]:
+            table.add_row(label, text)
+        self.session.progress.console.print(table)
+
+    def _places(self) -> list[tuple[str, str]]:
+        path = self.session.directory.path
+        named = {
+            "trained model": FINAL,
+            "curve": CURVE,
+            "metrics": METRICS,
+            "completions": COMPLETIONS,
+            "figures": SUMMARY,
+        }
+        rows = [(label, str(path / name)) for label, name in named.items() if (path / name).exists()]
+        return [*rows, ("as a page", f"dgpo report {shlex.quote(str(path))}")]
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn whatever stops the run into one message: what happened, at which step, and how to go on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._close("interrupted", "interrupted")
+            raise Interrupted(f"Interrupted {self._where()}. {self._remedy()}") from None
+        except (RecipeError, DataError):
+            # Bad input that showed late (a model that is not there): as if the run had not been started.
+            self.session.progress.end()
+            if self.session.is_main and self.session.found.newest is None:
+                self.session.directory.withdraw()
+            raise
+        except DgpoError as error:
+            self._close("failed", str(error))
+            raise TrainingError(f"The run failed {self._where()}: {error}\n{self._remedy()}") from error
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError) and error.strerror:
+                reason = f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+            trace = self._write_trace()
+            self._close("failed", reason)
+            text = f"The run failed {self._where()}: {reason}.{trace}\n{self._remedy()}"
+            raise TrainingError(text) from error
+
+    def _close(self, status: str, message: str) -> None:
+        """Write the summary of a run that stopped; a disk that is full must not hide why it did."""
+        self.session.progress.end()
+        if self.recorder is not None:
+            _survives(self.recorder.keep_unlogged_completions)
+        _survives(lambda: self.write(status, message))
+
+    def _write_trace(self) -> str:
+        path = self.session.directory.path / ERROR
+        written = _survives(lambda: path.write_text(traceback.format_exc(), encoding="utf-8"))
+        return f"\nThe traceback is in {path}." if written else ""
+
+    def _where(self) -> str:
+        if self.recorder is None or not self.recorder.has_trained:
+            return "before the first step"
+        return f"after step {self.recorder.step}"
+
+    def _remedy(self) -> str:
+        """Say what is kept and how to go on."""
+        newest = find_checkpoints(self.session.directory.path).newest
+        folder = shlex.quote(str(self.session.directory.path))
+        if newest is None:
+            return f"There is no checkpoint yet; what was recorded is kept in {folder}."
+        return f"Metrics, completions and {newest.name} are kept; continue with: dgpo train --resume {folder}"
+
+
+def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    held_out = summary["held_out_accuracy"]
+    if held_out[AFTER] is not None:
+        shift = f"{accuracy_text(held_out[BEFORE])}  ->  {accuracy_text(held_out[AFTER])}"
+        rows.append(("held-out accuracy", f"{shift}   ({held_out[AFTER]['prompts']} prompts, 95 % intervals)"))
+    first, last = summary["reward_first_10_logs"], summary["reward_last_10_logs"]
+    if first is not None and last is not None:
+        rows.append(("reward, first and last 10 logs", f"{first:.3f}  ->  {last:.3f}"))
+    share = summary["generation_share"]
+    sampling = f", {100 * share:.0f} % of it sampling" if share else ""
+    rows.append(("training", f"{summary['steps']} steps in {duration(summary['train_seconds'])}{sampling}"))
+    return rows
+
+
+def _survives(action: Callable[[], Any]) -> bool:
+    try:
+        action()
+    except OSError:
+        return False
+    return True

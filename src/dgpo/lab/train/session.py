@@ -1,0 +1,187 @@
+"""Claims the run directory: a new one is made, an old one is continued, anything else is refused."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dgpo.errors import DgpoError, RecipeError
+from dgpo.lab.progress import Progress
+from dgpo.lab.runs import checkpoints
+from dgpo.lab.runs.checkpoints import Checkpoints
+from dgpo.lab.runs.directory import BEFORE, FINAL, RECIPE, SUMMARY, RunDirectory, command_line, read_json
+from dgpo.lab.train import validate
+from dgpo.lab.train.recipe import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for.
+
+    Attributes:
+        recipe: The YAML file; `None` to take the one in the run directory that is resumed.
+        overrides: `["--key", "value", ...]`.
+        resume: Whether to continue a run.
+        resume_dir: Its directory; `None` to take `output_dir`.
+        dry_run: `""`, `"short"` or `"full"`.
+        arguments: The whole command line, for the record.
+    """
+
+    recipe: Path | None
+    overrides: list[str]
+    resume: bool = False
+    resume_dir: Path | None = None
+    dry_run: str = ""
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass
+class Session:
+    """One run, once everything that can be refused without its data and model has been.
+
+    Attributes:
+        recipe: The resolved recipe.
+        config: Its `DGPOConfig`.
+        directory: The run directory.
+        progress: The bar; silent beside the main process.
+        found: The checkpoint to continue from; empty for a new run.
+        is_main: Whether this process writes.
+        measured_before: Whether the accuracy before training is known from the run that is continued.
+        seconds_before: Training time of that run.
+    """
+
+    recipe: Recipe
+    config: Any
+    directory: RunDirectory
+    progress: Progress
+    found: Checkpoints = field(default_factory=Checkpoints)
+    is_main: bool = True
+    measured_before: bool = False
+    seconds_before: float = 0.0
+
+
+def resume_directory(request: Request, schema: dict[str, Any]) -> Path | None:
+    """Return the directory of the run to continue; `None` for a new run.
+
+    Args:
+        request: What was asked for.
+        schema: The fields of a recipe.
+
+    Returns:
+        The directory named after `--resume`, or else the recipe's `output_dir`.
+
+    Raises:
+        RecipeError: If `--resume` stands there and neither it nor the recipe names a directory.
+    """
+    if not request.resume:
+        return None
+    if request.resume_dir is not None:
+        return request.resume_dir
+    if request.recipe is not None:
+        asked = load_recipe(request.recipe, request.overrides, schema)["output_dir"]
+        if asked:
+            return Path(asked).expanduser()
+    runs = sorted(Path("runs").glob(f"*/{RECIPE}"), key=lambda file: file.stat().st_mtime)
+    newest = f" The newest one here is `dgpo train --resume {runs[-1].parent}`." if runs else ""
+    raise RecipeError(f"--resume needs the directory of the run: `dgpo train --resume RUN_DIR`.{newest}")
+
+
+def recipe_path(request: Request, resume_dir: Path | None) -> Path:
+    """Return the recipe to read: the one named, or that of the run to continue."""
+    if request.recipe is not None:
+        return request.recipe
+    if resume_dir is None:
+        raise RecipeError("`dgpo train` needs a recipe, such as `dgpo train recipes/quickstart.yaml`.")
+    checkpoints.refuse_without_recipe(resume_dir)
+    return resume_dir / RECIPE
+
+
+def check_resume(recipe: Recipe, directory: Path, num_processes: int) -> Checkpoints:
+    """Return the checkpoint to continue from, or refuse: another recipe, or no complete checkpoint."""
+    checkpoints.refuse_without_recipe(directory)
+    stored = load_recipe(directory / RECIPE, [], recipe.schema)
+    checkpoints.refuse_other_recipe(stored, recipe, directory, num_processes)
+    return checkpoints.newest_or_refuse(directory)
+
+
+def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, resuming: bool) -> Session:
+    """Claim the run directory: the main process checks and writes, and the others hear the outcome.
+
+    Args:
+        request: What was asked for.
+        recipe: The resolved recipe.
+        config: Its `DGPOConfig`; `output_dir` is set to the run directory of the main process.
+        path: The run directory.
+        resuming: Whether it is continued.
+
+    Returns:
+        The session, the same in every process.
+
+    Raises:
+        DgpoError: In every process, for whatever the main one refused.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    is_main = config.process_index == 0
+    # The clock of another process may name another directory, and its disk may not be this one.
+    outcome: list[Any] = [str(path), Checkpoints(), False, 0.0, None]
+    if is_main:
+        try:
+            outcome[1] = _prepare(request, recipe, path, config.world_size, resuming=resuming)
+            metrics = RunDirectory(path).read_metrics()
+            outcome[2] = any(line.get("phase") == BEFORE for line in metrics)
+            outcome[3] = max((line.get("wall_seconds") or 0.0 for line in metrics), default=0.0)
+        except DgpoError as error:
+            outcome[4] = error
+    if config.world_size > 1:
+        broadcast_object_list(outcome)
+    directory, found, measured_before, seconds_before, refusal = outcome
+    if refusal is not None:
+        raise refusal
+    config.output_dir = directory
+    progress = Progress(quiet=not is_main)
+    for name, fault in found.incomplete.items():
+        progress.say(f"Passing over {name}: {fault}.")
+    if found.newest is not None:
+        progress.say(f"Resuming from {found.newest}, step {found.step}.")
+    return Session(
+        recipe, config, RunDirectory(Path(directory)), progress, found, is_main, measured_before, seconds_before
+    )
+
+
+def _refuse_complete(recipe: Recipe, path: Path) -> None:
+    """Refuse to resume a run that is over, unless it is asked for more steps than it has made."""
+    summary = read_json(path / SUMMARY)
+    if not isinstance(summary, dict) or summary.get("status") != "complete":
+        return
+    stored = load_recipe(path / RECIPE, [], recipe.schema)
+    if all(stored[name] == recipe[name] for name in ("max_steps", "num_train_epochs")):
+        steps = summary.get("steps")
+        raise RecipeError(
+            f"The run in {path} is complete ({steps} steps); its model is in {path / FINAL}. Give it more steps, such "
+            f"as `--max_steps {2 * steps if isinstance(steps, int) else 'N'}`, or start a new run."
+        )
+
+
+def _prepare(request: Request, recipe: Recipe, path: Path, num_processes: int, *, resuming: bool) -> Checkpoints:
+    directory = RunDirectory(path)
+    found = Checkpoints()
+    if resuming:
+        found = check_resume(recipe, path, num_processes)
+        _refuse_complete(recipe, path)
+        validate.check_output_dir(path, create=True)
+        directory.cut_to(found.step)
+        for name in found.incomplete:
+            # The trainer would write into the remains of a checkpoint that was cut off.
+            shutil.rmtree(path / name)
+    else:
+        directory.refuse_if_used()
+        validate.check_output_dir(path, create=True)
+    directory.write_recipe(recipe)
+    directory.write_environment(
+        seed=recipe["seed"],
+        num_processes=num_processes,
+        command=command_line(list(request.arguments)),
+        resumed_from=found.newest.name if found.newest else None,
+    )
+    return found

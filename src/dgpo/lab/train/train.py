@@ -1,0 +1,123 @@
+"""`dgpo train`: from a recipe to a trained model, with everything that happened in the run directory."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgpo.errors import RecipeError
+from dgpo.lab.quiet import quiet_libraries
+from dgpo.lab.runs.directory import AFTER, BEFORE, FINAL, TRAIN, RunDirectory, default_path
+from dgpo.lab.train import validate
+from dgpo.lab.train.assemble import build_config, build_trainer, load_task, model_path, reward_names, weight_bytes
+from dgpo.lab.train.finish import Outcome
+from dgpo.lab.train.plan import describe_plan, num_steps
+from dgpo.lab.train.recipe import Recipe, parse_recipe, raise_problems
+from dgpo.lab.train.schema import recipe_schema
+from dgpo.lab.train.session import Request, Session, check_resume, open_session, recipe_path, resume_directory
+
+
+def train(request: Request) -> int:
+    """Train, and return the exit code.
+
+    Args:
+        request: What the command line asked for.
+
+    Returns:
+        0 when the run is complete, or when a dry run found nothing to refuse.
+
+    Raises:
+        DgpoError: For input that cannot work, and for a run that failed; what was written stays.
+    """
+    quiet_libraries()
+    schema = recipe_schema()
+    resume_dir = resume_directory(request, schema)
+    recipe = parse_recipe(recipe_path(request, resume_dir), request.overrides, schema)
+    if resume_dir is not None:
+        recipe.values["output_dir"] = str(resume_dir)
+    path = Path(recipe["output_dir"]).expanduser() if recipe["output_dir"] else default_path(recipe)
+    _refuse_bad_values(recipe, path, new=resume_dir is None and not request.dry_run)
+    config = build_config(recipe, path)
+    if request.dry_run:
+        if resume_dir is not None:
+            check_resume(recipe, resume_dir, config.world_size)
+        if config.process_index == 0:
+            print(describe_plan(recipe, config, path, full=request.dry_run == "full"))
+        return 0
+    if recipe["num_threads"] is not None:
+        torch.set_num_threads(recipe["num_threads"])
+    # Data that cannot be used, or a model that is not there, leaves no directory behind.
+    with config.main_process_first(desc="task"):
+        task = load_task(recipe)
+    model = model_path(recipe, config)
+    _run(open_session(request, recipe, config, path, resuming=resume_dir is not None), task, model)
+    return 0
+
+
+def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool) -> None:
+    """Refuse everything that can be refused at once; the directory of a new run must be empty."""
+    problems = recipe.problems + validate.check_recipe(recipe)
+    try:
+        validate.check_output_dir(path, create=False)
+        if new and validate.is_main_process():
+            RunDirectory(path).refuse_if_used()
+    except RecipeError as error:
+        problems.append(str(error))
+    raise_problems(problems)
+
+
+def _run(session: Session, task: Any, model: str) -> None:
+    """Train from the start or a checkpoint to the end, and write what came of it."""
+    from dgpo.lab.train.callbacks import RunRecorder
+
+    outcome = Outcome(session, task)
+    recipe, config, found = session.recipe, session.config, session.found
+    session.progress.say(f"Run directory: {session.directory.path}")
+    with outcome.explained():
+        validate.check_space_for_checkpoints(
+            session.directory.path,
+            weight_bytes=weight_bytes(model),
+            lora=recipe["use_peft"],
+            kept=recipe["save_total_limit"],
+        )
+        recorder = outcome.recorder = RunRecorder(
+            session.directory if session.is_main else None,
+            session.progress,
+            reward_name=reward_names(task)[0],
+            completions_every=recipe["completions_every"],
+            first_step=found.step,
+            seconds_before=session.seconds_before,
+        )
+        trainer = build_trainer(recipe, config, task, model, recorder)
+        evaluates = recipe["eval_before_and_after"] and task.eval_dataset is not None
+        if evaluates and not session.measured_before:
+            _evaluate(trainer, recorder, BEFORE)
+            outcome.say_accuracy(BEFORE)
+        recorder.phase = TRAIN
+        _train(trainer, session)
+        outcome.trained_seconds = recorder.session_seconds
+        trainer.save_model(str(session.directory.path / FINAL))
+        if evaluates:
+            _evaluate(trainer, recorder, AFTER)
+        outcome.write("complete")
+    outcome.print_table()
+
+
+def _train(trainer: Any, session: Session) -> None:
+    """Make the steps that are left.
+
+    A run that was killed after its last checkpoint has none left; transformers would make one too many.
+    """
+    newest, step = session.found.newest, session.found.step
+    planned = num_steps(session.config, len(trainer.train_dataset))
+    if newest is not None and planned is not None and step >= planned:
+        trainer._load_from_checkpoint(str(newest))
+        trainer.state.global_step = step
+        return
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+
+
+def _evaluate(trainer: Any, recorder: Any, phase: str) -> None:
+    """Measure the held-out accuracy by TRL's own path: sampling at the training temperature."""
+    recorder.phase = phase
+    trainer.evaluate()

@@ -1,0 +1,208 @@
+"""What can be refused before anything is loaded: values that cannot work, a directory that cannot be written."""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dgpo.errors import RecipeError, TrainingError
+from dgpo.lab.train.recipe import Recipe
+
+# A run writes its curve, metrics and completions in any case; checkpoints come on top.
+MINIMUM_FREE_BYTES = 300 * 2**20
+
+# name -> (what it must satisfy, the test); applied only to values that are not None.
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "tau": ("above 0: it divides the scores, and the smaller it is the sharper the redistribution", lambda x: x > 0),
+    "kappa": ("0 or more: it is the power of the entropy gate, and 0 switches the gate off", lambda x: x >= 0),
+    "num_generations": ("2 or more: the advantage compares the completions of one prompt", lambda x: x >= 2),
+    "num_generations_eval": ("1 or more", lambda x: x >= 1),
+    "num_iterations": ("1 or more", lambda x: x >= 1),
+    "per_device_train_batch_size": ("1 or more", lambda x: x >= 1),
+    "per_device_eval_batch_size": ("1 or more", lambda x: x >= 1),
+    "gradient_accumulation_steps": ("1 or more", lambda x: x >= 1),
+    "max_completion_length": ("1 or more", lambda x: x >= 1),
+    "learning_rate": ("0 or more", lambda x: x >= 0),
+    "temperature": ("above 0", lambda x: x > 0),
+    "top_p": ("above 0 and at most 1", lambda x: 0 < x <= 1),
+    "eval_size": ("0 or more", lambda x: x >= 0),
+    "completions_every": ("0 or more", lambda x: x >= 0),
+    "eval_every": ("0 or more", lambda x: x >= 0),
+    "eval_samples": ("1 or more", lambda x: x >= 1),
+    "num_threads": ("1 or more", lambda x: x >= 1),
+    "lora_r": ("1 or more", lambda x: x >= 1),
+    "lora_dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
+}
+
+
+def world_size() -> int:
+    """Return the number of processes of this launch; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def check_recipe(recipe: Recipe) -> list[str]:
+    """Return every problem of the values of a recipe, each with the value, the reason and the remedy.
+
+    Args:
+        recipe: A recipe whose values already fit their types.
+
+    Returns:
+        One sentence a problem; empty if the recipe can run.
+    """
+    problems = []
+    for name, required in (("task", "forks"), ("model_name_or_path", "forks")):
+        if not recipe[name]:
+            problems.append(f"the recipe names no {name}; add a line such as `{name}: {required}`")
+    for name, (rule, holds) in _BOUNDS.items():
+        value = recipe[name] if name in recipe.schema else None
+        if value is not None and not holds(value):
+            problems.append(f"{recipe.place(name)}: {name} is {value}, and must be {rule}")
+    if recipe["max_steps"] == 0:
+        problems.append(f"{recipe.place('max_steps')}: max_steps is 0, so nothing would be trained; use -1 for epochs")
+    if recipe["eval_every"] and not recipe["eval_task"]:
+        problems.append(
+            f"{recipe.place('eval_every')}: eval_every is {recipe['eval_every']}, and there is no eval_task; "
+            "add a line such as `eval_task: aime24`"
+        )
+    problems += _check_batches(recipe)
+    problems += _check_remote_code(recipe)
+    return problems
+
+
+def _check_batches(recipe: Recipe) -> list[str]:
+    """Whole groups of completions must fit both batches; TRL finds the second out only after training."""
+    group = recipe["num_generations"]
+    sizes = [recipe[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
+    if group is None or group < 2 or min(sizes) < 1:
+        return []
+    problems = []
+    batch, formula = generation_batch(recipe)
+    if batch % group:
+        below, above = batch // group * group, -(-batch // group) * group
+        fitting = " or ".join(str(size) for size in (below, above) if size)
+        problems.append(
+            f"num_generations is {group}, and the {batch} completions of a generation batch ({formula}) do not divide "
+            f"by it; choose a batch of {fitting}, or another num_generations"
+        )
+    eval_group = recipe["num_generations_eval"] or group
+    eval_batch = recipe["per_device_eval_batch_size"] * world_size()
+    evaluates = recipe["eval_size"] != 0 and (recipe["eval_before_and_after"] or recipe["eval_strategy"] != "no")
+    if evaluates and eval_group >= 1 and eval_batch % eval_group:
+        problems.append(
+            f"per_device_eval_batch_size is {recipe['per_device_eval_batch_size']} (x {world_size()} processes), and "
+            f"does not divide by the {eval_group} completions a held-out prompt gets (num_generations_eval, or "
+            f"num_generations where that is not set); set num_generations_eval: 1, or a multiple of {eval_group}"
+        )
+    return problems
+
+
+def generation_batch(recipe: Recipe) -> tuple[int, str]:
+    """Return the number of completions sampled at once, over all processes, and how it comes about."""
+    if recipe["generation_batch_size"]:
+        return recipe["generation_batch_size"], "generation_batch_size"
+    steps = recipe["steps_per_generation"] or recipe["gradient_accumulation_steps"]
+    named = "steps_per_generation" if recipe["steps_per_generation"] else "gradient_accumulation_steps"
+    size = recipe["per_device_train_batch_size"]
+    formula = f"per_device_train_batch_size {size} x {named} {steps} x {world_size()} process(es)"
+    return size * steps * world_size(), formula
+
+
+def _check_remote_code(recipe: Recipe) -> list[str]:
+    problems = []
+    if recipe["trust_remote_code"]:
+        problems.append(
+            f"{recipe.place('trust_remote_code')}: trust_remote_code stays off, as it runs code that a model "
+            "repository ships; use a model that transformers knows by itself"
+        )
+    inside: Any = recipe["model_init_kwargs"]
+    if "trust_remote_code" in (inside or ()):
+        problems.append(f"{recipe.place('model_init_kwargs')}: model_init_kwargs cannot hold trust_remote_code")
+    return problems
+
+
+def check_output_dir(directory: Path, *, create: bool) -> None:
+    """Refuse a run directory that cannot be written, before anything is spent on it.
+
+    Args:
+        directory: The run directory.
+        create: Make it, and write and delete a file in it; otherwise only look at what exists (`--dry-run`).
+
+    Raises:
+        RecipeError: If it is a file, lies below a file, or cannot be written.
+        TrainingError: If the disk is nearly full.
+    """
+    remedy = "choose another one with --output_dir DIR"
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise RecipeError(f"The run directory {directory} cannot be made: {existing} is a file; {remedy}.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RecipeError(f"The run directory {directory} cannot be written: no permission in {existing}; {remedy}.")
+    if create:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=directory, prefix=".probe-") as probe:
+                probe.write(b"dgpo")
+                probe.flush()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RecipeError(f"The run directory {directory} cannot be written: {reason}; {remedy}.") from error
+        existing = directory
+    free = shutil.disk_usage(existing).free
+    if free < MINIMUM_FREE_BYTES:
+        raise TrainingError(
+            f"Only {megabytes(free)} are free where the run directory {directory} lies, and a run needs at least "
+            f"{megabytes(MINIMUM_FREE_BYTES)}; free some space, or {remedy}."
+        )
+
+
+def check_space_for_checkpoints(directory: Path, *, weight_bytes: int, lora: bool, kept: int | None) -> None:
+    """Refuse a run whose checkpoints cannot fit on the disk.
+
+    A checkpoint of full fine-tuning holds the weights and Adam's two moments; at least two exist at once, as the old
+    one is deleted after the new one is complete.
+
+    Args:
+        directory: The run directory.
+        weight_bytes: Size of the model's weights as they are saved; 0 where unknown.
+        lora: Whether only an adapter is saved, which is small.
+        kept: `save_total_limit`; `None` keeps all, of which two are counted.
+
+    Raises:
+        TrainingError: If there is too little space; it names what is needed and what is free.
+    """
+    if lora or not weight_bytes:
+        return
+    needed = 3 * weight_bytes * max(2, (kept or 1) + 1) + MINIMUM_FREE_BYTES
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise TrainingError(
+            f"The checkpoints need about {megabytes(needed)} in {directory}, and {megabytes(free)} are free (weights "
+            f"of {megabytes(weight_bytes)} with Adam's moments, {max(2, (kept or 1) + 1)} checkpoints at once). Free "
+            "some space, lower save_total_limit, use LoRA, or choose another --output_dir."
+        )
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes for people.
+
+    Args:
+        count: Bytes.
+
+    Returns:
+        MiB below one GiB, rounded up.
+
+    Example:
+        >>> megabytes(3 * 2**30)
+        '3.0 GiB'
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{math.ceil(count / 2**20)} MiB"

@@ -1,6 +1,0 @@
-"""Prompts with verifiable answers: forks (embedded), reasoning-gym's, local files and data sets of the hub."""
-
-from dgpo.tasks.base import Task
-from dgpo.tasks.registry import load_task
-
-__all__ = ["Task", "load_task"]

@@ -1,0 +1,6 @@
+"""Completions to log and to show."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import browser`

@@ -1,0 +1,147 @@
+"""The page as text: what it embeds can be nothing but data, and it stays small."""
+
+import json
+import re
+
+import pytest
+
+from dgpo.credit_log.files import CreditLog, LoggedStep
+from dgpo.errors import DataError
+from dgpo.lab.report.credit_summary import summarize_credit
+from dgpo.lab.report.page import config_differences, embedded_json, render_page
+from dgpo.lab.runs.reader import Run, curves_of, read_run
+
+
+def data_of(page):
+    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(block)
+
+
+def test_embedded_data_come_back_and_hold_no_markup():
+    data = {"text": "</script><!-- & \u2028 🙂 \ud800", "nan": float("nan"), "inf": [float("inf")], "x": 0.123456789}
+    text = embedded_json(data)
+    assert text.isascii()
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"text": data["text"], "nan": None, "inf": [None], "x": 0.12346}
+
+
+def test_the_page_forbids_everything_but_its_own_script_and_style():
+    page = render_page([Run("<b>one</b>")], kind="report", title="<i>&</i>")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "<i>" not in page
+    assert "<b>one" not in page
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
+
+
+def test_a_log_that_is_too_large_is_cut_with_a_note(completion, monkeypatch):
+    monkeypatch.setattr("dgpo.lab.report.page.MAX_CREDIT_CHARACTERS", 60_000)
+    alternatives = {index: {"policy": [("a", 0.5)] * 5, "reference": []} for index in range(64)}
+    steps = [LoggedStep(n, {}, [completion(*"abcdefgh" * 40, alternatives=alternatives)]) for n in range(1, 21)]
+    (run,) = data_of(render_page([Run("one", steps=steps)], kind="report", title=""))["runs"]
+    assert len(embedded_json(run["credit"])) <= 60_000
+    assert run["credit"][-1]["step"] == 20
+    assert any(f"{len(run['credit'])} of 20 logged steps" in note for note in run["notes"])
+    assert any("first 256 tokens" in note for note in run["notes"])
+    assert any("likeliest tokens are shown nowhere" in note for note in run["notes"])
+    assert run["summary"]["tokens"] == 20 * 320  # of the whole log
+
+
+def test_curves_share_a_budget_and_leave_the_rest_to_the_credit(completion, monkeypatch):
+    curves = {f"metric/{name}": [(step, step / 7) for step in range(2000)] for name in range(60)}
+    steps = [LoggedStep(n, {}, [completion(*"abcdefgh" * 20)]) for n in range(1, 41)]
+    for count in (1, 6, 40):
+        page = render_page([Run(f"{n}", curves, {}, {}, steps) for n in range(count)], kind="report", title="")
+        assert len(page) < 5_000_000
+        runs = data_of(page)["runs"]
+        assert len(embedded_json([run["curves"] for run in runs])) <= 1_500_000
+        # The ends of a curve stay, and some credit of every run.
+        assert all(run["curves"]["metric/3"][-1] == [1999, 285.57] for run in runs)
+        assert all(run["credit"] for run in runs)
+    monkeypatch.setattr("dgpo.lab.report.page.MAX_CHARACTERS", 300_000)
+    monkeypatch.setattr("dgpo.lab.report.page.MAX_CURVES_CHARACTERS", 200_000)
+    assert len(embedded_json(data_of(render_page([Run("", curves, {}, {}, steps)], kind="report", title="")))) < 301_000
+
+
+@pytest.mark.parametrize("runs", [1, 4])
+def test_prompts_are_cut_by_the_room_they_take(completion, runs):
+    prompt = "🙂" * 20_000
+    steps = [LoggedStep(1, {}, [completion("a", "b", prompt=prompt, tokens=["🙂" * 5000, "b"]) for _ in range(64)])]
+    page = render_page([Run(f"{n}", steps=steps) for n in range(runs)], kind="report", title="")
+    assert len(page) < 5_000_000
+    run = data_of(page)["runs"][0]
+    assert run["credit"][0]["completions"]
+    shown = run["credit"][0]["completions"][0]["prompt"]
+    assert shown == "🙂" * (len(shown) - 2) + " …"
+    assert len(embedded_json(shown)) <= 20_010
+    left = len(run["credit"][0]["completions"])
+    assert (left == 64) or any(f"Of that step's 64 completions, {left} have room" in note for note in run["notes"])
+    whole = render_page(
+        [Run("", steps=[LoggedStep(1, {}, [completion("a", prompt="é" * 100)])])], kind="report", title=""
+    )
+    assert data_of(whole)["runs"][0]["credit"][0]["completions"][0]["prompt"] == "é" * 100
+
+
+def test_the_summary_by_hand(completion):
+    steps = [
+        LoggedStep(1, {}, [completion("a", "b", w=[1.0, 1.0])]),
+        LoggedStep(2, {}, [completion("a", "b", "", w=[0.5, 1.5, None])]),
+    ]
+    found = summarize_credit(steps)
+    assert (found["tokens"], found["completions"], found["low"], found["high"]) == (4, 2, 0.5, 1.5)
+    assert found["shares"] == [(1, 1.0), (2, pytest.approx(0.8))]  # 2^2 / (0.25 + 2.25) / 2
+    assert found["share"] == pytest.approx(0.9)
+    assert [sum(counts) for counts in found["counts"]] == [2, 2]
+    middle = len(found["counts"][0]) // 2
+    assert found["counts"][0][middle] == 2  # 1 lies in the middle bin
+    (most,), (least,) = found["most"], found["least"]
+    assert (most["text"], most["w"], most["max"], most["count"]) == ("b", 1.25, 1.5, 2)
+    assert (least["text"], least["w"]) == ("a", 0.75)
+
+
+def test_histograms_side_by_side_have_one_axis(completion):
+    runs = [Run(f"{w}", steps=[LoggedStep(1, {}, [completion("a", "b", w=[w, 1.0])])]) for w in (1.5, 0.125)]
+    one, two = (run["summary"] for run in data_of(render_page(runs, kind="report", title=""))["runs"])
+    assert one["edges"] == two["edges"]
+    assert one["edges"][0] == pytest.approx(0.125, rel=1e-3)
+    assert [sum(counts) for run in (one, two) for counts in run["counts"]] == [2, 2]
+
+
+def test_no_credit_is_no_error():
+    assert summarize_credit([])["share"] is None
+    assert data_of(render_page([Run("empty")], kind="report", title=""))["runs"][0]["credit"] == []
+
+
+def test_differences_name_what_is_set_differently():
+    runs = [Run("a", config={"tau": 0.5, "kappa": 1.0, "seed": 0}), Run("b", config={"tau": 0.05, "kappa": 1.0})]
+    assert config_differences(runs) == [("tau", ["0.5", "0.05"]), ("seed", ["0", "—"])]
+
+
+def test_a_run_of_any_trainer_is_read_from_its_checkpoint(tmp_path, settings, completion):
+    CreditLog(tmp_path, settings).write(1, [completion("a")])
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    history = [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.75, "note": "text"}, {"epoch": 1}]
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    run = read_run(tmp_path)
+    assert run.curves == {"reward": [(1, 0.5), (2, 0.75)]}
+    assert run.config["tau"] == 0.5
+    assert not run.notes
+
+
+def test_lines_that_were_cut_off_are_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward": 1}\n[1]\n{"step": 2, "rew')
+    run = read_run(tmp_path)
+    assert run.curves == {"reward": [(1, 1.0)]}
+    assert "credit_log_steps" in run.notes[0]
+
+
+def test_curves_take_finite_numbers_only():
+    lines = [{"step": 1, "a": True, "b": None, "c": float("nan"), "d": 2}, {"step": 1, "d": 3}]
+    assert curves_of(lines) == {"d": [(1, 3.0)]}
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"holds neither metrics\.jsonl nor credit/"):
+        read_run(tmp_path)
