@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-CORE = tuple(
-    f"src/dgpo/core/{name}.py" for name in ("_checks", "advantages", "credit", "divergences", "policy_loss", "rules")
+CORE = (
+    *(f"src/dgpo/core/{name}.py" for name in ("checks", "advantages", "credit", "divergences", "policy_loss")),
+    "src/dgpo/rules.py",
 )
 """What every experiment computes its credit and its loss with."""
 

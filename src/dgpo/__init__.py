@@ -1,35 +1,56 @@
 """Distribution-Guided Policy Optimization (arXiv:2605.03327): GRPO's group advantage, redistributed over the tokens.
 
-Importing this package loads torch and nothing heavier; `DGPOConfig` and `DGPOTrainer` load TRL when first used.
+Importing this package loads nothing. Each public name loads what it needs when it is first used: torch alone, and TRL
+for `DGPOConfig` and `DGPOTrainer`.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from dgpo.core import (
-    CreditStats,
-    clipped_policy_loss,
-    credit_stats,
-    gated_scores,
-    group_advantages,
-    per_token_entropy,
-    per_token_hellinger_sq,
-    redistribute,
-    redistribution_weights,
-    sequence_parallel_weights,
-)
-from dgpo.lm_head import LMHeadStats, lm_head_stats, sharded_lm_head_stats
 from dgpo.versions import __version__
 
 if TYPE_CHECKING:
+    from dgpo.core import (
+        Credit,
+        CreditStats,
+        TokenStats,
+        assign_credit,
+        clipped_policy_loss,
+        credit_rule,
+        credit_stats,
+        gated_scores,
+        group_advantages,
+        per_token_entropy,
+        per_token_hellinger_sq,
+        redistribute,
+        redistribution_weights,
+        sequence_parallel_weights,
+    )
     from dgpo.engines.trl import DGPOConfig, DGPOTrainer
+    from dgpo.lm_head import LMHeadStats, lm_head_stats, sharded_lm_head_stats
+
+_HOME = {
+    "dgpo.core": (
+        *("Credit", "CreditStats", "TokenStats", "assign_credit", "clipped_policy_loss", "credit_rule", "credit_stats"),
+        *("gated_scores", "group_advantages", "per_token_entropy", "per_token_hellinger_sq", "redistribute"),
+        *("redistribution_weights", "sequence_parallel_weights"),
+    ),
+    "dgpo.lm_head": ("LMHeadStats", "lm_head_stats", "sharded_lm_head_stats"),
+    "dgpo.engines.trl": ("DGPOConfig", "DGPOTrainer"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Credit",
     "CreditStats",
     "DGPOConfig",
     "DGPOTrainer",
     "LMHeadStats",
+    "TokenStats",
     "__version__",
+    "assign_credit",
     "clipped_policy_loss",
+    "credit_rule",
     "credit_stats",
     "gated_scores",
     "group_advantages",
@@ -44,12 +65,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the TRL engine when one of its two public names is asked for."""
-    if name in ("DGPOConfig", "DGPOTrainer"):
-        from dgpo.engines import trl
-
-        return getattr(trl, name)
-    raise AttributeError(f"module 'dgpo' has no attribute {name!r}")
+    """Import the module of a public name when it is first used."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'dgpo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,16 @@
-"""The nearest valid name, for messages that refuse an unknown one."""
+"""Functions by name: the nearest valid one for a message, and the one that an import path names."""
 
 import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
 from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dgpo.errors import ConfigError
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
@@ -23,3 +32,64 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     by_lower = {option.casefold(): option for option in valid}
     near = difflib.get_close_matches(name.casefold(), by_lower, n=1, cutoff=0.5)
     return f" Did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def import_function(path: str) -> Any:
+    """Return the function that an import path names.
+
+    Args:
+        path: `"my_package.rules:capped"`, or `"my_rules.py:capped"` for a file, relative to the working directory.
+
+    Returns:
+        The function. A file is executed once a process, under a module name of its own.
+
+    Raises:
+        ConfigError: If there is no such module, file or function, or the module raises while it is imported.
+
+    Example:
+        >>> import_function("math:sqrt")(4.0)
+        2.0
+    """
+    module_name, _, name = path.rpartition(":")
+    if not module_name or not name:
+        raise ConfigError(f"{path!r} is no import path; write 'module:function' or 'file.py:function'.")
+    is_file = module_name.endswith(".py")
+    try:
+        module = _module_of_file(Path(module_name)) if is_file else importlib.import_module(module_name)
+    except ConfigError:
+        raise
+    except ModuleNotFoundError as error:
+        if not is_file and error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"{path!r}: there is no module {error.name!r}. Install its package, put its folder on PYTHONPATH, or"
+                " name the file: 'my_rules.py:function'."
+            ) from error
+        raise ConfigError(f"{path!r} cannot be imported: {error}.") from error
+    except Exception as error:
+        raise ConfigError(f"{path!r} cannot be imported: {type(error).__name__}: {error}.") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(f"{module_name} has no function {name!r}.{did_you_mean(name, functions)}")
+    return function
+
+
+def _module_of_file(file: Path) -> ModuleType:
+    path = file.expanduser().resolve()
+    if not path.is_file():
+        raise ConfigError(f"There is no file {file}. Paths are relative to the working directory.")
+    # Under a name of its own: two files of the same name must not meet, nor a file and an installed module.
+    name = f"_dgpo_file_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,310 +1,246 @@
-"""Further ways to turn per-token statistics into weights: variations of the paper's, and the rules it is compared with.
+"""Credit rules by name: plain functions from `TokenStats` to weights, and `resolve`, which finds them.
 
-A rule is a function from `TokenStatistics` to weights (B, T), by which `redistribute` multiplies the advantages. What
-stands here are the building blocks; each is one small function of tensors, without state.
+A rule of your own is the same kind of function, named by its import path: see `examples/custom_rule.py`.
 """
 
-import math
-from dataclasses import dataclass
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from dgpo.core.checks import check_mask, check_positive
-from dgpo.core.credit import redistribution_weights
-from dgpo.tensor_types import Bool, Float, Tensor
+from dgpo.core.assign import RuleTraits, assign_credit, credit_rule, traits_of
+from dgpo.core.credit import gated_scores, redistribution_weights
+from dgpo.core.token_stats import TokenStats
+from dgpo.core.weights import (
+    capped_weights,
+    effective_share_weights,
+    floored_weights,
+    future_kl_weights,
+    group_entropy_weights,
+    one_sided_weights,
+    top_entropy_weights,
+)
+from dgpo.errors import ConfigError
+from dgpo.names import did_you_mean, import_function
+
+__all__ = ["BUILT_IN", "CreditRule", "credit_rule", "resolve"]
+
+
+def _scores(stats: TokenStats, kappa: float) -> Tensor:
+    assert stats.hellinger_sq is not None
+    return gated_scores(stats.hellinger_sq, stats.entropy, vocab_size=stats.vocab_size, kappa=kappa)
+
+
+@credit_rule(reads=("hellinger_sq",))
+def dgpo(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0) -> Tensor:
+    """Return the paper's weights: a softmax of s = d h^kappa (arXiv:2605.03327)."""
+    return redistribution_weights(_scores(stats, kappa), stats.completion_mask, tau=tau)
+
+
+@credit_rule(reads=())
+def even(stats: TokenStats) -> Tensor:
+    """Return weights of 1, which is GRPO, and needs no reference."""
+    return stats.completion_mask.float()
+
+
+@credit_rule(reads=())
+def entropy(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0) -> Tensor:
+    """Return a softmax of the normalised entropy alone, as if d were 1 everywhere."""
+    ones = torch.ones_like(stats.entropy)
+    scores = gated_scores(ones, stats.entropy, vocab_size=stats.vocab_size, kappa=kappa)
+    return redistribution_weights(scores, stats.completion_mask, tau=tau)
+
+
+@credit_rule(reads=("hellinger_sq",))
+def inverse(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0) -> Tensor:
+    """Return a softmax of -s: less credit where the policy has moved away from its reference."""
+    return redistribution_weights(-_scores(stats, kappa), stats.completion_mask, tau=tau)
+
+
+@credit_rule(reads=("hellinger_sq",))
+def capped(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0, cap: float = 2.0) -> Tensor:
+    """Return the paper's weights with a largest one; what is cut off is spread evenly."""
+    return capped_weights(dgpo(stats, tau=tau, kappa=kappa), stats.completion_mask, cap=cap)
+
+
+@credit_rule(reads=("hellinger_sq",))
+def floored(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0, floor: float = 0.5) -> Tensor:
+    """Return the paper's weights mixed with even ones, floor + (1 - floor) w, so that no token is starved."""
+    return floored_weights(dgpo(stats, tau=tau, kappa=kappa), stats.completion_mask, floor=floor)
+
+
+@credit_rule(reads=("hellinger_sq",))
+def one_sided(
+    stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0, sign: Literal["positive", "negative"] = "positive"
+) -> Tensor:
+    """Return the paper's weights for completions whose advantage has this sign, and 1 for the others."""
+    if sign not in ("positive", "negative"):
+        raise ValueError(f"sign is {sign!r}; it is 'positive' or 'negative', the sign of the advantage.")
+    weights = dgpo(stats, tau=tau, kappa=kappa)
+    return one_sided_weights(weights, stats.completion_mask, stats.advantages, positive=sign == "positive")
+
+
+@credit_rule(reads=("hellinger_sq",))
+def effective_share(stats: TokenStats, *, share: float = 0.8, kappa: float = 1.0) -> Tensor:
+    """Return the paper's weights at the tau for which this share of the batch's tokens holds the credit (ESS / T)."""
+    return effective_share_weights(_scores(stats, kappa), stats.completion_mask, effective_share=share)
+
+
+@credit_rule(reads=(), mean_one=False)
+def top_entropy(stats: TokenStats, *, fraction: float = 0.2) -> Tensor:
+    """Return 1 for the batch's most uncertain tokens and 0 for the others ("80/20", arXiv:2506.01939)."""
+    return top_entropy_weights(stats.entropy, stats.completion_mask, fraction=fraction)
+
+
+@credit_rule(reads=(), mean_one=False, whole_groups=True)
+def gtpo(stats: TokenStats, *, bonus: float = 0.5) -> Tensor:
+    """Return entropy shares over the completions of a prompt at the same position (after GTPO, arXiv:2508.04349)."""
+    assert stats.group is not None
+    mask, advantages = stats.completion_mask, stats.advantages
+    return group_entropy_weights(stats.entropy, mask, advantages, group=stats.group, bonus=bonus)
+
+
+@credit_rule(reads=(), mean_one=False)
+def fipo(stats: TokenStats, *, gamma: float = 0.95, low: float = 0.8, high: float = 1.2) -> Tensor:
+    """Return weights from the policy's change over all later tokens (FIPO, arXiv:2603.19835); 1 at the first update."""
+    return future_kl_weights(stats.logps, stats.old_logps, stats.completion_mask, gamma=gamma, low=low, high=high)
+
+
+BUILT_IN: dict[str, Callable[..., Tensor]] = {
+    rule.__name__: rule
+    for rule in (
+        *(dgpo, even, entropy, inverse, capped, floored, one_sided, effective_share),
+        *(top_entropy, gtpo, fipo),
+    )
+}
+"""The rules that have a name of their own; every other one is named by its import path."""
 
 
 @dataclass(frozen=True)
-class TokenStatistics:
-    """What a rule may read of one batch; nothing of it carries a gradient.
+class CreditRule:
+    """A rule with its options, ready to be called on `TokenStats`.
 
     Attributes:
-        hellinger_sq: d, squared Hellinger distance of policy and reference, (B, T).
-        kl: KL(policy || reference) in nats, (B, T).
-        entropy: H of the policy in nats, (B, T).
-        logps: Of the sampled tokens under the policy, (B, T).
-        old_logps: Under the policy that sampled, (B, T).
-        ref_logps: Under the reference, (B, T).
-        completion_mask: True where a token is trained, (B, T); other slots may hold anything.
-        advantages: A, (B,); completions of a prompt lie next to each other.
-        num_generations: G.
-        vocab_size: V.
+        name: How it was named.
+        function: The plain function.
+        options: Its keyword arguments, defaults included.
+        source: SHA-256 digest (12 hex digits) of the file that defines it, `""` where there is no file.
     """
 
-    hellinger_sq: Tensor
-    kl: Tensor
-    entropy: Tensor
-    logps: Tensor
-    old_logps: Tensor
-    ref_logps: Tensor
-    completion_mask: Tensor
-    advantages: Tensor
-    num_generations: int
-    vocab_size: int
+    name: str
+    function: Callable[..., Tensor]
+    options: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def traits(self) -> RuleTraits:
+        """What an engine must know before the rule runs."""
+        return traits_of(self.function)
+
+    def __call__(self, stats: TokenStats) -> Tensor:
+        """Return what the function gives for these statistics."""
+        return self.function(stats, **self.options)
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, options and source for records of a run; values of options are plain data."""
+        return {"rule": self.name, "options": dict(self.options), "source": self.source}
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
 
 
-@torch.no_grad()
-def floored_weights(
-    weights: Float[Tensor, "B T"], completion_mask: Bool[Tensor, "B T"], *, floor: float
-) -> Float[Tensor, "B T"]:
-    """Return weights mixed with even ones, so that no token is starved: floor + (1 - floor) w.
+def resolve(rule: str | Callable[..., Tensor] | CreditRule, /, **options: Any) -> CreditRule:
+    """Return the rule of a name with its options, tried once on a small batch of made-up statistics.
 
     Args:
-        weights: Weights with mean 1 over the mask of each row.
-        completion_mask: True where a token is trained.
-        floor: Share that is spread evenly, in [0, 1]; 1 is GRPO.
+        rule: A name of `BUILT_IN`, an import path `"my_package.rules:capped"`, a file `"my_rules.py:capped"`, relative
+            to the working directory, or a function.
+        options: Keyword arguments of the rule; the others keep their defaults.
 
     Returns:
-        Weights with mean 1 over the mask, none below `floor`, 0 off the mask; no gradient.
+        A callable that gives weights, or token advantages where the rule is marked as signed.
 
     Raises:
-        ValueError: If `floor` is outside of [0, 1].
+        ConfigError: If there is no such rule (with the nearest name), it has no such option (with the valid ones), an
+            option has no value, or the rule does not work on the made-up batch.
 
     Example:
-        >>> floored_weights(torch.tensor([[0.0, 2.0]]), torch.tensor([[True, True]]), floor=0.25)
-        tensor([[0.2500, 1.7500]])
+        >>> str(resolve("capped", cap=3.0))
+        'capped(tau=0.5, kappa=1.0, cap=3.0)'
+        >>> resolve("capt")
+        Traceback (most recent call last):
+        dgpo.errors.ConfigError: There is no credit rule 'capt'. Did you mean 'capped'? Rules: dgpo, even, ...
     """
-    check_mask("weights", weights, completion_mask)
-    if not 0 <= floor <= 1:
-        raise ValueError(f"floor is {floor}; it is a share of the credit, from 0 to 1.")
-    return torch.where(completion_mask, floor + (1 - floor) * weights, torch.zeros_like(weights))
+    if isinstance(rule, CreditRule):
+        rule, options = rule.function, {**rule.options, **options}
+    name = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
+    function = _function_of(rule) if isinstance(rule, str) else rule
+    resolved = CreditRule(name, function, _checked_options(name, function, options), _source_of(function))
+    _try(resolved)
+    return resolved
 
 
-@torch.no_grad()
-def capped_weights(
-    weights: Float[Tensor, "B T"], completion_mask: Bool[Tensor, "B T"], *, cap: float
-) -> Float[Tensor, "B T"]:
-    """Return weights of which none is above `cap`; what is cut off is spread evenly over all tokens of the row.
-
-    Cut off and spread once: w' = min(w, c) + mean(w - min(w, c)) with c chosen so that no w' exceeds `cap`, by
-    bisection.
-
-    Args:
-        weights: Weights with mean 1 over the mask of each row.
-        completion_mask: True where a token is trained.
-        cap: Largest weight, above 1.
-
-    Returns:
-        Weights with mean 1 over the mask, 0 off it; no gradient.
-
-    Raises:
-        ValueError: If `cap` is not above 1.
-
-    Example:
-        >>> capped_weights(torch.tensor([[0.0, 0.5, 2.5]]), torch.tensor([[True] * 3]), cap=2.0)    # c = 1.75
-        tensor([[0.2500, 0.7500, 2.0000]])
-    """
-    check_mask("weights", weights, completion_mask)
-    if not cap > 1:
-        raise ValueError(f"cap is {cap}; weights have mean 1, so the largest allowed must be above 1.")
-    kept = torch.where(completion_mask, weights, torch.zeros_like(weights)).double()
-    count = completion_mask.sum(-1, keepdim=True).clamp(min=1)
-    low, high = torch.zeros_like(count, dtype=kept.dtype), torch.full_like(count, cap, dtype=kept.dtype)
-    for _ in range(40):
-        cut = (low + high) / 2
-        spread = (kept - kept.clamp(max=cut)).sum(-1, keepdim=True) / count
-        too_high = cut + spread > cap
-        low, high = torch.where(too_high, low, cut), torch.where(too_high, cut, high)
-    cut = kept.clamp(max=high)
-    spread = (kept - cut).sum(-1, keepdim=True) / count
-    return torch.where(completion_mask, cut + spread, torch.zeros_like(kept)).to(weights.dtype)
+def _function_of(name: str) -> Callable[..., Tensor]:
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if ":" not in name:
+        raise ConfigError(
+            f"There is no credit rule {name!r}.{did_you_mean(name, BUILT_IN)} Rules: {', '.join(BUILT_IN)}; or one of"
+            " your own as 'module:function' or 'file.py:function'."
+        )
+    function: Callable[..., Tensor] = import_function(name)
+    return function
 
 
-@torch.no_grad()
-def one_sided_weights(
-    weights: Float[Tensor, "B T"],
-    completion_mask: Bool[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
-    *,
-    positive: bool,
-) -> Float[Tensor, "B T"]:
-    """Return the weights for completions of one sign of the advantage, and 1 for the others.
-
-    Args:
-        weights: Weights with mean 1 over the mask of each row.
-        completion_mask: True where a token is trained.
-        advantages: A, one per completion.
-        positive: Redistribute the credit of completions with A > 0; otherwise the blame of those with A < 0.
-
-    Returns:
-        Weights with mean 1 over the mask, 0 off it; no gradient.
-
-    Example:
-        >>> weights, mask = torch.tensor([[0.5, 1.5]] * 2), torch.ones(2, 2, dtype=torch.bool)
-        >>> one_sided_weights(weights, mask, torch.tensor([1.0, -1.0]), positive=True)
-        tensor([[0.5000, 1.5000],
-                [1.0000, 1.0000]])
-    """
-    check_mask("weights", weights, completion_mask)
-    chosen = advantages > 0 if positive else advantages < 0
-    return torch.where(chosen[:, None], weights, completion_mask.to(weights.dtype))
+def _checked_options(name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> dict[str, Any]:
+    """The rule's keyword arguments with their defaults, and those that were given."""
+    first, *parameters = inspect.signature(function).parameters.values() or (None,)
+    if first is None:
+        raise ConfigError(f"The credit rule {name} takes no arguments; it must take the statistics: def rule(stats).")
+    named = {item.name: item for item in parameters if item.kind not in (item.VAR_KEYWORD, item.VAR_POSITIONAL)}
+    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
+    for option in options:
+        if option not in named and not takes_any:
+            valid = f"Its options are {', '.join(named)}." if named else "It has none."
+            raise ConfigError(f"The credit rule {name} has no option {option!r}.{did_you_mean(option, named)} {valid}")
+    values = {key: item.default for key, item in named.items() if item.default is not item.empty} | options
+    absent = [key for key in named if key not in values]
+    if absent:
+        raise ConfigError(f"The credit rule {name} needs a value for {', '.join(absent)}; give it among its options.")
+    return values
 
 
-@torch.no_grad()
-def weights_of_share(
-    scores: Float[Tensor, "B T"],
-    completion_mask: Bool[Tensor, "B T"],
-    *,
-    effective_share: float,
-) -> Float[Tensor, "B T"]:
-    """Return the paper's weights at the tau for which the batch's mean effective share ESS / T is as asked for.
-
-    Scores differ between tasks and grow while training, so that one tau is inert here and collapses there; the share
-    of tokens that hold the credit is what one means by it. tau is solved by bisection of its logarithm.
-
-    Args:
-        scores: s, any finite numbers on the mask.
-        completion_mask: True where a token is trained.
-        effective_share: Target for the mean over completions of (sum w)^2 / (T sum w^2), in (0, 1].
-
-    Returns:
-        Weights of `redistribution_weights`; all 1 where the scores are equal (d = 0 before the first update).
-
-    Raises:
-        ValueError: If the target is outside of (0, 1].
-
-    Example:
-        >>> w = weights_of_share(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]), effective_share=0.8)
-        >>> w    # 1/2 (0.5 + 1.5)^2 / (0.25 + 2.25) = 0.8
-        tensor([[0.5000, 1.5000]])
-    """
-    check_mask("scores", scores, completion_mask)
-    if not 0 < effective_share <= 1:
-        raise ValueError(f"effective_share is {effective_share}; it is the share of tokens, above 0 up to 1.")
-    kept = scores.masked_fill(~completion_mask, 0.0)
-    count = completion_mask.sum(-1).clamp(min=1)
-    trained = completion_mask.any(-1)
-    held = scores[completion_mask]
-    spread = float(held.amax() - held.amin()) if len(held) else 0.0
-    if not spread > 1e-7:
-        return completion_mask.to(torch.promote_types(scores.dtype, torch.float32))
-    low, high = math.log(spread / 100), math.log(spread * 100)
-    for _ in range(30):
-        middle = (low + high) / 2
-        weights = redistribution_weights(kept, completion_mask, tau=math.exp(middle))
-        share = (count / weights.square().sum(-1).clamp(min=1e-12))[trained].mean()
-        low, high = (middle, high) if share < effective_share else (low, middle)
-    return redistribution_weights(kept, completion_mask, tau=math.exp(high))
+def _source_of(function: Callable[..., Tensor]) -> str:
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(function))
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else ""
+    except (OSError, TypeError):
+        return ""
 
 
-@torch.no_grad()
-def top_entropy_weights(
-    entropy: Float[Tensor, "B T"], completion_mask: Bool[Tensor, "B T"], *, fraction: float = 0.2
-) -> Float[Tensor, "B T"]:
-    """Return 1 for the batch's most uncertain tokens and 0 for the others ("80/20", arXiv:2506.01939).
-
-    Args:
-        entropy: H of the policy in nats.
-        completion_mask: True where a token is trained.
-        fraction: Share of the trained tokens that is kept, in (0, 1].
-
-    Returns:
-        Weights of 0 and 1, so that unlike the others of this module their mean is `fraction` (above it where entropies
-        are equal): a loss that averages over all trained tokens, as `aggregate_loss` does, is `fraction` of the mean
-        over the kept ones. Divide by their mean to average over these alone.
-
-    Raises:
-        ValueError: If `fraction` is outside of (0, 1].
-
-    Example:
-        >>> top_entropy_weights(torch.tensor([[0.1, 0.9, 0.2, 0.5]]), torch.ones(1, 4, dtype=torch.bool), fraction=0.5)
-        tensor([[0., 1., 0., 1.]])
-    """
-    check_mask("entropy", entropy, completion_mask)
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction is {fraction}; it is the share of tokens that is trained, above 0 up to 1.")
-    weights = torch.zeros_like(entropy, dtype=torch.promote_types(entropy.dtype, torch.float32))
-    trained = entropy[completion_mask]
-    if len(trained):
-        count = max(1, round(fraction * len(trained)))
-        bound = trained.topk(count).values[-1]
-        weights[completion_mask] = (trained >= bound).to(weights.dtype)
-    return weights
-
-
-@torch.no_grad()
-def group_entropy_weights(
-    entropy: Float[Tensor, "B T"],
-    completion_mask: Bool[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
-    *,
-    num_generations: int,
-    bonus: float = 0.5,
-) -> Float[Tensor, "B T"]:
-    """Return entropy shares over the completions of a group at the same position (after GTPO, arXiv:2508.04349).
-
-    w_it = 1 - bonus + bonus n_t H_it / sum_k H_kt over the n_t completions k of the group with the same sign of the
-    advantage that have a token t; for negative ones 1 / H takes the place of H, so that certain mistakes are blamed.
-
-    Args:
-        entropy: H of the policy in nats.
-        completion_mask: True where a token is trained.
-        advantages: A, one per completion.
-        num_generations: G; must divide B.
-        bonus: Share of the credit that is redistributed, in [0, 1].
-
-    Returns:
-        Weights with mean 1 over the completions of one sign at each position, 0 off the mask. GTPO itself adds the
-        bonus to the rewards and normalises these once more; that part is left out.
-
-    Example:
-        >>> entropy, mask = torch.tensor([[1.0], [3.0]]), torch.ones(2, 1, dtype=torch.bool)
-        >>> group_entropy_weights(entropy, mask, torch.tensor([1.0, 1.0]), num_generations=2).flatten()
-        tensor([0.7500, 1.2500])
-    """
-    check_mask("entropy", entropy, completion_mask)
-    positive = (advantages > 0)[:, None]
-    safe = entropy.masked_fill(~completion_mask, 1.0).clamp(min=1e-3)
-    signal = torch.where(positive, safe, 1 / safe)
-    weights = torch.zeros_like(signal)
-    for same_sign in (completion_mask & positive, completion_mask & ~positive):
-        groups = torch.where(same_sign, signal, torch.zeros_like(signal)).unflatten(0, (-1, num_generations))
-        alive = same_sign.unflatten(0, (-1, num_generations)).sum(1, keepdim=True)
-        share = (groups * alive / groups.sum(1, keepdim=True).clamp(min=1e-12)).flatten(0, 1)
-        weights = torch.where(same_sign, 1 - bonus + bonus * share, weights)
-    return weights
-
-
-@torch.no_grad()
-def future_kl_weights(
-    logps: Float[Tensor, "B T"],
-    old_logps: Float[Tensor, "B T"],
-    completion_mask: Bool[Tensor, "B T"],
-    *,
-    gamma: float = 0.95,
-    low: float = 0.8,
-    high: float = 1.2,
-) -> Float[Tensor, "B T"]:
-    """Return clip(exp(sum_{k >= t} gamma^(k - t) (logp_k - old logp_k)), low, high) (FIPO, arXiv:2603.19835).
-
-    It is 1 everywhere at the first update after a rollout, when both policies are the same: only with several updates
-    per rollout does it differ from GRPO.
-
-    Args:
-        logps: Of the sampled tokens under the policy.
-        old_logps: Under the policy that sampled.
-        completion_mask: True where a token is trained.
-        gamma: Discount per token, in [0, 1].
-        low: Smallest weight.
-        high: Largest weight.
-
-    Returns:
-        Weights in [low, high], 0 off the mask; no gradient. Their mean need not be 1.
-
-    Raises:
-        ValueError: If `low` is not positive.
-
-    Example:
-        >>> logps, old = torch.tensor([[0.0, 0.1]]), torch.tensor([[0.0, 0.0]])
-        >>> future_kl_weights(logps, old, torch.tensor([[True, True]]), gamma=0.5)    # exp(0.05), exp(0.1)
-        tensor([[1.0513, 1.1052]])
-    """
-    check_mask("logps", logps, completion_mask)
-    low = check_positive("low", low, "FIPO's weights are between 0.8 and 1.2.")
-    change = torch.where(completion_mask, logps - old_logps, torch.zeros_like(logps))
-    summed = torch.zeros_like(change)
-    latest = change.new_zeros(len(change))
-    for position in reversed(range(change.shape[1])):
-        latest = change[:, position] + gamma * latest
-        summed[:, position] = latest
-    return torch.where(completion_mask, summed.exp().clamp(low, high), torch.zeros_like(summed))
+def _try(rule: CreditRule) -> None:
+    """Run the rule on two prompts of two completions: what is wrong shows before a model is loaded."""
+    random = torch.Generator().manual_seed(0)
+    values = torch.rand(4, 5, generator=random)
+    mask = torch.arange(5) < torch.tensor([5, 3, 4, 1])[:, None]
+    stats = TokenStats(
+        completion_mask=mask,
+        advantages=torch.tensor([1.0, -1.0, 0.5, -0.5]),
+        entropy=values,
+        logps=-values - 0.1,
+        old_logps=-values,
+        vocab_size=8,
+        rewards=torch.tensor([1.0, 0.0, 1.0, 0.0]),
+        group=torch.tensor([0, 0, 1, 1]),
+        **dict.fromkeys(rule.traits.reads, values.flip(0) / 2),
+    )
+    try:
+        assign_credit(stats, rule)
+    except Exception as error:  # whatever a rule of somebody's raises
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ConfigError(f"The credit rule {rule} does not work: {kind}{error}") from error

@@ -1,7 +1,4 @@
-"""What the redistribution did: how concentrated the credit is, and whether it did anything at all.
-
-At the paper's defaults the weights are often close to 1 and DGPO is then close to GRPO. These figures show it.
-"""
+"""What the redistribution did: how concentrated the credit is, and whether it did anything at all."""
 
 import math
 from collections.abc import Callable
@@ -31,12 +28,13 @@ class CreditStats:
         effective_share: Mean over completions of ESS / T, ESS = (sum w)^2 / sum w^2: 1 when the credit is even, 1/T
             when a single token holds all of it, 0 when none holds any (a rule may leave a completion out). 1 when
             nothing was counted.
-        weight_std: Standard deviation of the weights over the tokens (their mean is 1).
+        weight_std: Standard deviation of the weights over the tokens.
         weight_min: Smallest weight of a trained token.
         weight_max: Largest weight.
-        score_mean: Mean of the gated scores over the tokens.
+        score_mean: Mean of the gated scores over the tokens; nan without a reference.
         score_max: Largest gated score.
         inert: True when every weight lies within 0.01 of 1, so that this was GRPO for all practical purposes.
+            Always False for a signed rule.
     """
 
     num_tokens: int
@@ -62,6 +60,7 @@ _SUMS = (
     "tokens",
     "completions",
     "effective_share",
+    "weight",
     "weight_deviation_sq",
     "score",
     "hellinger_sq",
@@ -75,18 +74,21 @@ _MAXIMA = ("weight", "minus_weight", "score", "hellinger_sq")
 class CreditTotals:
     """Sums and extremes of per-token statistics that can be added over micro-batches and reduced over ranks.
 
-    A mean of means weighs tokens wrongly. Totals do not: added over any split of the completions they give what one
-    call on all of them gives (the rounding of float64 sums aside).
+    Added over any split of the completions they give what one call on all of them gives; a mean of means does not.
 
     Attributes:
         sums: (S,) float64: numbers of tokens and completions, then sums over them.
         maxima: (M,) float64: largest values; -inf where nothing was counted.
         histogram: (bins,) float64: counts of distances in logarithmic bins.
+        signed: Whether token advantages were counted in place of weights.
+        mean_one: Whether the weights have mean 1 by their rule, so that the metrics need not say so.
     """
 
     sums: Tensor
     maxima: Tensor
     histogram: Tensor
+    signed: bool = False
+    mean_one: bool = True
 
     @classmethod
     def zeros(cls, device: torch.device | str = "cpu") -> "CreditTotals":
@@ -102,22 +104,26 @@ class CreditTotals:
     def of(
         cls,
         weights: Float[Tensor, "B T"],
-        scores: Float[Tensor, "B T"],
+        scores: Float[Tensor, "B T"] | None,
         completion_mask: Bool[Tensor, "B T"],
         *,
         hellinger_sq: Float[Tensor, "B T"] | None = None,
         entropy_gate: Float[Tensor, "B T"] | None = None,
         kl: Float[Tensor, "B T"] | None = None,
+        signed: bool = False,
+        mean_one: bool = True,
     ) -> "CreditTotals":
         """Return the totals of one batch.
 
         Args:
-            weights: w of `redistribution_weights`.
-            scores: s of `gated_scores`.
+            weights: w of `redistribution_weights`, or the token advantages of a signed rule.
+            scores: s of `gated_scores`; their figures are nan without them.
             completion_mask: True where a token is trained; other slots are not read.
-            hellinger_sq: d; its figures are nan without it.
-            entropy_gate: h ** kappa; its mean is nan without it.
+            hellinger_sq: d; its figures are nan without it, and not among the metrics.
+            entropy_gate: h ** kappa; likewise.
             kl: An estimate of the divergence from the reference per token; its mean is nan without it.
+            signed: Whether `weights` are token advantages.
+            mean_one: Whether the rule's weights have mean 1; their mean is a metric where it need not be 1.
 
         Returns:
             Totals on the device of `weights`.
@@ -135,23 +141,26 @@ class CreditTotals:
         for name, values in per_token.items():
             if values is not None:
                 check_mask(name, values, completion_mask)
-        w, s, d, gate, kl_kept = (
-            torch.full_like(scores[completion_mask], torch.nan).double() if x is None else x[completion_mask].double()
+        w, s, d, gate, kl_of_tokens = (
+            torch.full_like(weights[completion_mask], torch.nan).double() if x is None else x[completion_mask].double()
             for x in per_token.values()
         )
         share, num_completions = _effective_shares(weights, completion_mask)
         sums = [torch.tensor(float(w.numel()), dtype=torch.float64, device=w.device), num_completions, share]
-        sums += [x.sum() for x in ((w - 1).square(), s, d, gate, kl_kept)]
+        sums += [x.sum() for x in (w, (w - 1).square(), s, d, gate, kl_of_tokens)]
         nothing = w.new_full((1,), -torch.inf)
         maxima = [torch.cat([x, nothing]).amax() for x in (w, -w, s, d)]
         bins = _bin_of(d) if hellinger_sq is not None else d.new_zeros(0, dtype=torch.long)
-        return cls(torch.stack(sums), torch.stack(maxima), torch.bincount(bins, minlength=_NUM_BINS).double())
+        histogram = torch.bincount(bins, minlength=_NUM_BINS).double()
+        return cls(torch.stack(sums), torch.stack(maxima), histogram, signed, mean_one)
 
     def __add__(self, other: "CreditTotals") -> "CreditTotals":
         return CreditTotals(
             self.sums + other.sums,
             torch.maximum(self.maxima, other.maxima),
             self.histogram + other.histogram,
+            self.signed,
+            self.mean_one,
         )
 
     def reduced(self, reduce_sum: Callable[[Tensor], Tensor], reduce_max: Callable[[Tensor], Tensor]) -> "CreditTotals":
@@ -165,7 +174,7 @@ class CreditTotals:
             The same on every rank.
         """
         sums, histogram = reduce_sum(torch.cat([self.sums, self.histogram])).split([len(_SUMS), _NUM_BINS])
-        return CreditTotals(sums, reduce_max(self.maxima), histogram)
+        return CreditTotals(sums, reduce_max(self.maxima), histogram, self.signed, self.mean_one)
 
     def mean_kl(self) -> float:
         """Return the mean of the divergence estimates over the tokens."""
@@ -191,16 +200,39 @@ class CreditTotals:
         return min(edge, self._max("hellinger_sq"))
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures that are logged while training, under their names in every engine."""
-        return {
-            "dgpo/hellinger_sq/mean": self._mean("hellinger_sq"),
-            "dgpo/hellinger_sq/p99": self.hellinger_quantile(0.99),
-            "dgpo/hellinger_sq/max": self._max("hellinger_sq"),
-            "dgpo/entropy_gate/mean": self._mean("entropy_gate"),
-            "dgpo/weight/std": math.sqrt(self._mean("weight_deviation_sq")),
-            "dgpo/weight/max": self._max("weight"),
-            "dgpo/effective_share": self._mean("effective_share"),
-        }
+        """Return the figures that are logged while training, under their names in every engine.
+
+        Without a reference there are no distances; of a signed rule, the effective share is that of |Ahat|.
+        """
+        metrics = {}
+        if self.has_reference:
+            metrics = {
+                "dgpo/hellinger_sq/mean": self._mean("hellinger_sq"),
+                "dgpo/hellinger_sq/p99": self.hellinger_quantile(0.99),
+                "dgpo/hellinger_sq/max": self._max("hellinger_sq"),
+                "dgpo/entropy_gate/mean": self._mean("entropy_gate"),
+            }
+        if self.signed:
+            metrics["dgpo/token_advantage/mean"] = self._mean("weight")
+            metrics["dgpo/token_advantage/max"] = self._max("weight")
+            metrics["dgpo/token_advantage/min"] = -self._max("minus_weight")
+        else:
+            if not self.mean_one:
+                metrics["dgpo/weight/mean"] = self._mean("weight")
+            metrics["dgpo/weight/std"] = math.sqrt(self._weight_variance())
+            metrics["dgpo/weight/max"] = self._max("weight")
+        metrics["dgpo/effective_share"] = self._mean("effective_share")
+        return metrics
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether distances from a reference were counted."""
+        return not math.isnan(self._sum("hellinger_sq"))
+
+    def _weight_variance(self) -> float:
+        """About 1, and for weights of another mean about that mean."""
+        deviation_sq = self._mean("weight_deviation_sq")
+        return deviation_sq if self.mean_one else max(0.0, deviation_sq - (self._mean("weight") - 1) ** 2)
 
     def stats(self) -> CreditStats:
         """Return the summary of the weights."""
@@ -211,12 +243,12 @@ class CreditTotals:
             num_tokens=int(self._sum("tokens")),
             num_completions=int(self._sum("completions")),
             effective_share=self._mean("effective_share"),
-            weight_std=math.sqrt(self._mean("weight_deviation_sq")),
+            weight_std=math.sqrt(self._weight_variance()),
             weight_min=low,
             weight_max=high,
             score_mean=self._mean("score"),
             score_max=self._max("score"),
-            inert=max(high - 1, 1 - low) <= INERT_WITHIN,
+            inert=not self.signed and max(high - 1, 1 - low) <= INERT_WITHIN,
         )
 
 
@@ -252,12 +284,13 @@ def credit_stats(
 
 def _effective_shares(weights: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of ESS / T over the completions with a trained token, and their number."""
-    kept = torch.where(completion_mask, weights, torch.zeros_like(weights)).double()
+    # Of token advantages, the share of their sizes.
+    sizes = torch.where(completion_mask, weights, torch.zeros_like(weights)).double().abs()
     num_tokens = completion_mask.sum(-1).double()
     trained = num_tokens > 0
     # The floor keeps 0 / 0 away from a completion whose weights are all 0.
-    tiny = torch.finfo(kept.dtype).tiny
-    ess = kept.sum(-1)[trained].square() / kept.square().sum(-1)[trained].clamp(min=tiny)
+    tiny = torch.finfo(sizes.dtype).tiny
+    ess = sizes.sum(-1)[trained].square() / sizes.square().sum(-1)[trained].clamp(min=tiny)
     return (ess / num_tokens[trained]).sum(), trained.sum().double()
 
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from dgpo import rules
 from dgpo.core import gated_scores, redistribution_weights
+from dgpo.core import weights as rules
 
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False], [True] * 4])
 SCORES = torch.tensor([[0.0, 0.2, 0.5, math.nan], [0.1, 0.3, math.inf, -math.inf], [0.4, 0.0, 0.1, 0.9]])
@@ -16,7 +16,7 @@ MEAN_ONE = {
     "capped": lambda: rules.capped_weights(WEIGHTS, MASK, cap=1.5),
     "positive": lambda: rules.one_sided_weights(WEIGHTS, MASK, ADVANTAGES, positive=True),
     "negative": lambda: rules.one_sided_weights(WEIGHTS, MASK, ADVANTAGES, positive=False),
-    "share": lambda: rules.weights_of_share(SCORES, MASK, effective_share=0.7),
+    "share": lambda: rules.effective_share_weights(SCORES, MASK, effective_share=0.7),
 }
 
 
@@ -58,16 +58,18 @@ def test_one_sided_weights_leave_the_other_side_even():
 def test_tau_is_solved_for_the_effective_share_whatever_the_scale_of_the_scores(target, scale):
     torch.manual_seed(0)
     scores, mask = torch.rand(16, 50) * scale, torch.rand(16, 50) < 0.8
-    weights = rules.weights_of_share(scores, mask, effective_share=target)
+    weights = rules.effective_share_weights(scores, mask, effective_share=target)
     share = weights.sum(1).square() / weights.square().sum(1) / mask.sum(1)
     assert share.mean().item() == pytest.approx(target, abs=0.01)
 
 
 def test_equal_scores_give_weights_of_one_whatever_share_is_asked_for():
-    weights = rules.weights_of_share(torch.full((2, 3), 0.3), torch.ones(2, 3, dtype=torch.bool), effective_share=0.5)
+    weights = rules.effective_share_weights(
+        torch.full((2, 3), 0.3), torch.ones(2, 3, dtype=torch.bool), effective_share=0.5
+    )
     assert torch.equal(weights, torch.ones(2, 3))
     with pytest.raises(ValueError, match="share of tokens"):
-        rules.weights_of_share(SCORES, MASK, effective_share=0.0)
+        rules.effective_share_weights(SCORES, MASK, effective_share=0.0)
 
 
 def test_the_top_fraction_is_of_the_whole_batch():
@@ -82,10 +84,10 @@ def test_group_shares_are_taken_over_one_sign_at_one_position():
     entropy = torch.tensor([[1.0, 1.0], [3.0, math.nan], [2.0, 1.0], [4.0, 1.0]])
     mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
-    weights = rules.group_entropy_weights(entropy, mask, advantages, num_generations=4, bonus=1.0)
+    weights = rules.group_entropy_weights(entropy, mask, advantages, group=torch.zeros(4, dtype=torch.long), bonus=1.0)
     # Position 0: 2 * (1, 3) / 4 among the good; 1/2 and 1/4 of 3/4, times 2, among the bad. Position 1: one, then two.
     assert torch.allclose(weights, torch.tensor([[0.5, 1.0], [1.5, 0.0], [4 / 3, 1.0], [2 / 3, 1.0]]))
-    even = rules.group_entropy_weights(entropy, mask, advantages, num_generations=4, bonus=0.0)
+    even = rules.group_entropy_weights(entropy, mask, advantages, group=torch.zeros(4, dtype=torch.long), bonus=0.0)
     assert torch.equal(even, mask.float())
 
 
@@ -106,7 +108,7 @@ def test_no_tokens_are_no_error():
     for weights in (
         rules.future_kl_weights(none, none, none.bool()),
         rules.top_entropy_weights(none, none.bool()),
-        rules.weights_of_share(none, none.bool(), effective_share=0.5),
+        rules.effective_share_weights(none, none.bool(), effective_share=0.5),
         rules.capped_weights(none, none.bool(), cap=2.0),
     ):
         assert weights.shape == (2, 0)
@@ -115,7 +117,7 @@ def test_no_tokens_are_no_error():
 def test_nothing_carries_a_gradient():
     scores = torch.rand(3, 4, requires_grad=True)
     found = [
-        rules.weights_of_share(scores, MASK, effective_share=0.5),
+        rules.effective_share_weights(scores, MASK, effective_share=0.5),
         rules.floored_weights(scores, MASK, floor=0.5),
         rules.top_entropy_weights(scores, MASK),
         rules.future_kl_weights(scores, scores.detach(), MASK),

@@ -1,0 +1,227 @@
+"""From statistics to credit: the one path for every engine, `dgpo inspect`, the credit log and the experiments."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from dgpo.core.checks import check_mask
+from dgpo.core.credit import entropy_gate, gated_scores, redistribute
+from dgpo.core.token_stats import REFERENCE_STATS, TokenStats
+from dgpo.core.totals import CreditTotals
+from dgpo.tensor_types import Tensor
+
+Rule = Callable[[TokenStats], Tensor]
+"""Gives weights (B, T), or, where it is marked as signed, token advantages (B, T)."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
+_MEAN_WITHIN = 1e-3
+
+
+@dataclass(frozen=True)
+class RuleTraits:
+    """What an engine must know of a rule before it runs.
+
+    Attributes:
+        reads: Statistics that cost extra and that the rule reads, of `REFERENCE_STATS`. Without any, no reference is
+            built. A rule that is not marked is taken to read `hellinger_sq` and `ref_logps`.
+        signed: Whether it gives token advantages in place of weights that multiply the completion's advantage.
+        whole_groups: Whether it must see all completions of a prompt at once.
+        mean_one: Whether its weights have mean 1 over the trained tokens of each completion, which is then checked.
+    """
+
+    reads: tuple[str, ...] = ("hellinger_sq", "ref_logps")
+    signed: bool = False
+    whole_groups: bool = False
+    mean_one: bool = True
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a reference must be scored."""
+        return bool(self.reads)
+
+
+def credit_rule(
+    *,
+    reads: tuple[str, ...] = RuleTraits.reads,
+    signed: bool = False,
+    whole_groups: bool = False,
+    mean_one: bool = True,
+) -> Callable[[_Function], _Function]:
+    """Mark a rule with what an engine must know of it; the function itself stays as it is.
+
+    Args:
+        reads: Which of `hellinger_sq`, `ref_logps` and `kl` it reads.
+        signed: It gives token advantages in place of weights.
+        whole_groups: It must see all completions of a prompt at once.
+        mean_one: Its weights have mean 1 over each completion.
+
+    Returns:
+        A decorator.
+
+    Raises:
+        ValueError: If `reads` names something else.
+
+    Example:
+        >>> @credit_rule(reads=())
+        ... def last_token(stats, *, share=0.5):
+        ...     mask = stats.completion_mask.float()
+        ...     last = mask * (mask.cumsum(-1) == mask.sum(-1, keepdim=True)) * mask.sum(-1, keepdim=True)
+        ...     return (1 - share) * mask + share * last
+        >>> traits_of(last_token).needs_reference
+        False
+    """
+    for name in reads:
+        if name not in REFERENCE_STATS:
+            raise ValueError(
+                f"reads={name!r} is not a statistic that costs extra; there are {', '.join(REFERENCE_STATS)}. All other"
+                " fields of TokenStats are always there."
+            )
+    traits = RuleTraits(tuple(reads), signed, whole_groups, mean_one)
+
+    def mark(function: _Function) -> _Function:
+        function.traits = traits  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def traits_of(rule: Callable[..., Any]) -> RuleTraits:
+    """Return what a rule is marked with, or the traits of a rule that is not marked."""
+    traits = getattr(rule, "traits", None)
+    return traits if isinstance(traits, RuleTraits) else RuleTraits()
+
+
+@dataclass(frozen=True)
+class Credit:
+    """The credit of one batch. No gradient.
+
+    Attributes:
+        token_advantages: (B, T) float, what takes the place of A in the loss; 0 off the mask.
+        weights: (B, T) float, w, 0 off the mask; None for a signed rule.
+        scores: (B, T) float, d h^kappa with the rule's kappa (1 where it has none); None without a reference.
+        totals: For metrics; add them over micro-batches and ranks.
+    """
+
+    token_advantages: Tensor
+    weights: Tensor | None
+    scores: Tensor | None
+    totals: CreditTotals
+
+
+@torch.no_grad()
+def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
+    """Return the advantage of every token, as a rule redistributes the advantage of its completion.
+
+    Ahat_it = A_i w_it (arXiv:2605.03327; equation 6 of `docs/equations.md`), w from the rule; a signed rule gives
+    Ahat_it itself.
+
+    Args:
+        stats: The statistics of a batch.
+        rule: A function of `TokenStats`; `dgpo.rules.resolve` gives one by name and options.
+
+    Returns:
+        The credit, on the device of the statistics.
+
+    Raises:
+        ValueError: If a statistic does not fit the mask, the rule reads one that was not computed, or what it returns
+            is no tensor of the mask's shape, not finite on the mask, or of another mean than 1 where the rule is not
+            marked with `mean_one=False`.
+
+    Example:
+        >>> stats = TokenStats(
+        ...     completion_mask=torch.tensor([[True, True]]),
+        ...     advantages=torch.tensor([2.0]),
+        ...     entropy=torch.zeros(1, 2),
+        ...     logps=torch.zeros(1, 2),
+        ...     old_logps=torch.zeros(1, 2),
+        ...     vocab_size=4,
+        ... )
+        >>> assign_credit(stats, credit_rule(reads=())(lambda stats: torch.tensor([[0.5, 1.5]]))).token_advantages
+        tensor([[1., 3.]])
+    """
+    mask, traits = stats.completion_mask, traits_of(rule)
+    per_token = {name: getattr(stats, name) for name in ("entropy", "logps", "old_logps", *REFERENCE_STATS)}
+    for name, values in per_token.items():
+        if values is not None:
+            check_mask(name, values, mask)
+    if traits.whole_groups and stats.group is None:
+        raise ValueError(
+            f"The credit rule {_name_of(rule)} compares the completions of a prompt, and TokenStats.group is None. Pass"
+            " the prompt's number of each completion, (B,) int64."
+        )
+    given = _call(rule, stats)
+    _check_result(given, mask, traits, _name_of(rule))
+    given = torch.where(mask, given, torch.zeros_like(given))
+    gate = scores = kl = None
+    if stats.hellinger_sq is not None:
+        options = {"vocab_size": stats.vocab_size, "kappa": float(_options_of(rule).get("kappa", 1.0))}
+        gate = entropy_gate(stats.entropy, **options)
+        scores = gated_scores(stats.hellinger_sq, stats.entropy, **options)
+    if stats.ref_logps is not None:
+        log_ratio = stats.ref_logps - stats.logps
+        kl = log_ratio.exp() - log_ratio - 1
+    totals = CreditTotals.of(
+        given,
+        scores,
+        mask,
+        hellinger_sq=stats.hellinger_sq,
+        entropy_gate=gate,
+        kl=kl,
+        signed=traits.signed,
+        mean_one=traits.mean_one,
+    )
+    if traits.signed:
+        return Credit(given, None, scores, totals)
+    return Credit(redistribute(stats.advantages, given), given, scores, totals)
+
+
+def _call(rule: Rule, stats: TokenStats) -> Any:
+    try:
+        return rule(stats)
+    except (TypeError, AttributeError) as error:
+        absent = [name for name in REFERENCE_STATS if getattr(stats, name) is None]
+        if not any(name in str(error) for name in (*absent, "NoneType")):
+            raise
+        raise ValueError(
+            f"The credit rule {_name_of(rule)} failed where {', '.join(absent)} of TokenStats were not computed:"
+            f" {error}. It says that it reads {', '.join(traits_of(rule).reads) or 'none of them'}; name what it reads"
+            " in @credit_rule(reads=(...))."
+        ) from error
+
+
+def _check_result(given: Any, mask: Tensor, traits: RuleTraits, name: str) -> None:
+    what = "token advantages" if traits.signed else "weights"
+    if not isinstance(given, Tensor) or not given.is_floating_point():
+        kind = f"{given.dtype} tensor" if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"The credit rule {name} returned a {kind}; it must return {what} (B, T) of a float dtype.")
+    if given.shape != mask.shape:
+        raise ValueError(
+            f"The credit rule {name} returned shape {tuple(given.shape)} for completions of {tuple(mask.shape)};"
+            f" {what} are one number a token, and nothing is broadcast."
+        )
+    inside = torch.where(mask, given, torch.zeros_like(given)).double()
+    counts = mask.sum(-1)
+    off = (inside.sum(-1) / counts.clamp(min=1) - 1).abs() * (counts > 0)
+    checked = torch.stack([(~torch.isfinite(inside)).sum().double(), off.amax() if len(off) else off.new_zeros(())])
+    num_bad, worst = checked.tolist()  # one wait for the device
+    if num_bad:
+        raise ValueError(
+            f"{what} of {int(num_bad)} trained tokens are not finite (nan or inf) as the credit rule {name} gives them."
+        )
+    if traits.mean_one and not traits.signed and worst > _MEAN_WITHIN:
+        row = int(off.argmax())
+        raise ValueError(
+            f"weights of completion {row} have mean {float(inside[row].sum() / counts[row]):.4g} over its"
+            f" {int(counts[row])} trained tokens, so the credit rule {name} would rescale the loss. Divide them by"
+            " their mean, or mark the rule with @credit_rule(mean_one=False)."
+        )
+
+
+def _options_of(rule: Rule) -> dict[str, Any]:
+    return getattr(rule, "options", {})
+
+
+def _name_of(rule: Rule) -> str:
+    return str(getattr(rule, "name", None) or getattr(rule, "__name__", None) or rule)

@@ -1,0 +1,41 @@
+"""What a credit rule may read of one batch."""
+
+from typing import NamedTuple
+
+from dgpo.tensor_types import Tensor
+
+REFERENCE_STATS = ("hellinger_sq", "ref_logps", "kl")
+"""Fields of `TokenStats` for which a reference must be scored; `None` where none is."""
+
+
+class TokenStats(NamedTuple):
+    """Per-token statistics of a batch of completions. Nothing of it carries a gradient.
+
+    Slots off `completion_mask` may hold anything, nan included: a rule masks before it adds up. Rows may stand in any
+    order (TRL shuffles a rollout), so that a rule that compares completions of a prompt goes by `group`.
+
+    Attributes:
+        completion_mask: (B, T) bool, True where a token is trained.
+        advantages: (B,) float, A, the advantage of each completion.
+        entropy: (B, T) float, H of the policy in nats.
+        logps: (B, T) float, log-probabilities of the sampled tokens under the policy being updated.
+        old_logps: (B, T) float, the same under the policy that sampled; equal to `logps` at the first update.
+        vocab_size: V.
+        hellinger_sq: (B, T) float, d, squared Hellinger distance of policy and reference, in [0, 1]; or None.
+        ref_logps: (B, T) float, log-probabilities under the reference; or None.
+        rewards: (B,) float, weighted sum of the rewards, nan where nothing was scored; or None.
+        group: (B,) int64, which prompt a completion belongs to; or None.
+        kl: (B, T) float, KL(policy || reference) over the vocabulary in nats; None unless an engine computes it.
+    """
+
+    completion_mask: Tensor
+    advantages: Tensor
+    entropy: Tensor
+    logps: Tensor
+    old_logps: Tensor
+    vocab_size: int
+    hellinger_sq: Tensor | None = None
+    ref_logps: Tensor | None = None
+    rewards: Tensor | None = None
+    group: Tensor | None = None
+    kl: Tensor | None = None
