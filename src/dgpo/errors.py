@@ -5,8 +5,12 @@ class DgpoError(Exception):
     """Anything this package refuses or gives up on; the command line prints its text without a traceback."""
 
 
-class RecipeError(DgpoError, ValueError):
-    """A recipe, a command-line override or a configuration value that cannot work."""
+class ConfigError(DgpoError, ValueError):
+    """A configuration, an argument or a combination of them that cannot work."""
+
+
+class RecipeError(ConfigError):
+    """A recipe or an override of it on the command line that cannot work."""
 
 
 class DataError(DgpoError, ValueError):

@@ -6,6 +6,7 @@ heads: what GRPO with a KL term costs. No logits of either model exist.
 
 import inspect
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +91,7 @@ class DGPOTrainer(GRPOTrainer):
         self._totals: dict[str, CreditTotals] = {}
         self._first_counted_step = 1  # of the training totals
         self._train_sampler: Any = None
+        self._generation_seconds = 0.0  # of the last rollout
         self._inert_monitor = InertMonitor(args.inert_warning_steps, args.tau, args.kappa)
         with _reference_wanted(args):
             super().__init__(model, reward_funcs, args, *others, **options)
@@ -169,7 +171,24 @@ class DGPOTrainer(GRPOTrainer):
         if self._sampled is not None:
             self._give_credit(outputs, self._sampled)
             self._sampled = None
+        self._call_rollout_hooks()
         return outputs
+
+    def _generate(self, *prompts: Any, **options: Any) -> Any:
+        """Generate as TRL does, and note how long it takes."""
+        started = time.monotonic()
+        try:
+            return super()._generate(*prompts, **options)
+        finally:
+            self._generation_seconds = time.monotonic() - started
+
+    def _call_rollout_hooks(self) -> None:
+        """Call `on_rollout_end` of each callback that has it, with TRL's `_logs` of the rollout."""
+        mode = "train" if self.model.training else "eval"
+        for callback in self.callback_handler.callbacks:
+            if hook := getattr(callback, "on_rollout_end", None):
+                rollout = {"logs": self._logs, "seconds": self._generation_seconds, "mode": mode}
+                hook(self.args, self.state, self.control, **rollout)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Let TRL compute its loss with token advantages in place of the completions' ones."""
