@@ -1,14 +1,12 @@
-"""`dgpo verl-data FOLDER`: DAPO-Math-17k, AIME 2024 and AIME 2025 as the parquet files that recipes/verl reads."""
+"""DAPO-Math-17k, AIME 2024 and AIME 2025 as the parquet files that recipes/verl reads."""
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import DataError, RecipeError
-from dgpo.lab.cli import help as manual
+from dgpo.errors import ConfigError, DataError
+from dgpo.io import write_atomically
 from dgpo.lab.tasks.layouts import Message, Prompt, as_chat, fill_template
-from dgpo.names import did_you_mean
 
 SOURCES = {
     "dapo-math-17k": "BytedTsinghua-SIA/DAPO-Math-17k",
@@ -20,34 +18,33 @@ SOURCES = {
 TRAINING = "dapo-math-17k"
 _DATA_SOURCE = {TRAINING: "math_dapo"}
 # What DAPO's prompt asks for, and what the reward of the recipes looks for.
-_ASKED_FOR = "Answer:"
+_ANSWER_LINE = "Answer:"
 
 Row = dict[str, Any]
 
 
-def verl_data(words: Sequence[str]) -> int:
-    """Write the files and return the exit code.
+def write_verl_data(folder: Path, sources: Mapping[str, str]) -> None:
+    """Write the files, and print what is in them.
 
-    Everything is read and checked before the first file is written, and a file appears when it is whole.
+    Everything is read and checked before the first file is written, and a file is whole or absent.
 
     Args:
-        words: The words after `dgpo verl-data`: the folder, and `--<file> SOURCE` for another source.
-
-    Returns:
-        0.
+        folder: Where to write; it is made.
+        sources: Other sources than the defaults, by the keys of `SOURCES`.
 
     Raises:
-        DgpoError: If the words cannot be understood or a source cannot be read.
+        ConfigError: If `folder` is a file.
+        DataError: If a source cannot be read, or a file cannot be written.
     """
-    folder, sources = _sort(words)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder to write to.")
+    sources = {**SOURCES, **sources}
     exams = {name: exam_rows(name, source) for name, source in sources.items() if name != TRAINING}
     problems = [row["extra_info"]["problem"] for rows in exams.values() for row in rows]
     training, summary = training_rows(sources[TRAINING], problems)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in {TRAINING: training, **exams}.items():
         _write(folder / f"{name}.parquet", rows)
         print(f"{folder / name}.parquet: {summary if name == TRAINING else f'{len(rows)} problems'}")
-    return 0
 
 
 def training_rows(source: str, held_out: Sequence[str] = ()) -> tuple[list[Row], str]:
@@ -69,22 +66,22 @@ def training_rows(source: str, held_out: Sequence[str] = ()) -> tuple[list[Row],
         >>> _ = path.write_text("problem,answer\\n1 + 1,2\\n1 + 1,2\\n")
         >>> rows, summary = training_rows(str(path))
         >>> rows[0]["reward_model"]["ground_truth"], summary
-        ('2', '1 prompts of 2 rows; 1 repeated; 1 put into the words of DAPO')
+        ('2', '1 prompts of 2 rows; 1 repeated; 1 put into DAPO's template')
     """
     from dgpo.lab.tasks import load_task
 
     task = load_task(source, eval_size=0, rewards=["math"])
-    exam_texts = [_plain(text) for text in held_out]
+    exam_texts = [_single_spaced(text) for text in held_out]
     rows: list[Row] = []
     leaked = reworded = 0
     for prompt, gold in zip(task.train_dataset["prompt"], task.train_dataset["answer"], strict=True):
-        asked = _asking_for_an_answer(prompt)
-        plain = _plain(asked[-1]["content"])
-        if any(text in plain for text in exam_texts):
+        messages = _with_answer_line(prompt)
+        asked = _single_spaced(messages[-1]["content"])
+        if any(text in asked for text in exam_texts):
             leaked += 1
             continue
-        reworded += asked != as_chat(prompt, None)
-        rows.append(_row(TRAINING, str(len(rows)), asked, gold, "train", ""))
+        reworded += messages != as_chat(prompt, None)
+        rows.append(_row(TRAINING, str(len(rows)), messages, gold, "train", ""))
     if not rows:
         raise DataError(f"{source}: every prompt is a problem of the exams; none is left to train on.")
     facts = task.metadata
@@ -94,14 +91,14 @@ def training_rows(source: str, held_out: Sequence[str] = ()) -> tuple[list[Row],
         (facts["without_prompt"], "without a prompt"),
         (facts["without_answer"] + facts["unscorable"], "without a gold answer"),
         (leaked, "left out as problems of the exams"),
-        (reworded, "put into the words of DAPO"),
+        (reworded, "put into DAPO's template"),
     )
     left_out = [f"{count:,} {what}" for count, what in counts if count]
     return rows, "; ".join([f"{len(rows):,} prompts of {facts['rows_read']:,} rows", *left_out])
 
 
 def exam_rows(name: str, source: str) -> list[Row]:
-    """Return the problems of an exam in verl's columns, asked in the words of DAPO's protocol.
+    """Return the problems of an exam in verl's columns, asked with the template of DAPO's protocol.
 
     Args:
         name: What verl's metrics call it.
@@ -125,16 +122,16 @@ def exam_rows(name: str, source: str) -> list[Row]:
     rows = []
     for problem in load_problems(source).problems:
         text = as_chat(problem.prompt, None)[-1]["content"]
-        rows.append(_row(name, problem.name, _asking_for_an_answer(problem.prompt), problem.gold, "test", text))
+        rows.append(_row(name, problem.name, _with_answer_line(problem.prompt), problem.gold, "test", text))
     return rows
 
 
-def _asking_for_an_answer(prompt: Prompt) -> list[Message]:
-    """The prompt as messages, in the words of DAPO's protocol unless it asks for an answer's line already."""
+def _with_answer_line(prompt: Prompt) -> list[Message]:
+    """The prompt as messages, in the template of DAPO's protocol unless it asks for a line `Answer:` already."""
     from dgpo.lab.evaluation.protocols import get_protocol
 
     messages = as_chat(prompt, None)
-    if _ASKED_FOR in messages[-1]["content"]:
+    if _ANSWER_LINE in messages[-1]["content"]:
         return messages
     return as_chat(fill_template(get_protocol("dapo").prompt_template, messages), None)
 
@@ -150,7 +147,7 @@ def _row(name: str, index: str, prompt: list[Message], gold: str, split: str, pr
     }
 
 
-def _plain(text: str) -> str:
+def _single_spaced(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -158,36 +155,9 @@ def _write(path: Path, rows: Iterable[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    part = path.with_name(path.name + ".part")
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
     try:
-        pq.write_table(pa.Table.from_pylist(list(rows)), part)
-        os.replace(part, path)
+        write_atomically(path, buffer.getvalue().to_pybytes())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def _sort(words: Sequence[str]) -> tuple[Path, dict[str, str]]:
-    folder: Path | None = None
-    sources = dict(SOURCES)
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            if folder is not None:
-                raise RecipeError(f"dgpo verl-data takes one folder, got {folder} and {word}.")
-            folder = Path(word).expanduser()
-        elif name not in SOURCES:
-            hint = did_you_mean(name, SOURCES)
-            options = ", ".join(f"--{known}" for known in SOURCES)
-            raise RecipeError(f"dgpo verl-data has no option {word!r}.{hint} Its options are: {options}.")
-        elif not equals and not rest:
-            raise RecipeError(f"--{name} needs a file, or a data set of the hub.")
-        else:
-            sources[name] = value if equals else rest.pop(0)
-    if folder is None:
-        raise RecipeError("dgpo verl-data needs the folder to write to.\n\n" + manual.VERL_DATA)
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder} is a file; name a folder to write to.")
-    return folder, sources

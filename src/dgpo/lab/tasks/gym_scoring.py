@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.rewards.completions import Completion, completion_text
 from dgpo.lab.rewards.numbers import last_number
-from dgpo.lab.tasks._entries import load_entry
 from dgpo.lab.tasks.base import RewardFn
+from dgpo.lab.tasks.entries import load_entry
 
 Extraction = Literal["whole", "last_number", "tag"]
 """Which part of a completion is the answer: all of it, its last number, or what `<answer>...</answer>` holds."""
@@ -107,10 +107,10 @@ def refuse_if_blind(name: str, dataset: Any, entries: Sequence[dict[str, Any]]) 
         entries: A few of its entries.
 
     Raises:
-        RecipeError: If nonsense is right for all of them.
+        ConfigError: If nonsense is right for all of them.
     """
     if all(_score(dataset, _NONSENSE, entry)[0] >= 1 for entry in entries):
-        raise RecipeError(
+        raise ConfigError(
             f"reasoning_gym:{name}: its scorer gives full marks to any answer, even to {_NONSENSE!r}; there is nothing "
             "to learn from it. Name another reward, such as rewards: [exact_match]."
         )
