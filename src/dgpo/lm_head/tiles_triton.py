@@ -1,9 +1,10 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 # ruff: noqa: E501
-"""What is done with each logits tile, by fused Triton kernels: every entry is read once forward, and once backward.
+"""The tile operations as fused Triton kernels: every entry is read once forward, and once backward.
 
-The matrix products stay cuBLAS's: one kernel that held both heads' accumulators would be bound to small tiles and fall
-behind it. One program works on one row of a tile, block by block; the formulas are those of `state` and `logit_grad`.
+The matrix products stay with cuBLAS: a kernel that fused both heads' products would need two accumulators, hence small
+tiles, and be slower. One program works on one row of a tile, block by block; the formulas are those of `running_stats`
+and `tile_ops`.
 
 Two of them are written so that fused multiply-adds change nothing where policy and reference are equal, and d stays
 exactly 0 there: a - (|a|/|b|) b instead of a/|a| - b/|b|, and (|a1| - |b1|) |b2| - (|a2| - |b2|) |b1| for
@@ -15,11 +16,10 @@ import torch
 import triton
 import triton.language as tl
 
-from dgpo.lm_head.state import EMPTY_MAX, PairState, PolicyState, empty_state
-from dgpo.lm_head.streamed import TileWork, streamed_stats
-from dgpo.lm_head.tiles import Workspace
-from dgpo.lm_head.torch_tiles import ProjectedTile, TorchLogitGrad, TorchReduction
-from dgpo.lm_head.types import Head, LogitTransform
+from dgpo.lm_head.running_stats import EMPTY_MAX, PairState, PolicyState, empty_state
+from dgpo.lm_head.tile_ops import LogitGrad, ProjectedTile, Reduction, TileOps
+from dgpo.lm_head.types import LogitTransform
+from dgpo.lm_head.workspace import Workspace
 from dgpo.tensor_types import Float, Tensor
 
 _EMPTY = tl.constexpr(EMPTY_MAX)
@@ -68,12 +68,12 @@ def _entropy_sum(half, a):
 
 
 @triton.jit
-def _fold_kernel(
-    Z, Y, z_stride, y_stride, z_bias, y_bias, STATE, state_stride, TARGETS, Z_PICKED, Y_PICKED, width, factor, tanh_scale,
+def _accumulate_kernel(
+    Z, Y, z_stride, y_stride, z_bias, y_bias, STATE, state_stride, TARGETS, Z_TARGET, Y_TARGET, width, factor, tanh_scale,
     PAIR: tl.constexpr, HAS_ENTROPY: tl.constexpr, HAS_Z_BIAS: tl.constexpr, HAS_Y_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Merge one row of a tile, or of a pair of tiles, into the state of its token, and pick its target's projection."""
+    """Merge one row of a tile, or of a pair of tiles, into its token's state, and gather its target's projection."""
     row = tl.program_id(0).to(tl.int64)
     Z += row * z_stride
     S = STATE + row
@@ -84,14 +84,14 @@ def _fold_kernel(
     target = tl.load(TARGETS + row)
     is_here = (target >= 0) & (target < width)
     if is_here:
-        tl.store(Z_PICKED + row, tl.load(Z + target).to(tl.float32))
+        tl.store(Z_TARGET + row, tl.load(Z + target).to(tl.float32))
     if PAIR:
         Y += row * y_stride
         my = tl.load(S + 3 * state_stride)
         sy = tl.load(S + 4 * state_stride)
         D = tl.load(S + 5 * state_stride)
         if is_here:
-            tl.store(Y_PICKED + row, tl.load(Y + target).to(tl.float32))
+            tl.store(Y_TARGET + row, tl.load(Y + target).to(tl.float32))
     for start in range(0, width, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
         inside = offsets < width
@@ -140,12 +140,12 @@ def _fold_kernel(
 
 
 @triton.jit
-def _turn_kernel(
+def _dlogits_kernel(
     X, x_stride, OUT, out_stride, bias, MINUS_LSE, ROW_SCALE, CONSTANT, E, TARGETS, AT_TARGET, vocab_start, width, factor,
     tanh_scale, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_ENTROPY: tl.constexpr,
     ZERO_TARGETS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Turn one block of a row of a tile into dL/dx; OUT may be X."""
+    """Compute dL/dx of one block of a row of a tile; OUT may be X."""
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < width
@@ -164,7 +164,7 @@ def _turn_kernel(
 
 
 @triton.jit
-def _put_targets_kernel(
+def _scatter_targets_kernel(
     OUT, out_stride, TARGETS, AT_TARGET, vocab_start, width, num_rows, ZERO: tl.constexpr, BLOCK: tl.constexpr
 ):
     rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -188,11 +188,11 @@ def _tanh_scale(transform: LogitTransform) -> float:
 
 
 def _dense(x: Tensor | None) -> Tensor | None:
-    """Return a vector whose entries are neighbours: a column, or a gradient expanded from a scalar, is not."""
+    """Return a contiguous vector: a column, or a gradient expanded from a scalar, is not."""
     return None if x is None else x.contiguous()
 
 
-class TritonReduction(TorchReduction):
+class TritonReduction(Reduction):
     """The forward pass: one kernel a tile merges it into the state, in place."""
 
     # False in a subclass for log-probabilities alone; the state's tz then stays 0.
@@ -203,8 +203,8 @@ class TritonReduction(TorchReduction):
         empty = empty_state(num_rows, pair=pair, dtype=torch.float32, device=work.device)
         self._rows = torch.stack(tuple(empty))
 
-    def fold(self, rows: slice, policy: ProjectedTile, ref: ProjectedTile | None) -> None:
-        """Take in one tile of some rows."""
+    def accumulate(self, rows: slice, policy: ProjectedTile, ref: ProjectedTile | None) -> None:
+        """Merge one tile of some rows into their state, and gather the projections of its targets."""
         if rows.stop == rows.start:
             return
         state, z = self._rows[:, rows], policy.values
@@ -212,26 +212,26 @@ class TritonReduction(TorchReduction):
         block, warps = _block_and_warps(z.shape[1], 2048)
         biases, targets = (_dense(policy.bias), _dense(other.bias)), _dense(policy.targets)
         with torch.cuda.device_of(z):  # Triton launches on the current device, which need not be the tensors'
-            _fold_kernel[(z.shape[0],)](
+            _accumulate_kernel[(z.shape[0],)](
                 z, other.values, z.stride(0), other.values.stride(0), *biases, state, state.stride(0), targets,
-                policy.picked, other.picked, z.shape[1], self._transform.factor, _tanh_scale(self._transform),
+                policy.target_values, other.target_values, z.shape[1], self._transform.factor, _tanh_scale(self._transform),
                 PAIR=ref is not None, HAS_ENTROPY=self.has_entropy, HAS_Z_BIAS=policy.bias is not None,
                 HAS_Y_BIAS=other.bias is not None, HAS_SOFTCAP=self._transform.softcap is not None, BLOCK=block,
                 num_warps=warps,
             )  # fmt: skip
 
-    def close(self) -> None:
-        """End a vocabulary tile: the state is up to date already."""
+    def finalize_tile(self) -> None:
+        """Do nothing: the state is up to date after each tile of rows."""
 
     def state(self) -> PolicyState | PairState:
         """Return the state over all tiles."""
         return PairState(*self._rows) if len(self._rows) == 6 else PolicyState(*self._rows)
 
 
-class TritonLogitGrad(TorchLogitGrad):
-    """The backward pass: one kernel a tile turns projections into dL/dx, in place where the dtypes allow it."""
+class TritonLogitGrad(LogitGrad):
+    """The backward pass: one kernel a tile computes dL/dx of projections, in place where the dtypes allow it."""
 
-    def turn(
+    def dlogits(
         self, tile: Float[Tensor, "n v"], rows: slice, vocab: slice, bias: Tensor | None, *, zero_targets: bool
     ) -> Float[Tensor, "n v"]:
         """Return dL/dx of a tile in the compute dtype, 0 or the true value at the targets; overwrites the tile."""
@@ -243,46 +243,21 @@ class TritonLogitGrad(TorchLogitGrad):
         vectors = [_dense(bias), *(_dense(x[rows]) for x in per_row)]
         block, warps = _block_and_warps(tile.shape[1], 4096)
         with torch.cuda.device_of(tile):
-            _turn_kernel[(tile.shape[0], triton.cdiv(tile.shape[1], block))](
+            _dlogits_kernel[(tile.shape[0], triton.cdiv(tile.shape[1], block))](
                 tile, tile.stride(0), out, out.stride(0), *vectors, vocab.start, tile.shape[1], transform.factor,
                 _tanh_scale(transform), HAS_BIAS=bias is not None, HAS_SOFTCAP=transform.softcap is not None,
                 HAS_ENTROPY=self.entropy_terms is not None, ZERO_TARGETS=zero_targets, BLOCK=block, num_warps=warps,
             )  # fmt: skip
         return out
 
-    def put_targets(self, dlogits: Float[Tensor, "n v"], rows: slice, vocab: slice, *, as_zero: bool) -> None:
+    def scatter_targets(self, dlogits: Float[Tensor, "n v"], rows: slice, vocab: slice, *, as_zero: bool) -> None:
         """Write dL/dx of the targets that lie in a tile, or 0."""
         num_rows, width = dlogits.shape
         vectors = (_dense(self.targets[rows]), _dense(self.at_target[rows]))
         with torch.cuda.device_of(dlogits):
-            _put_targets_kernel[(triton.cdiv(num_rows, 256),)](
+            _scatter_targets_kernel[(triton.cdiv(num_rows, 256),)](
                 dlogits, dlogits.stride(0), *vectors, vocab.start, width, num_rows, ZERO=as_zero, BLOCK=256,
             )  # fmt: skip
 
 
-TRITON_TILES = TileWork(TritonReduction, TritonLogitGrad)
-
-
-def check_on(device: torch.device) -> None:
-    """Compile and run the kernels on a handful of numbers.
-
-    Args:
-        device: Where they are to run.
-
-    Raises:
-        Exception: Whatever Triton raises where it cannot compile or launch (no C compiler, an unknown device).
-        RuntimeError: If they run and compute something else than torch does.
-    """
-    # Sixteenths of small whole numbers, which no way of multiplying by 1 rounds. Every row has amplitudes of another
-    # norm, and none a power of two, which would hide a division that rounds.
-    places = torch.arange(64 * 16, device=device).view(64, 16)
-    hidden = ((places * 37 % 101 - 50).float() / 16).requires_grad_()
-    head, targets = Head(hidden, torch.eye(16, dtype=torch.float32, device=device), None), places[:, 0] // 16 % 16
-    stats = streamed_stats(head, head, targets, LogitTransform(), torch.float32, tile_work=TRITON_TILES)
-    expected = torch.log_softmax(hidden, 1).gather(1, targets[:, None])[:, 0]
-    (grad,), (expected_grad,) = (torch.autograd.grad(x.sum(), hidden) for x in (stats.logps, expected))
-    for name, ours, true in (("log-probabilities", stats.logps, expected), ("gradients", grad, expected_grad)):
-        if not torch.allclose(ours, true, rtol=0.0, atol=2e-3):  # gradients are multiplied in TF32 where that is on
-            raise RuntimeError(f"their {name} are off by {(ours - true).abs().max().item():.1g}")
-    if stats.hellinger_sq is None or stats.hellinger_sq.any():
-        raise RuntimeError("equal policy and reference are not exactly 0 apart")
+TRITON_TILES = TileOps(TritonReduction, TritonLogitGrad)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_head_cases import make_case, relative_error, run_reference, run_shards
 
-from dgpo.lm_head import lm_head_stats, sharded_lm_head_stats
+from dgpo.core import redistribution_weights
+from dgpo.lm_head import VocabParallel, lm_head_stats
 from dgpo.lm_head.types import LogitTransform
 
 # What no rounding of a result of this dtype can go below, with room for a few roundings of sums.
@@ -93,15 +94,25 @@ def test_weights_of_split_completions_are_those_of_whole_ones(ranks):
 
 
 def test_no_process_group_is_an_error_with_a_way_out():
-    with pytest.raises(ValueError, match="use lm_head_stats for a whole head"):
-        sharded_lm_head_stats(torch.ones(1, 2), torch.ones(3, 2), torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"init_process_group.*leave vocab_parallel out for a whole head"):
+        VocabParallel(dist.group.WORLD)
+
+
+def test_a_process_group_that_was_destroyed_is_an_error_with_a_way_out(group):
+    past = group
+    dist.destroy_process_group()
+    with pytest.raises(ValueError, match=r"init_process_group.*leave vocab_parallel out for a whole head"):
+        lm_head_stats(torch.ones(1, 2), torch.ones(3, 2), torch.tensor([0]), vocab_parallel=VocabParallel(past))
+    with pytest.raises(ValueError, match=r"init_process_group.*leave process_group out for whole completions"):
+        redistribution_weights(torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool), process_group=past)
 
 
 @pytest.fixture
 def group():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield dist.group.WORLD
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -109,9 +120,10 @@ def test_one_rank_is_the_unsplit_function_bit_for_bit(group, dtype):
     case = make_case(31, 24, 500).to(dtype, grad=True)
     again = make_case(31, 24, 500).to(dtype, grad=True)
     results = []
-    for compute, one in ((lm_head_stats, case), (sharded_lm_head_stats, again)):
+    for split, one in ((None, case), (VocabParallel(group), again)):
         hidden, weight, _ = one.policy
-        stats = compute(hidden, weight, one.targets, ref_hidden=one.ref.hidden, ref_weight=one.ref.weight, softcap=9.0)
+        ref = {"ref_hidden": one.ref.hidden, "ref_weight": one.ref.weight}
+        stats = lm_head_stats(hidden, weight, one.targets, **ref, softcap=9.0, vocab_parallel=split)
         (stats.logps.sum() + 0.1 * stats.entropy.square().sum()).backward()
         results.append([*(x.detach() for x in stats), hidden.grad, weight.grad])
     for a, b in zip(*results, strict=True):

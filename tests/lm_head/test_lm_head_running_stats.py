@@ -1,4 +1,4 @@
-"""The running state: its merge is an average over pieces in any order, an empty piece is nothing, finish is by hand."""
+"""The running state: merged in any order it is the same, an empty piece changes nothing, finalize is by hand."""
 
 import math
 
@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.lm_head.state import (
+from dgpo.lm_head.running_stats import (
     PairState,
     PolicyState,
     empty_state,
-    finish,
+    finalize,
     merge_pair,
     merge_policy,
     pair_state,
@@ -45,7 +45,7 @@ def test_state_of_two_tokens_by_hand():
     assert state.sy.item() == pytest.approx(10 / 9)  # 1/9 + 1
     # a = (1, 1/2), b = (1/3, 1): |a||b| = sqrt(5/4 * 10/9) = 5 sqrt(2)/6, a.b = 1/3 + 1/2 = 5/6
     assert state.D.item() == pytest.approx(5 / 6 * (math.sqrt(2) - 1))
-    stats = finish(state, z[:, 1], y[:, 1], 2)
+    stats = finalize(state, z[:, 1], y[:, 1], 2)
     assert stats.logps.item() == pytest.approx(math.log(0.2))
     assert stats.ref_logps.item() == pytest.approx(math.log(0.9))
     assert stats.hellinger_sq.item() == pytest.approx(1 - 1 / math.sqrt(2))  # 1 - (5/6) / (5 sqrt(2)/6)
@@ -61,10 +61,10 @@ def test_merging_single_tokens_by_hand():
     assert merge_pair(*parts).D.item() == pytest.approx(5 / 6 * (math.sqrt(2) - 1))
 
 
-def test_rounding_takes_an_entropy_out_of_its_range_and_finish_brings_it_back():
+def test_rounding_takes_an_entropy_out_of_its_range_and_finalize_brings_it_back():
     """A certain token whose sum came out a rounding above 0, and four equal ones a rounding below."""
     state = PolicyState(torch.zeros(2), torch.tensor([1.0, 4.0]), torch.tensor([1e-7, -1e-5]))
-    assert finish(state, torch.zeros(2), None, 4).entropy.tolist() == [0.0, pytest.approx(math.log(4), rel=2e-7)]
+    assert finalize(state, torch.zeros(2), None, 4).entropy.tolist() == [0.0, pytest.approx(math.log(4), rel=2e-7)]
 
 
 def test_a_factor_is_a_factor():
@@ -129,10 +129,10 @@ def test_neither_the_pieces_nor_their_order_matter(drawn):
     ]
     left = merge_pair(merge_pair(merge_pair(pieces[0], pieces[1]), pieces[2]), pieces[3])
     tree = merge_pair(merge_pair(pieces[3], pieces[1]), merge_pair(pieces[0], pieces[2]))
-    whole = finish(pair(z, y), z[:, 0], y[:, 0], z.shape[1])
+    whole = finalize(pair(z, y), z[:, 0], y[:, 0], z.shape[1])
     for merged in (left, tree):
         assert (merged.D >= 0).all()
-        stats = finish(merged, z[:, 0], y[:, 0], z.shape[1])
+        stats = finalize(merged, z[:, 0], y[:, 0], z.shape[1])
         for mine, theirs in zip(stats, whole, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=2e-6, atol=2e-6)
 

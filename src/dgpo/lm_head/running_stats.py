@@ -1,4 +1,7 @@
-"""The running state of a token over pieces of its vocabulary: tiles of one head, or shards of several processes.
+"""Running statistics of a token over pieces of its vocabulary: tiles of one head, or shards of several processes.
+
+The online softmax of two heads, with what entropy and Hellinger distance need besides.
+
 
 With policy logits z, reference logits y, and, over the entries seen so far, mz = max z and my = max y,
 
@@ -9,9 +12,8 @@ sqrt(p_v) = a_v / |a| and sqrt(q_v) = b_v / |b| over the whole vocabulary, there
 
     log p_t = z_t - mz - log sz      entropy = log sz - tz / sz      d = 1 - sum_v sqrt(p_v q_v) = D / (|a||b|)
 
-D is carried instead of a.b because 1 - a.b / (|a||b|) has lost every digit where p and q are close, and they are
-close wherever training is healthy. No step below subtracts nearly equal sums, so d is never negative and exactly 0
-for equal rows:
+D is accumulated instead of a.b because 1 - a.b / (|a||b|) cancels where p and q are close, as they are in healthy
+training. No step below subtracts nearly equal sums, so d is never negative and exactly 0 for equal rows:
 
   in a piece     D = 1/2 |a||b| |a/|a| - b/|b||^2 = 1/2 (|b|/|a|) |a - (|a|/|b|) b|^2
   merging two    D = D1 + D2 + (|a1||b2| - |a2||b1|)^2 / (|a||b| + |a1||b1| + |a2||b2|)
@@ -20,7 +22,7 @@ The second follows from a.b = a1.b1 + a2.b2 and Lagrange's identity
 |a|^2 |b|^2 = (|a1||b1| + |a2||b2|)^2 + (|a1||b2| - |a2||b1|)^2. Parts are rescaled to the common maxima first:
 |a_i| and |b_i| by exp of half the difference, D_i by their product.
 
-A piece whose entries are all -inf holds nothing: its maximum is the finite `EMPTY_MAX`, so that no inf - inf arises,
+A piece whose entries are all -inf counts as empty: its maximum is the finite `EMPTY_MAX`, so that no inf - inf arises,
 its sums are 0, and merging it changes nothing. Merging is commutative, and associative up to rounding.
 """
 
@@ -59,55 +61,55 @@ class PairState(NamedTuple):
 HALF_LOG2_E = 0.5 * math.log2(math.e)
 
 
-def _amplitudes(x: Float[Tensor, "n v"], factor: float, spare: Tensor, high: Tensor, norm: Tensor) -> Tensor:
-    """Return the amplitudes of logits factor * x in `spare`; write max and |a|; x becomes their base-2 logarithms."""
+def _amplitudes(x: Float[Tensor, "n v"], factor: float, scratch: Tensor, high: Tensor, norm: Tensor) -> Tensor:
+    """Return the amplitudes of logits factor * x in `scratch`; write max and |a|; x becomes their base-2 logarithms."""
     torch.amax(x, 1, out=high).clamp_(min=EMPTY_MAX / factor)
     x.sub_(high[:, None]).mul_(HALF_LOG2_E * factor)
     high.mul_(factor)
-    amplitude = torch.exp2(x, out=spare)
+    amplitude = torch.exp2(x, out=scratch)
     torch.linalg.vector_norm(amplitude, dim=1, out=norm)
     return amplitude
 
 
 def _entropy_sum(log2_amplitude: Tensor, amplitude: Tensor, out: Tensor) -> None:
-    # An entry of -inf has amplitude 0 and adds nothing, but 0 * -inf is nan: the sum passes over it. A nan that came in
-    # through the logits is in the amplitudes too, so it still reaches every statistic through sz.
+    # An entry of -inf has amplitude 0 and adds nothing, but 0 * -inf is nan: the sum skips it. A nan of the logits
+    # still reaches every statistic, through the amplitudes and sz.
     torch.nansum(log2_amplitude.mul_(amplitude).mul_(amplitude), 1, out=out).div_(HALF_LOG2_E)
 
 
 def reduce_policy(
-    x: Float[Tensor, "n v"], factor: float, spare: Float[Tensor, "n v"], out: Float[Tensor, "3 n"]
+    x: Float[Tensor, "n v"], factor: float, scratch: Float[Tensor, "n v"], out: Float[Tensor, "3 n"]
 ) -> None:
     """Reduce rows of one piece of z = factor * x to what `policy_state` needs, in as few passes as torch allows.
 
     Args:
-        x: The policy's logits up to a factor, (n, v) with v >= 1, float32 or float64; destroyed.
+        x: The policy's logits up to a factor, (n, v) with v >= 1, float32 or float64; overwritten.
         factor: What makes them logits; > 0.
-        spare: A buffer like x; destroyed.
+        scratch: A buffer like x; overwritten.
         out: Receives mz, |a| and tz.
     """
     high, norm, tz = out.unbind()
-    _entropy_sum(x, _amplitudes(x, factor, spare, high, norm), tz)
+    _entropy_sum(x, _amplitudes(x, factor, scratch, high, norm), tz)
 
 
 def reduce_pair(
     x: Float[Tensor, "n v"],
     ref_x: Float[Tensor, "n v"],
     factor: float,
-    spare: Float[Tensor, "n v"],
+    scratch: Float[Tensor, "n v"],
     out: Float[Tensor, "6 n"],
 ) -> None:
     """Reduce rows of one piece of z = factor * x and y = factor * ref_x to what `pair_state` needs.
 
     Args:
-        x: The policy's logits up to a factor, (n, v) with v >= 1, float32 or float64; destroyed.
-        ref_x: The reference's, like x; destroyed.
+        x: The policy's logits up to a factor, (n, v) with v >= 1, float32 or float64; overwritten.
+        ref_x: The reference's, like x; overwritten.
         factor: What makes them logits; > 0.
-        spare: A buffer like x; destroyed.
+        scratch: A buffer like x; overwritten.
         out: Receives mz, |a|, tz, my, |b| and |a - (|a|/|b|) b|.
     """
     high, norm, tz, ref_high, ref_norm, gap = out.unbind()
-    a = _amplitudes(x, factor, spare, high, norm)
+    a = _amplitudes(x, factor, scratch, high, norm)
     b = _amplitudes(ref_x, factor, ref_x, ref_high, ref_norm)
     _entropy_sum(x, a, tz)
     # A norm is 0 in an empty piece and otherwise about 1 or more, as the largest amplitude is 1: the floor only keeps
@@ -122,14 +124,14 @@ def policy_state(reduced: Float[Tensor, "3 N"]) -> PolicyState:
 
 
 def pair_state(reduced: Float[Tensor, "6 N"]) -> PairState:
-    """Return the state of a piece from what `reduce_pair` wrote; D is 0 where either head holds nothing."""
+    """Return the state of a piece from what `reduce_pair` wrote; D is 0 where either head's piece is empty."""
     _, norm, _, my, ref_norm, gap = reduced.unbind()
     D = gap.square().mul_(0.5 * ref_norm / norm.clamp(min=0.5))
     return PairState(*policy_state(reduced[:3]), my.clone(), ref_norm.square(), D)
 
 
 def _rescale(m1: Tensor, s1: Tensor, m2: Tensor, s2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the common maximum, both sums relative to it, and the factors that made them so."""
+    """Return the common maximum, both sums rescaled to it, and the factors they were rescaled by."""
     m = torch.maximum(m1, m2)
     scale1, scale2 = (m1 - m).exp_(), (m2 - m).exp_()
     return m, s1 * scale1, s2 * scale2, scale1, scale2
@@ -153,19 +155,19 @@ def merge_pair(first: PairState, second: PairState) -> PairState:
     D2 = second.D * z_scale2.sqrt_() * y_scale2.sqrt_()
     a1, a2, b1, b2 = sz1.sqrt_(), sz2.sqrt_(), sy1.sqrt_(), sy2.sqrt_()
     crossed = (a1 * b2 - a2 * b1).square_()
-    # The denominator is 0 only where one head has seen nothing, and then the numerator is too.
+    # The denominator is 0 only where one head is empty so far, and then the numerator is too.
     whole = (sz * sy).sqrt_() + a1 * b1 + a2 * b2
     return PairState(mz, sz, tz, my, sy, D1 + D2 + crossed / whole.clamp_(min=1e-38))
 
 
 def empty_state(num_rows: int, *, pair: bool, dtype: torch.dtype, device: torch.device) -> PolicyState | PairState:
-    """Return the state of N tokens of which no entry has been seen: merging it into another leaves that unchanged."""
+    """Return the state of N tokens over no entries, the neutral element of merging."""
     low = torch.full((num_rows,), EMPTY_MAX, dtype=dtype, device=device)
     zero = torch.zeros_like(low)
     return PairState(low, zero, zero, low, zero, zero) if pair else PolicyState(low, zero, zero)
 
 
-def finish(
+def finalize(
     state: PolicyState | PairState,
     target_logits: Float[Tensor, " N"],
     ref_target_logits: Float[Tensor, " N"] | None,
@@ -177,7 +179,7 @@ def finish(
         state: The merged state of every piece.
         target_logits: The policy's logits of the targets, (N,).
         ref_target_logits: The reference's, (N,), or None for a policy-only state.
-        vocab_size: V; rounding must not lift an entropy above log V.
+        vocab_size: V; entropies are clamped to log V, which rounding may exceed.
 
     Returns:
         The four statistics, each (N,); the last two None for a policy-only state. No gradient flows.
