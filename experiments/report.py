@@ -10,8 +10,6 @@ from dgpo.lab.evaluation.intervals import Estimate, student_quantile
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
-# Okabe and Ito's colours can be told apart with any kind of sight.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
 @dataclass(frozen=True)

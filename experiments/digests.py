@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-CORE = (
-    *(f"src/dgpo/core/{name}.py" for name in ("checks", "advantages", "credit", "divergences", "policy_loss")),
-    "src/dgpo/rules.py",
+_CORE_MODULES = (
+    *("checks", "advantages", "credit", "divergences", "policy_loss"),
+    *("assign", "token_stats", "weights"),
 )
-"""What every experiment computes its credit and its loss with."""
+CORE = tuple(f"src/dgpo/core/{name}.py" for name in _CORE_MODULES)
+"""What every experiment computes its credit and its loss with, besides the rules themselves."""
 
 
 @functools.cache

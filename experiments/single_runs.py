@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments._report import ROOT, Verdict, markdown_table
+from experiments.report import ROOT, Verdict, markdown_table
 
 RUNS = ROOT / "docs" / "results"
 BENCHMARKS = ROOT / "benchmarks" / "results"

@@ -4,10 +4,11 @@ import functools
 
 import pytest
 
-from experiments import _code
-from experiments._code import digest, digest_of_files
+from experiments import digests
 from experiments.credit import cells, rules, warm_up
-from experiments.credit.rules import RULES, Rule, dgpo
+from experiments.credit.oracles import CreditArm
+from experiments.credit.rules import ARMS
+from experiments.digests import digest, digest_of_files
 from experiments.gradient_stability import training as stability
 from experiments.smollm2 import training as smollm2
 
@@ -27,9 +28,9 @@ def scaled(factor, *, offset=0):
 
 
 def test_every_rule_has_a_digest_of_its_own():
-    found = [digest(rule) for rule in RULES.values()]
-    assert len(set(found)) == len(RULES)
-    assert found == [digest(rule) for rule in RULES.values()]
+    digests_of_arms = [arm.digest() for arm in ARMS.values()]
+    assert len(set(digests_of_arms)) == len(ARMS)
+    assert digests_of_arms == [arm.digest() for arm in ARMS.values()]
 
 
 def test_what_a_function_holds_and_calls_is_part_of_it(monkeypatch):
@@ -50,12 +51,12 @@ def test_comments_docstrings_and_layout_do_not_count(tmp_path):
         "same": "# a comment\ndef f(x):\n    return (2 *\n            x)\n",
         "other": "def f(x):\n    return 3 * x\n",
     }
-    found = {}
+    by_name = {}
     for name, text in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "file.py").write_text(text)
-        found[name] = digest_of_files(("file.py",), tmp_path / name)
-    assert found["one"] == found["same"] != found["other"]
+        by_name[name] = digest_of_files(("file.py",), tmp_path / name)
+    assert by_name["one"] == by_name["same"] != by_name["other"]
     with pytest.raises(FileNotFoundError):
         digest_of_files(("gone.py",), tmp_path)
 
@@ -63,8 +64,14 @@ def test_comments_docstrings_and_layout_do_not_count(tmp_path):
 def test_a_rule_that_was_changed_is_another_cell(monkeypatch):
     cell = next(cell for cell in cells.planned([0], reduced=False) if cell.rule == "dgpo tau=.1")
     before = cells.settings(cell)
-    for changed in (Rule(dgpo(0.2)), Rule(dgpo(0.1), kl_beta=0.04), Rule(dgpo(0.1), refresh_every=3)):
-        monkeypatch.setitem(rules.RULES, cell.rule, changed)
+    tau = {"tau": 0.1}
+    for changed in (
+        CreditArm("dgpo", {"tau": 0.2}),
+        CreditArm("dgpo", tau, beta=0.04),
+        CreditArm("dgpo", tau, refresh_every=3),
+        CreditArm("inverse", tau),
+    ):
+        monkeypatch.setitem(rules.ARMS, cell.rule, changed)
         assert cells.settings(cell)["rule"] != before["rule"]
     monkeypatch.undo()
     assert cells.settings(cell) == before
@@ -72,11 +79,11 @@ def test_a_rule_that_was_changed_is_another_cell(monkeypatch):
 
 @pytest.mark.parametrize("files", [cells.CODE, warm_up.CODE, stability.CODE, smollm2.CODE])
 def test_files_that_decide_a_cell_exist(files):
-    assert all((_code.ROOT / name).is_file() for name in files)
+    assert all((digests.ROOT / name).is_file() for name in files)
 
 
 def test_the_code_is_in_the_settings_of_every_experiment(monkeypatch):
-    from experiments._harness import Cell
+    from experiments.harness import Cell
 
     settings = (
         lambda: cells.settings(Cell("habit", "grpo", 0)),
