@@ -6,16 +6,23 @@ into `checkpoint-N/dgpo_state/`, as safetensors.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dgpo.engines.trl import checks
 from dgpo.errors import TrainingError
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "dgpo_state"
 
@@ -113,3 +120,82 @@ def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Non
     partial = path.with_suffix(".partial")
     save_file(tensors, str(partial), metadata={"dgpo": json.dumps(facts)})
     partial.replace(path)
+
+
+class ExactResume:
+    """Mixin of `DGPOTrainer`: checkpoints that a run continues from to the same parameters, bit for bit."""
+
+    # Of the trainer that this is mixed into.
+    accelerator: Any
+    args: Any
+    is_fsdp_enabled: bool
+    model: Any
+    ref_model: Any
+    state: Any
+    _buffered_inputs: Any
+    _step: int
+    _get_output_dir: Any
+    _on_any_rank: Any
+    _train_sampler: Any = None
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Keep hold of TRL's sampler, whose order of prompts a resumed run has to continue."""
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
+    def _layout(self) -> dict[str, int]:
+        """What must not change between a checkpoint and the run that continues it."""
+        names = ("steps_per_generation", "num_iterations", "per_device_train_batch_size", "gradient_accumulation_steps")
+        return {"num_processes": self.accelerator.num_processes, **{name: getattr(self.args, name) for name in names}}
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save what TRL leaves out, and that first: `trainer_state.json`, written last, marks a complete checkpoint."""
+        finite = all(bool(torch.isfinite(p.detach()).all()) for p in self.model.parameters() if p.requires_grad)
+        if self._on_any_rank(not finite):
+            raise checks.non_finite_error("A parameter", self.state.global_step, self.args.output_dir)
+        if not self.args.save_only_model:
+            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            failure = self._try_to_save_state(Path(self._get_output_dir(trial=trial)) / folder)
+            if self._on_any_rank(failure is not None):
+                raise failure or TrainingError("Another process could not write its part of the checkpoint.")
+        super()._save_checkpoint(model, trial)
+
+    def _try_to_save_state(self, checkpoint: Path) -> Exception | None:
+        rank = self.accelerator.process_index
+        try:
+            save_rollout_state(checkpoint, rank, self._step, self._buffered_inputs, self._layout())
+            if self.args.sync_ref_model:
+                reference = self.accelerator.unwrap_model(self.ref_model)
+                save_reference(checkpoint, rank, reference, sharded=self.is_fsdp_enabled)
+        except (OSError, SafetensorError, TrainingError) as error:
+            return error
+        return None
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Restore what `_save_checkpoint` saved, where TRL restores its own."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder, rank = Path(checkpoint), self.accelerator.process_index
+        if self.args.sync_ref_model:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            load_reference(folder, rank, reference, sharded=self.is_fsdp_enabled)
+        saved = load_rollout_state(folder, rank, self.accelerator.device)
+        is_missing = self._on_any_rank(saved is None)
+        if is_missing and not self._on_any_rank(saved is not None):
+            logger.warning("%s holds no state of DGPOTrainer (save_only_model?): resuming is not exact.", checkpoint)
+            return
+        if is_missing or saved is None or self._on_any_rank(saved[2] != self._layout()):
+            before = saved[2] if saved is not None else "another number of processes"
+            raise TrainingError(
+                f"{checkpoint} was saved with {before}, and this run has {self._layout()}: its rollouts do not fit."
+                " Resume with the same, or start a new run from its weights."
+            )
+        self._step, self._buffered_inputs, _ = saved
+        self._skip_past_epochs(folder)
+
+    def _skip_past_epochs(self, checkpoint: Path) -> None:
+        """Bring the sampler's generator to where it was: it draws one order of the prompts an epoch."""
+        epoch = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).epoch or 0.0
+        for _ in range(int(epoch + 1e-6) if self._train_sampler is not None else 0):
+            next(iter(self._train_sampler), None)
