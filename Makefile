@@ -26,7 +26,7 @@ help:  ## what can be made
 
 $(STAMP): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[trl,eval,dev]'
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[lab,dev]'
 	@# math-verify's tests hold its published cases, which ours run; the wheel lacks them.
 	@version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("math-verify"))') && \
 	  $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(VENV)/sources \
