@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
 from dgpo.credit_log.collect import (
     MAX_PLACES,
     NUM_ALTERNATIVES,
@@ -20,7 +21,6 @@ from dgpo.credit_log.collect import (
     collect_completion,
     evenly_spread,
 )
-from dgpo.credit_log.files import CompletionCredit, CreditLog, CreditSettings
 from dgpo.credit_log.trackers import send_tables
 from dgpo.engines.trl.heads import PairView
 

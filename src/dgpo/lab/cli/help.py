@@ -160,14 +160,18 @@ MODEL, --reference   folders, folders of adapters (LoRA), hub ids, or forks for 
 --prompt TEXT        without --text: sample the answer from MODEL
 --plain              leave the tokenizer's chat template out: the prompt is the beginning of a text
 --max-tokens 256     longest answer to sample        --seed 0         decides the answer
---tau 0.5            temperature of the redistribution: small, few tokens take the credit
---kappa 1.0          power of the entropy gate; 0 is no gate
+--rule dgpo          the credit rule: a name, module:function or file.py:function; the text is one completion of
+                     advantage 1, so that rules that compare completions are refused
+--options.NAME VALUE an option of the rule, such as --options.cap 3
+--tau 0.5, --kappa 1 options of the paper's rule: temperature of the redistribution (small: few tokens take the credit)
+                     and exponent of the entropy gate (0: no gate)
 --temperature 1.0    both models' distributions are taken at it, and answers are sampled at it
 -o FILE              by default inspect.html
 
 Examples
   dgpo inspect runs/<run>/final --reference forks --prompt '7 3 | 2 9 | 5 6 | 1 8 ?'    # <run> of `make quickstart`
   dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --tau 0.05
+  dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --rule my_rules.py:capped --options.cap 3
 """
 
 PREPARE = """\

@@ -1,6 +1,7 @@
 """`dgpo inspect MODEL --reference REF`: the credit that a text would get, for any pair of models, without training."""
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,13 +34,16 @@ def inspect(words: Sequence[str]) -> int:
     """
     options = _parse(words)
     text = _text(options)
-    from dgpo.credit_log.files import LoggedStep
-    from dgpo.engines.offline import score_pair
+    from dgpo.credit_log import LoggedStep
+    from dgpo.engines.offline import check_offline_rule, score_text
     from dgpo.lab.cli.report import write_page
     from dgpo.lab.quiet import quiet_libraries
     from dgpo.lab.report.page import render_page
     from dgpo.lab.runs.reader import Run
+    from dgpo.rules import resolve
 
+    rule = resolve(options.rule, **options.options)
+    check_offline_rule(rule)
     quiet_libraries()
     policy, reference, tokenizer = _load(options)
     prompt_ids = _prompt_ids(options, tokenizer)
@@ -47,14 +51,11 @@ def inspect(words: Sequence[str]) -> int:
         prompt_ids, ids = _sampled(options, policy, prompt_ids)
     else:
         prompt_ids, ids = _read(tokenizer, policy, prompt_ids, text)
-    settings = {"tau": options.tau, "kappa": options.kappa, "temperature": options.temperature}
-    completion = score_pair(policy, reference, tokenizer, prompt_ids, ids, **settings)
-    run = Run(Path(options.model).name, steps=[LoggedStep(0, {}, [completion])])
-    facts = {
-        "policy": options.model,
-        "reference": options.reference,
-        **{name: f"{value:g}" for name, value in settings.items()},
-    }
+    completion = score_text(policy, reference, tokenizer, prompt_ids, ids, rule=rule, temperature=options.temperature)
+    run = Run(Path(options.model).name, steps=[LoggedStep(0, rule.describe(), [completion])])
+    facts = {"policy": options.model, "reference": options.reference, "rule": rule.name}
+    for name, value in {**rule.options, "temperature": options.temperature}.items():
+        facts[name] = f"{value:g}" if isinstance(value, float) else str(value)
     title = f"{Path(options.model).name} against {Path(options.reference).name}"
     write_page(options.output or Path("inspect.html"), render_page([run], kind="inspect", title=title, facts=facts))
     return 0
@@ -68,22 +69,48 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--text", type=Path, default=None)
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--tau", type=float, default=0.5)
-    parser.add_argument("--kappa", type=float, default=1.0)
+    parser.add_argument("--rule", default="dgpo")
+    parser.add_argument("--tau", type=float, default=None)
+    parser.add_argument("--kappa", type=float, default=None)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=None)
+    words, rule_options = _rule_options(words)
     is_option = [word.startswith("--") and "=" not in word for word in words]
     plain = [re.sub(r"(?<=\w)_", "-", word) if known else word for word, known in zip(words, is_option, strict=True)]
     options = parser.parse_args(plain)
     if not options.prompt and options.text is None:
         raise RecipeError("dgpo inspect needs a text: --text FILE scores a file, --prompt '...' samples an answer.")
     for name, lowest in (("tau", 0.0), ("temperature", 0.0), ("max_tokens", 0)):
-        if not getattr(options, name) > lowest:
+        if getattr(options, name) is not None and not getattr(options, name) > lowest:
             raise RecipeError(f"--{name.replace('_', '-')} must be above 0, got {getattr(options, name)}.")
-    if options.kappa < 0:
+    if options.kappa is not None and options.kappa < 0:
         raise RecipeError(f"--kappa must be at least 0, got {options.kappa}. 0 is no entropy gate.")
+    options.options = {name: getattr(options, name) for name in ("tau", "kappa") if getattr(options, name) is not None}
+    for name in rule_options.keys() & options.options.keys():
+        raise RecipeError(f"--{name} and --options.{name} are the same option; give one of them.")
+    options.options |= rule_options
     return options
+
+
+def _rule_options(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words without `--options.NAME VALUE`, and those; a value is JSON, or text."""
+    others: list[str] = []
+    values: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        name, equals, value = (word := rest.pop(0)).partition("=")
+        if not name.startswith("--options."):
+            others.append(word)
+            continue
+        if not equals and not rest:
+            raise RecipeError(f"{name} needs a value, such as {name} 3.")
+        text = value if equals else rest.pop(0)
+        try:
+            values[name.removeprefix("--options.")] = json.loads(text)
+        except ValueError:
+            values[name.removeprefix("--options.")] = text
+    return others, values
 
 
 def _text(options: argparse.Namespace) -> str | None:

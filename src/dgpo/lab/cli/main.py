@@ -29,13 +29,13 @@ def main(argv: list[str] | None = None) -> int:
         0
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    from dgpo.errors import DataError, DgpoError, RecipeError, UnsupportedVersionError
+    from dgpo.errors import ConfigError, DataError, DgpoError, UnsupportedVersionError
 
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt as error:
         return _complain(str(error) or "Interrupted; nothing was trained yet.", INTERRUPTED)
-    except (RecipeError, DataError, UnsupportedVersionError) as error:
+    except (ConfigError, DataError, UnsupportedVersionError) as error:
         return _complain(str(error), BAD_INPUT)
     except DgpoError as error:
         return _complain(str(error), FAILED)

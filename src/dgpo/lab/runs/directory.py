@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dgpo.credit_log.files import forget_after
+from dgpo.credit_log import forget_after
 from dgpo.errors import RecipeError
 from dgpo.lab.train.recipe import Recipe, dump_values
 from dgpo.versions import __version__
