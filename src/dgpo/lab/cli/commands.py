@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dgpo.errors import ConfigError
 from dgpo.lab.cli import help as texts
-from dgpo.lab.cli.parser import CommandParser, mapping, numbers
+from dgpo.lab.cli.parser import CommandParser, mapping, numbers, split_options
 
 if TYPE_CHECKING:
     from dgpo.lab.evaluation.session import EvaluationRequest
@@ -200,8 +200,11 @@ def _inspect_parser() -> CommandParser:
     what = "leave the tokenizer's chat template out: the prompt is the beginning of a text"
     add("--plain", action="store_true", help=what)
     add("--max-tokens", type=int, default=256, metavar="256", help="longest answer to sample")
-    add("--tau", type=float, default=0.5, metavar="0.5", help="temperature: small, few tokens take the credit")
-    add("--kappa", type=float, default=1.0, metavar="1.0", help="exponent of the entropy gate; 0 is no gate")
+    what = "the credit rule: a name (dgpo by default), module:function or file.py:function; rules that compare the"
+    add("--rule", default="dgpo", metavar="RULE", help=f"{what} completions of a prompt are refused: here is one")
+    add("--options.NAME", dest="_", metavar="VALUE", help="an option of the rule, such as --options.cap 3")
+    add("--tau", type=float, metavar="0.5", help="the same as --options.tau: small, few tokens take the credit")
+    add("--kappa", type=float, metavar="1.0", help="the same as --options.kappa, the entropy gate; 0 is no gate")
     what = "both models' distributions are taken at it, and answers are sampled at it"
     add("--temperature", type=float, default=1.0, metavar="1.0", help=what)
     add("--seed", type=int, default=0, metavar="0", help="decides the answer")
@@ -214,9 +217,12 @@ def inspect(words: Sequence[str]) -> int:
     if _wants_help(words):
         _inspect_parser().print_help()
         return OK
+    words, rule_options = split_options(words, "--options.")
+    options = vars(_inspect_parser().parse(words))
+    del options["_"]  # in the help alone
     from dgpo.lab.report.inspect import InspectRequest, inspect_pair
 
-    inspect_pair(InspectRequest(**vars(_inspect_parser().parse(words))))
+    inspect_pair(InspectRequest(**options, options=rule_options))
     return OK
 
 

@@ -131,6 +131,7 @@ INSPECT_END = """\
 Examples
   dgpo inspect runs/<run>/final --reference forks --prompt '7 3 | 2 9 | 5 6 | 1 8 ?'    # <run> of `make quickstart`
   dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --tau 0.05
+  dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --rule my_rules.py:capped --options.cap 3
 """
 
 VERL_DATA = """\
