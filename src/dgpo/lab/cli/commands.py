@@ -43,7 +43,8 @@ def train(words: Sequence[str]) -> int:
 def parse_train(words: Sequence[str]) -> "Request":
     """Return recipe, switches and overrides of `dgpo train`.
 
-    Not by argparse: it knows no fields before TRL is loaded, and takes the value of an unknown option for the recipe.
+    Not by argparse: the fields are unknown before TRL is loaded, and argparse takes the value of an unknown option for
+    the recipe.
 
     Args:
         words: The words after `dgpo train`.
@@ -121,7 +122,7 @@ def _eval_parser() -> CommandParser:
 
 
 def parse_eval(words: Sequence[str]) -> "EvaluationRequest":
-    """Return what `dgpo eval` is asked for.
+    """Return the options of `dgpo eval` as a request.
 
     Args:
         words: The words after `dgpo eval`.
@@ -132,9 +133,10 @@ def parse_eval(words: Sequence[str]) -> "EvaluationRequest":
     Raises:
         ConfigError: For an option that does not exist or a value of the wrong kind.
     """
+    options = vars(_eval_parser().parse(words))
     from dgpo.lab.evaluation.session import EvaluationRequest
 
-    return EvaluationRequest(**vars(_eval_parser().parse(words)))
+    return EvaluationRequest(**options)
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -142,9 +144,10 @@ def evaluate(words: Sequence[str]) -> int:
     if _wants_help(words):
         _eval_parser().print_help()
         return OK
+    request = parse_eval(words)
     from dgpo.lab.evaluation.session import evaluate_model
 
-    evaluate_model(parse_eval(words))
+    evaluate_model(request)
     return OK
 
 
@@ -158,9 +161,9 @@ def compare(words: Sequence[str]) -> int:
     if _wants_help(words):
         parser.print_help()
         return OK
+    options = parser.parse(words)
     from dgpo.lab.evaluation.folders import compare_folders
 
-    options = parser.parse(words)
     compare_folders(options.folders, output=options.output, plot=options.plot)
     return OK
 
@@ -181,9 +184,9 @@ def report(words: Sequence[str]) -> int:
     if _wants_help(words):
         parser.print_help()
         return OK
+    options = parser.parse(words)
     from dgpo.lab.report.files import write_report
 
-    options = parser.parse(words)
     write_report([Path(run).expanduser() for run in options.runs], options.output)
     return OK
 
@@ -250,7 +253,7 @@ def verl_data(words: Sequence[str]) -> int:
 
 
 def tasks(words: Sequence[str]) -> int:
-    """Say where prompts and answers can come from."""
+    """Print where prompts and answers can come from."""
     print(texts.TASKS)
     return OK if not words or words[0] in ("-h", "--help") else BAD_INPUT
 

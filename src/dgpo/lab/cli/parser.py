@@ -16,7 +16,7 @@ class CommandParser(argparse.ArgumentParser):
         command: The word after `dgpo`.
         usage: What follows `dgpo <command>` in the first line of the help.
         description: What the command does.
-        epilog: What the help says after the options.
+        epilog: Text after the options.
     """
 
     def __init__(self, command: str, usage: str, description: str, epilog: str = "") -> None:
@@ -67,8 +67,8 @@ class CommandParser(argparse.ArgumentParser):
             self.error(f"{self.prog} takes one {' and one '.join(positionals)}; {word!r} is one too many")
         name = word.partition("=")[0]
         options = [option for option in self._option_string_actions if option not in ("-h", "--help")]
-        near = did_you_mean(name, options)
-        self.error(f"{self.prog} has no option {name!r}.{near} Its options are: {', '.join(options)}")
+        hint = did_you_mean(name, options) or f" Its options are: {', '.join(options)}."
+        raise ConfigError(f"{self.prog} has no option {name!r}.{hint} See `{self.prog} --help`.")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -55,9 +55,8 @@ class InspectRequest:
         if self.kappa is not None and self.kappa < 0:
             raise ConfigError(f"--kappa must be at least 0, got {self.kappa}. 0 is no entropy gate.")
         for name in ("tau", "kappa"):
-            if getattr(self, name) is not None and self.options.setdefault(name, getattr(self, name)) != getattr(
-                self, name
-            ):
+            value = getattr(self, name)
+            if value is not None and self.options.setdefault(name, value) != value:
                 raise ConfigError(f"--{name} and --options.{name} are the same option; give one of them.")
 
 
