@@ -82,11 +82,11 @@ def _differences(results: Mapping[str, Any]) -> Any:
         strict=True,
     ):
         for row, rule in enumerate(rules):
-            found = comparison.difference(results, variant, rule, figure_name)
+            estimate = comparison.difference(results, variant, rule, figure_name)
             colour = PALETTE[4] if ceilings[rule]["ceiling"] else PALETTE[0]
-            axes.barh(row, found.value, color=colour, alpha=0.7)
-            if found.low is not None:
-                axes.plot([found.low, found.high], [row, row], color="#000000", linewidth=1)
+            axes.barh(row, estimate.value, color=colour, alpha=0.7)
+            if estimate.low is not None:
+                axes.plot([estimate.low, estimate.high], [row, row], color="#000000", linewidth=1)
         axes.axvline(0, color="#000000", linewidth=0.8)
         axes.set_title(f"{title}: difference from GRPO", fontsize=9)
     axes.set_yticks(range(len(rules)), rules, fontsize=7)

@@ -4,7 +4,7 @@ from typing import Any
 
 BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, "#000000", "#999999")
-"""Okabe and Ito's colours, which can be told apart with any kind of colour vision, in the order that series take them."""
+"""Okabe and Ito's colours, for any kind of colour vision, in the order in which series take them."""
 
 
 def new_figure(width: float, height: float) -> Any:
