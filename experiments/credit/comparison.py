@@ -1,23 +1,14 @@
 """The differences from GRPO that tables, figures and verdicts are made of, from the committed results."""
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import interval, paired_difference, shown
-from experiments.credit.rules import RULES
+from experiments.credit.rules import ARMS
+from experiments.report import interval, paired_difference, shown
 
-RESULTS = Path(__file__).parent / "results" / "credit.json"
 BASELINE = "grpo"
-
-
-def load(path: Path = RESULTS) -> dict[str, Any]:
-    """Return the committed results."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def per_seed(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> dict[int, float]:
@@ -71,9 +62,9 @@ def points(estimate: Estimate) -> str:
 
 
 def names(results: Mapping[str, Any], variant: str, *, ceilings: bool) -> list[str]:
-    """Return the ceilings, or the rules that know nothing they should not, in the order of `RULES`; GRPO is neither."""
+    """Return the ceilings, or the rules that know nothing they should not, in the order of `ARMS`; GRPO is neither."""
     found = results["rules"][variant]
-    return [rule for rule in RULES if rule in found and rule != BASELINE and found[rule]["ceiling"] == ceilings]
+    return [rule for rule in ARMS if rule in found and rule != BASELINE and found[rule]["ceiling"] == ceilings]
 
 
 def headroom(
@@ -94,7 +85,7 @@ def headroom(
     Returns:
         Name, gain, and whether its interval lies above 0; `None` if no such ceiling was run.
     """
-    tried = [rule for rule in names(results, variant, ceilings=True) if signed or not RULES[rule].signed]
+    tried = [rule for rule in names(results, variant, ceilings=True) if signed or not ARMS[rule].signed]
     if not tried:
         return None
     found = {rule: difference(results, variant, rule, figure, comparisons=variants * len(tried)) for rule in tried}

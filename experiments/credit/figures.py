@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments._report import COLOURS, new_figure, save_figure
+from dgpo.lab.palette import COLOURS
 from experiments.credit import comparison
-from experiments.credit.rules import RULES
+from experiments.credit.rules import ARMS
+from experiments.report import new_figure, save_figure
 
 CURVES = ("grpo", "dgpo tau=.5", "dgpo tau=.1", "dgpo tau=.05", "entropy only tau=.1")
 _BAND = 0.15
@@ -115,7 +116,7 @@ def _by_role(results: Mapping[str, Any], figure_name: str, label: str) -> Any:
 
 def _shares(results: Mapping[str, Any]) -> Any:
     variant = main_variant(results)
-    rules = [rule for rule in RULES if rule in results["rules"][variant]]
+    rules = [rule for rule in ARMS if rule in results["rules"][variant]]
     figure = new_figure(7, 0.22 * len(rules) + 1)
     axes = figure.subplots()
     left = [0.0] * len(rules)

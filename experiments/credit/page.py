@@ -1,21 +1,20 @@
-"""What the experiment says, as Markdown and verdicts, generated from its committed results."""
+"""What the experiment says, as Markdown and verdicts, from its results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import markdown_table, record_line, shown
 from experiments.credit import comparison
 from experiments.credit import verdicts as said
 from experiments.credit.comparison import points
 from experiments.credit.figures import late_share, main_variant
+from experiments.report import markdown_table, record_line, shown
 
 verdicts = said.verdicts
 
 
-def section(results: Mapping[str, Any] | None = None) -> str:
-    """Return the chapter of docs/results.md, from the committed results unless others are given."""
-    results = comparison.load() if results is None else results
+def section(results: Mapping[str, Any]) -> str:
+    """Return the chapter of docs/results.md."""
     main = main_variant(results)
     parts = [
         "## Which credit learns best: rules and ceilings on `forks`",

@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments._harness import Outcome
 from experiments.credit.cells import variant_named
 from experiments.credit.layout import ROLES
-from experiments.credit.rules import RULES
+from experiments.credit.rules import ARMS
+from experiments.harness import Outcome
 
 CURVE_POINTS = 20
 
@@ -30,7 +30,7 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
     rules: dict[str, dict[str, Any]] = {}
     for (variant, rule), records in by_pair.items():
         rules.setdefault(variant, {})[rule] = {
-            "ceiling": RULES[rule].ceiling,
+            "ceiling": ARMS[rule].ceiling,
             "seeds": {str(seed): _figures(record) for seed, record in records.items()},
             "curve": _curve([record["rewards"] for record in records.values()]),
             "credit": _credit([record["credit"] for record in records.values()]),

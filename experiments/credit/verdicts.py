@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import Verdict
 from experiments.credit import comparison
 from experiments.credit.comparison import points
 from experiments.credit.figures import late_share, main_variant
+from experiments.report import Verdict
 
 PAPERS = ("dgpo tau=1", "dgpo tau=.5", "dgpo tau=.1", "dgpo tau=.05")
 DEFAULT, SHARP, UNGATED = "dgpo tau=.5", "dgpo tau=.1", "deviation only tau=.1"
@@ -17,16 +17,15 @@ LESS_VARIANCE, LESS_COLLAPSE = 0.41, 0.68
 """What is said of the paper, second-hand."""
 
 
-def verdicts(results: Mapping[str, Any] | None = None) -> list[Verdict]:
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says about each claim of the paper that it can be asked about.
 
     Args:
-        results: The committed ones by default.
+        results: What the command has written.
 
     Returns:
         Verdicts.
     """
-    results = comparison.load() if results is None else results
     return [
         _learns_better(results),
         _finds_causes(results),

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from experiments._code import digest, digest_of_files, only
 from experiments.credit import layout as language
 from experiments.credit.model import Parameters, Shape, completion_logits, initial_parameters
 from experiments.credit.variants import WarmUp
+from experiments.digests import digest, digest_of_files, only
 
 # What makes a model besides its settings.
 CODE = ("src/dgpo/lab/tasks/forks/language.py", *only(("layout", "model", "warm_up"), "experiments/credit"))

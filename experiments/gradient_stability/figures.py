@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments._report import COLOURS, new_figure, save_figure
+from dgpo.lab.palette import COLOURS
 from experiments.gradient_stability import summary
 from experiments.gradient_stability.theory import TERMS
 from experiments.gradient_stability.training import BETA, RULES
+from experiments.report import new_figure, save_figure
 
 _THEORY = {
     "surrogate": (TERMS["surrogate"].label, 1.0),
@@ -28,7 +29,7 @@ def draw(results: Mapping[str, Any], folder: Path | None = None) -> None:
     """Draw both figures.
 
     Args:
-        results: Of `summary.load`.
+        results: What the command has written.
         folder: `docs/figures` by default.
     """
     save_figure(_theory(results), "gradient-stability-theory", folder)

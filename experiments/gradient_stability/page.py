@@ -2,33 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import Verdict, interval, markdown_table, paired_difference, record_line, shown
-from experiments.gradient_stability import figures, summary
-from experiments.gradient_stability.summary import UNSWEPT, load, per_seed
+from experiments.gradient_stability import summary
+from experiments.gradient_stability.summary import UNSWEPT, per_seed
 from experiments.gradient_stability.theory import TERMS, largest_weight
 from experiments.gradient_stability.training import BETA, RULES, SETTINGS, WORD
+from experiments.report import Verdict, interval, markdown_table, paired_difference, record_line, shown
 
 _KL_RULES = ("k3", "reverse-kl", "k1-in-reward")
 _IN_REWARD = "k1-normalised"
 _SMALLEST = "reference=1e-12"
 
 
-def draw(folder: Path | None = None) -> None:
-    """Draw the figures.
-
-    Args:
-        folder: Of results, in which the figures will stand as well; the committed ones by default.
-    """
-    figures.draw(load() if folder is None else load(folder / summary.RESULTS.name), folder)
-
-
-def section() -> str:
+def section(results: Mapping[str, Any]) -> str:
     """Return the chapter of docs/results.md."""
-    results = load()
     steps, batch = SETTINGS["steps"], SETTINGS["prompts"] * SETTINGS["num_generations"]
     parts = [
         "## Does a KL penalty explode where DGPO does not?",
@@ -145,16 +134,15 @@ def _summary(results: Mapping[str, Any]) -> str:
     return "\n".join(["The reasons stand in the table above.", "", *told, goal])
 
 
-def verdicts(results: Mapping[str, Any] | None = None) -> list[Verdict]:
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says about the claims on stability.
 
     Args:
-        results: Of `summary.load`; read from the file by default.
+        results: What the command has written.
 
     Returns:
         Verdicts.
     """
-    results = results or load()
     return [_bounded(results), _kl_explodes(results), _other_direction(results), _steadier(results)]
 
 

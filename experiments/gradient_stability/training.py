@@ -23,22 +23,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgpo.core import (
+    TokenStats,
     aggregate_loss,
+    assign_credit,
     clipped_policy_loss,
-    gated_scores,
     group_advantages,
     per_token_entropy,
     per_token_hellinger_sq,
     per_token_kl,
-    redistribute,
-    redistribution_weights,
 )
 from dgpo.lab.tasks.forks import language, warm_up_model
-from experiments._code import CORE, digest, digest_of_files
-from experiments._harness import Cell
+from experiments.arms import Arm
+from experiments.digests import CORE, digest, digest_of_files
+from experiments.harness import Cell
 
 CODE = (
     *CORE,
+    "src/dgpo/rules.py",
     "src/dgpo/lab/tasks/forks/language.py",
     "src/dgpo/lab/tasks/forks/model.py",
     "experiments/gradient_stability/training.py",
@@ -94,15 +95,21 @@ def _grpo(batch: Batch) -> Tensor:
 
 
 def _dgpo(tau: float) -> Callable[[Batch], Tensor]:
+    arm = Arm("dgpo", {"tau": tau})
+
     def loss(batch: Batch) -> Tensor:
         logits = batch.logits.detach()
-        scores = gated_scores(
-            per_token_hellinger_sq(logits, batch.ref_logits),
-            per_token_entropy(logits),
+        stats = TokenStats(
+            completion_mask=batch.mask,
+            advantages=batch.advantages,
+            entropy=per_token_entropy(logits),
+            logps=batch.logps.detach(),
+            old_logps=batch.old_logps,
             vocab_size=logits.shape[-1],
+            hellinger_sq=per_token_hellinger_sq(logits, batch.ref_logits),
+            ref_logps=batch.ref_logps,
         )
-        weights = redistribution_weights(scores, batch.mask, tau=tau)
-        return _surrogate(batch, redistribute(batch.advantages, weights))
+        return _surrogate(batch, assign_credit(stats, arm.credit_rule).token_advantages)
 
     return loss
 
@@ -235,7 +242,7 @@ def _batch(
     ended = (completions == language.WORD_IDS[language.EOS]).cumsum(-1)
     mask = (ended == 0) | ((ended == 1) & (completions == language.WORD_IDS[language.EOS]))
     texts = [
-        " ".join(language.WORDS[token] for token, kept in zip(row, keep, strict=True) if kept and token > 3)
+        " ".join(language.WORDS[token] for token, trained in zip(row, keep, strict=True) if trained and token > 3)
         for row, keep in zip(completions.tolist(), mask.tolist(), strict=True)
     ]
     answers = [language.answer_text(pairs) for pairs in repeated]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments.credit import cells, comparison, page, verdicts
-from experiments.credit.rules import RULES
+from experiments.credit.__main__ import EXPERIMENT
+from experiments.credit.rules import ARMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +63,7 @@ def verdict_of(found, word):
 
 def test_the_reduced_experiment_runs_every_rule_and_its_page_can_be_written(results):
     (rules,) = results["rules"].values()
-    assert rules.keys() == RULES.keys()
+    assert rules.keys() == ARMS.keys()
     assert results["record"]["failed"] == {}
     assert set(rules["grpo"]["seeds"]) == {"0", "1"}
     assert len(page.verdicts(results)) == 5
@@ -207,7 +208,7 @@ def test_mode_collapse_is_judged_where_grpo_collapses(results):
 
 
 def test_the_committed_results_are_those_of_the_whole_plan():
-    results = comparison.load()
+    results = json.loads(EXPERIMENT.results.read_text())
     assert results["record"]["failed"] == {}
-    for cell in cells.planned(range(10), reduced=False):
+    for cell in cells.planned(EXPERIMENT.seeds):
         assert str(cell.seed) in results["rules"][cell.variant][cell.rule]["seeds"], cell

@@ -4,10 +4,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from experiments._harness import Cell
 from experiments.gradient_stability import theory, training
 from experiments.gradient_stability.__main__ import REDUCED, grid
 from experiments.gradient_stability.theory import TERMS, largest_weight, norms
+from experiments.harness import Cell
 
 
 def disagreeing_pair(seed, vocab_size=37, spread=6.0):

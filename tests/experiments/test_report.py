@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from experiments._report import interval, paired_difference
+from experiments.report import interval, paired_difference
 
 
 def test_pairs_are_of_equal_seeds_and_cancel_what_these_share():

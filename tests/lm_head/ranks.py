@@ -17,8 +17,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from lm_head_cases import Case, gradients, make_case, run_reference
 
-from dgpo.core import redistribution_weights, sequence_parallel_weights
-from dgpo.lm_head import sharded_lm_head_stats
+from dgpo.core import redistribution_weights
+from dgpo.lm_head import VocabParallel, lm_head_stats
 from dgpo.lm_head.types import Head, LogitTransform
 
 V = 301
@@ -42,7 +42,7 @@ def shard(head: Head, rows: slice) -> Head:
     return Head(head.hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
 
 
-def sharded(case: Case, transform: LogitTransform, rows: slice, aliased: bool | None, **options):
+def sharded(case: Case, transform: LogitTransform, rows: slice, aliased: bool | None, reduce_hidden_grad: bool = True):
     """The statistics of this rank, and the leaves whose gradients are wanted."""
     local = shard(case.policy, rows)
     leaves = Head(*(None if x is None else x.detach().clone().requires_grad_() for x in local))
@@ -53,9 +53,9 @@ def sharded(case: Case, transform: LogitTransform, rows: slice, aliased: bool | 
             ref_local = shard(case.ref, rows)
             ref |= {"ref_weight": ref_local.weight, "ref_bias": ref_local.bias}
     scale, softcap, temperature = transform
-    stats = sharded_lm_head_stats(
+    stats = lm_head_stats(
         leaves.hidden, leaves.weight, case.targets, bias=leaves.bias, temperature=temperature, logit_scale=scale,
-        softcap=softcap, **ref, **options,
+        softcap=softcap, vocab_parallel=VocabParallel(dist.group.WORLD, reduce_hidden_grad), **ref,
     )  # fmt: skip
     return Case(leaves, case.ref, case.targets), stats
 
@@ -142,7 +142,7 @@ def head_extras(rank: int, world_size: int) -> dict[str, object]:
         if rank == 1:
             arguments |= changes
         try:
-            sharded_lm_head_stats(**arguments)
+            lm_head_stats(**arguments, vocab_parallel=VocabParallel(dist.group.WORLD))
         except Exception as refused:
             return f"{type(refused).__name__}: {refused}"
         return "not refused"
@@ -179,7 +179,9 @@ def redistribution(rank: int, world_size: int) -> dict[str, object]:
             whole = redistribution_weights(scores.to(dtype), mask, tau=tau)
             for split in bounds:
                 part = slice(split[rank], split[rank + 1])
-                mine = sequence_parallel_weights(scores[:, part].to(dtype), mask[:, part], tau=tau)
+                mine = redistribution_weights(
+                    scores[:, part].to(dtype), mask[:, part], tau=tau, process_group=dist.group.WORLD
+                )
                 assert mine.dtype == whole.dtype
                 difference = ((mine - whole[:, part]).abs() / whole[:, part].clamp(min=1e-30)).flatten().tolist()
                 key = str(dtype)
@@ -189,7 +191,8 @@ def redistribution(rank: int, world_size: int) -> dict[str, object]:
 
     def refusal(**changes) -> str:
         try:
-            sequence_parallel_weights(**{"scores": scores, "completion_mask": mask, "tau": 0.5} | changes)
+            arguments = {"scores": scores, "completion_mask": mask, "tau": 0.5} | changes
+            redistribution_weights(**arguments, process_group=dist.group.WORLD)
         except Exception as refused:
             return f"{type(refused).__name__}: {refused}"
         return "not refused"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_head_cases import Case, case_of_logits, gradients, make_case, relative_error, run_reference, run_streamed
 
-from dgpo.lm_head.tiles import Tiling
+from dgpo.lm_head.tiling import Tiling
 from dgpo.lm_head.types import Head, LogitTransform
 
 TILING = Tiling(rows=64, vocab=777, block=16)

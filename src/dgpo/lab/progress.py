@@ -3,11 +3,15 @@
 import sys
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Iterable, Sized
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.progress import track as rich_track
+
+Item = TypeVar("Item")
 
 TRAINING = "training"
 _SMOOTHED_LOGS = 10
@@ -123,6 +127,25 @@ class Progress:
         if made < 1 or self._total <= self._step:
             return ""
         return f"about {duration((time.monotonic() - self._started) / made * (self._total - self._step))} left"
+
+
+def track(items: Iterable[Item], description: str) -> Iterable[Item]:
+    """Return the items, under a progress bar that goes away at the end; without a terminal, nothing is shown.
+
+    Args:
+        items: Anything to iterate over; the bar has an end if it has a length.
+        description: What stands before the bar.
+
+    Returns:
+        The items, one by one.
+
+    Example:
+        >>> list(track([1, 2], "counting"))
+        [1, 2]
+    """
+    console = Console(file=sys.stderr)
+    total = len(items) if isinstance(items, Sized) else None
+    return rich_track(items, description, total=total, transient=True, console=console, disable=not console.is_terminal)
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from dgpo.errors import RecipeError
 from dgpo.lab.cli.main import main
-from dgpo.lab.runs.directory import read_jsonl
+from dgpo.lab.runs.files import read_jsonl
 from dgpo.lab.train.held_out import HeldOutEvaluation
 from meeting_place import run_together
 

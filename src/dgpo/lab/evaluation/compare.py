@@ -12,7 +12,7 @@ from dgpo.lab.evaluation.metrics import Sample, per_problem, scored_problems
 _FEWEST = 6
 
 
-class Asked(NamedTuple):
+class ProblemIdentity(NamedTuple):
     """What a stored evaluation says of a problem.
 
     Attributes:
@@ -139,8 +139,10 @@ def verdict(
     return f"{names[0]} and {names[1]} cannot be told apart: the difference is {points:.1f} points {interval}."
 
 
-def check_asked(first: Mapping[str, Asked], second: Mapping[str, Asked], names: tuple[str, str]) -> str | None:
-    """Refuse evaluations that were asked different problems under the same names, which may be mere row numbers.
+def check_same_problems(
+    first: Mapping[str, ProblemIdentity], second: Mapping[str, ProblemIdentity], names: tuple[str, str]
+) -> str | None:
+    """Refuse evaluations of different problems that have the same names, which may be mere row numbers.
 
     Args:
         first: Name of each of A's problems to what is stored of it.
@@ -154,7 +156,8 @@ def check_asked(first: Mapping[str, Asked], second: Mapping[str, Asked], names: 
         DataError: If a problem is another one.
 
     Example:
-        >>> check_asked({"0": Asked("ab", "1")}, {"0": Asked("ab", "1")}, ("A", "B")) is None
+        >>> one = {"0": ProblemIdentity("ab", "1")}
+        >>> check_same_problems(one, one, ("A", "B")) is None
         True
     """
     unknown = 0

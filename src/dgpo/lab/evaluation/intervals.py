@@ -1,7 +1,7 @@
 """Intervals for means over problems: whole problems are resampled, as samples of one problem are no new evidence."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
@@ -160,34 +160,19 @@ def _tail(deviations: "np.ndarray", quantile: float) -> float:
 
 @cache
 def student_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile of Student's t, by bisection of its integrated density.
+    """Return the quantile of Student's t.
 
     Args:
-        probability: From 0.5 up to 1, exclusively.
+        probability: Between 0 and 1.
         degrees: Degrees of freedom, at least 1.
 
     Returns:
-        The quantile, to about six digits.
+        The quantile.
 
     Example:
         >>> round(student_quantile(0.975, 29), 3)
         2.045
     """
-    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    from scipy.special import stdtrit  # a tenth of the time that scipy.stats takes to import
 
-    def below(bound: float) -> float:
-        # With t = sqrt(degrees) tan(u) the density becomes cos(u) ** (degrees - 1), smooth on a finite range.
-        top = math.atan(bound / math.sqrt(degrees))
-        return 0.5 + constant * math.sqrt(degrees) * _simpson(lambda u: math.cos(u) ** (degrees - 1), top)
-
-    low, high = 0.0, 1e3
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) < probability else (low, middle)
-    return low
-
-
-def _simpson(function: Callable[[float], float], top: float, steps: int = 400) -> float:
-    width = top / steps
-    inner = sum((4 if i % 2 else 2) * function(i * width) for i in range(1, steps))
-    return width / 3 * (function(0.0) + inner + function(top))
+    return float(stdtrit(degrees, probability))

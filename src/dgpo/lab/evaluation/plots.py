@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's colours can be told apart with any kind of sight.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+from dgpo.lab.palette import COLOURS
 
 
 def draw_pass_at_k(results: Mapping[str, dict[str, Any]], title: str, path: Path) -> None:
@@ -24,7 +23,7 @@ def draw_pass_at_k(results: Mapping[str, dict[str, Any]], title: str, path: Path
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for index, (name, result) in enumerate(results.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         curve = {int(key[5:]): found for key, found in result["metrics"].items() if key.startswith("pass@")}
         ks = sorted(curve)
         axes.plot(ks, [curve[k]["value"] for k in ks], color=colour, marker="o", markersize=3, label=name)

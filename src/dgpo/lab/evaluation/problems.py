@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards.extraction import AnswerFormat
 from dgpo.lab.rewards.math import CORRECT, CRASH, UNPARSEABLE, WRONG, MathReward, score
 from dgpo.lab.tasks.base import RewardFn
@@ -155,7 +155,7 @@ def load_problems(
         The problems, at least one.
 
     Raises:
-        RecipeError: If there is no such task.
+        ConfigError: If there is no such task.
         DataError: If the data cannot be had, lacks a column or a gold answer, or repeats an id.
 
     Example:
@@ -163,17 +163,17 @@ def load_problems(
         1
     """
     if limit is not None and (isinstance(limit, bool) or limit < 1):
-        raise RecipeError(f"limit is {limit!r}; it must be at least 1 problem.")
+        raise ConfigError(f"limit is {limit!r}; it must be at least 1 problem.")
     options = dict(task_args or {})
     for option in options:
         if not isinstance(option, str):
-            raise RecipeError(f"task_args names an option {option!r}; names of options are words, such as num_forks.")
+            raise ConfigError(f"task_args names an option {option!r}; names of options are words, such as num_forks.")
     if task == "forks" or task.startswith("reasoning_gym:"):
         return _from_task(task, limit, seed, options)
     columns = {name: options.pop(name, None) for name in ("prompt_column", "answer_column")}
     table = _table(task)
     if options:
-        raise RecipeError(
+        raise ConfigError(
             f"task {task} has no option {next(iter(options))!r} here. Its options are: {', '.join(columns)}."
         )
     return ProblemSet(task, tuple(_rows(table, limit, columns)))
@@ -190,7 +190,7 @@ def _table(task: str) -> Table:
     if _HUB_ID.fullmatch(hub_id):
         return read_hub(hub_id, config or None, split or "test")
     near = did_you_mean(task, [*HUB_TASKS, "forks"])
-    raise RecipeError(
+    raise ConfigError(
         f"there is no task {task!r}.{near} A task is {', '.join(HUB_TASKS)}, forks, reasoning_gym:<name>, a file "
         f"ending in {', '.join(FORMATS)}, or a data set of the hub, owner/name:configuration:split."
     )
@@ -225,7 +225,7 @@ def _rows(table: Table, limit: int | None, options: dict[str, Any]) -> list[Prob
 def _from_task(name: str, limit: int | None, seed: int, options: dict[str, Any]) -> ProblemSet:
     for option, remedy in (("eval_size", "--limit"), ("seed", "--seed")):
         if option in options:
-            raise RecipeError(f"{option} is none of the task's options in an evaluation; {remedy} sets it.")
+            raise ConfigError(f"{option} is none of the task's options in an evaluation; {remedy} sets it.")
     task = load_task(name, seed=seed, eval_size=limit, **options)
     if task.eval_dataset is None:
         raise DataError(f"task {name} has no held-out prompts to evaluate on.")

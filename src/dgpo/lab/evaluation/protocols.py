@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.rewards.extraction import AnswerFormat
 from dgpo.names import did_you_mean
 
@@ -104,7 +104,7 @@ def get_protocol(name: str) -> Protocol:
         The protocol.
 
     Raises:
-        RecipeError: If there is none.
+        ConfigError: If there is none.
 
     Example:
         >>> get_protocol("dapo").top_p
@@ -112,5 +112,5 @@ def get_protocol(name: str) -> Protocol:
     """
     if name not in PROTOCOLS:
         hint = did_you_mean(str(name), PROTOCOLS)
-        raise RecipeError(f"there is no protocol {name!r}.{hint} The protocols are: {', '.join(PROTOCOLS)}.")
+        raise ConfigError(f"there is no protocol {name!r}.{hint} The protocols are: {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import DataError, RecipeError
-from dgpo.lab.evaluation.compare import Asked
+from dgpo.errors import ConfigError, DataError
+from dgpo.io import write_atomically
+from dgpo.lab.evaluation.compare import ProblemIdentity
 from dgpo.lab.evaluation.intervals import Estimate
 from dgpo.lab.evaluation.metrics import Sample, summarize
 from dgpo.lab.evaluation.problems import NO_ANSWER
@@ -16,7 +17,7 @@ from dgpo.lab.evaluation.problems import NO_ANSWER
 SETTINGS, SAMPLES, RESULT, PLOT = "settings.json", "samples.jsonl", "result.json", "pass_at_k.png"
 _LOCK = ".lock"
 # What a run that was killed before it had settings may leave: a folder with nothing else is as good as empty.
-_LEFTOVERS = {_LOCK, f".{SETTINGS}.tmp"}
+_LEFTOVERS = {_LOCK, f"{SETTINGS}.tmp"}
 _FIELDS = ("problem", "sample", "score", "answer", "tokens", "truncated", "outcome")
 Plan = Sequence[tuple[str, int]]
 """Problem and number of every completion, in the order of the file."""
@@ -39,18 +40,18 @@ class EvaluationDirectory:
             settings: What decides the completions and their scores.
 
         Raises:
-            RecipeError: If it holds something else, or cannot be written.
+            ConfigError: If it holds something else, or cannot be written.
         """
         if self.read_settings() is None:
             if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
-                raise RecipeError(f"{self.path} is no evaluation to continue, and not empty; choose another --output.")
+                raise ConfigError(f"{self.path} is no evaluation to continue, and not empty; choose another --output.")
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 with self.locked():
                     if self.read_settings() is None:
                         self._write(SETTINGS, settings)
             except OSError as error:
-                raise RecipeError(
+                raise ConfigError(
                     f"{self.path} cannot be written: {error.strerror}; choose another --output."
                 ) from error
         self._refuse_other(settings)
@@ -62,7 +63,7 @@ class EvaluationDirectory:
         stored = self.read_settings() or {}
         for key in [*settings, *stored]:
             if stored.get(key) != settings.get(key):
-                raise RecipeError(
+                raise ConfigError(
                     f"{self.path} holds an evaluation with {key}: {stored.get(key)!r}, and now it is "
                     f"{settings.get(key)!r}; a figure must not mix both. Choose another --output."
                 )
@@ -77,11 +78,11 @@ class EvaluationDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RecipeError(
+            raise ConfigError(
                 f"Another process is evaluating into {self.path}; wait for it, or choose another --output."
             ) from None
         except OSError as error:
-            raise RecipeError(
+            raise ConfigError(
                 f"{self.path} cannot be written: {error.strerror or error}; choose another --output."
             ) from error
         try:
@@ -166,13 +167,13 @@ class EvaluationDirectory:
             )
         return problems
 
-    def read_asked(self) -> dict[str, Asked]:
+    def read_identities(self) -> dict[str, ProblemIdentity]:
         """Return what each problem was.
 
         Returns:
             Name of the problem to its hash and gold answer.
         """
-        return {row["problem"]: Asked(row.get("digest"), str(row.get("gold"))) for row in self._rows()}
+        return {row["problem"]: ProblemIdentity(row.get("digest"), str(row.get("gold"))) for row in self._rows()}
 
     def read_result(self) -> dict[str, Any]:
         """Return what `result.json` holds, made from the samples if it is not there.
@@ -223,6 +224,4 @@ class EvaluationDirectory:
         return result
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        write_atomically(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.evaluation.loading import load_model, load_tokenizer
 from dgpo.lab.tasks.layouts import Prompt, as_chat
 
@@ -37,7 +37,7 @@ class Sampling:
             ("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more"),
         ):
             if not fits:
-                raise RecipeError(f"{name} is {value}, and must be {rule}.")
+                raise ConfigError(f"{name} is {value}, and must be {rule}.")
 
 
 class Request(NamedTuple):
@@ -139,7 +139,7 @@ class TransformersSampler:
             The sampler.
 
         Raises:
-            RecipeError: If the model cannot be loaded.
+            ConfigError: If the model cannot be loaded.
         """
         tokenizer = load_tokenizer(model)
         return cls(load_model(model, dtype=dtype, device=device), tokenizer)
@@ -207,7 +207,7 @@ def choose_backend(wanted: str) -> str:
         `"vllm"` or `"transformers"`.
 
     Raises:
-        RecipeError: If it is neither, or vLLM is asked for and not installed.
+        ConfigError: If it is neither, or vLLM is asked for and not installed.
 
     Example:
         >>> choose_backend("transformers")
@@ -217,9 +217,9 @@ def choose_backend(wanted: str) -> str:
     if wanted == "auto":
         return "vllm" if installed else "transformers"
     if wanted not in ("vllm", "transformers"):
-        raise RecipeError(f"there is no backend {wanted!r}; there are: auto, vllm, transformers.")
+        raise ConfigError(f"there is no backend {wanted!r}; there are: auto, vllm, transformers.")
     if wanted == "vllm" and not installed:
-        raise RecipeError("vLLM is not installed: pip install vllm, or use --backend transformers.")
+        raise ConfigError("vLLM is not installed: pip install vllm, or use --backend transformers.")
     return wanted
 
 

@@ -1,6 +1,5 @@
 """Reads what a run left behind: its curves, its configuration, its last figures and its credit log."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +7,8 @@ from typing import Any
 
 from dgpo.credit_log.files import FOLDER, LoggedStep, read_credit_log
 from dgpo.errors import DataError
-
-TRAIN = "train"
-METRICS, SUMMARY, RECIPE, ENVIRONMENT = "metrics.jsonl", "summary.json", "recipe.yaml", "environment.json"
-TRAINER_STATE = "trainer_state.json"
+from dgpo.lab.runs import files
+from dgpo.lab.runs.files import METRICS
 
 
 @dataclass
@@ -60,9 +57,9 @@ def read_run(path: Path) -> Run:
     if not lines and not run.steps:
         raise DataError(f"{path} holds neither {METRICS} nor {FOLDER}/ nor a checkpoint with metrics. {remedy}")
     run.curves = curves_of(lines)
-    environment = _json(path / ENVIRONMENT)
-    run.config = _flat({**_recipe(path / RECIPE), **_settings(run.steps), **_versions(environment)})
-    run.figures = _figures(_json(path / SUMMARY))
+    environment = _mapping(path / files.ENVIRONMENT)
+    run.config = _flat({**_recipe(path / files.RECIPE), **_settings(run.steps), **_versions(environment)})
+    run.figures = _figures(_mapping(path / files.SUMMARY))
     if not run.steps:
         run.notes.append(
             "This run has no credit log. Set credit_log_steps (20, say) in the recipe or in DGPOConfig to get one."
@@ -85,38 +82,28 @@ def curves_of(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]
         >>> curves_of([{"step": 1, "phase": "train", "reward": 0.5}, {"step": 2, "phase": "train", "reward": None}])
         {'reward': [(1, 0.5)]}
     """
-    found: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {}
     for line in lines:
         for name, value in line.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if is_number and name not in ("step", "phase", "wall_seconds", "epoch"):
-                found.setdefault(name, {})[line["step"]] = float(value)
-    return {name: sorted(points.items()) for name, points in found.items()}
+                curves.setdefault(name, {})[line["step"]] = float(value)
+    return {name: sorted(points.items()) for name, points in curves.items()}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The metrics that `dgpo train` wrote, or else those of the newest checkpoint."""
     file = path / METRICS
     if file.is_file():
-        return [line for line in map(_parsed, file.read_text(encoding="utf-8").splitlines()) if "step" in line]
-    states = {state.stat().st_mtime: state for state in path.glob(f"checkpoint-*/{TRAINER_STATE}")}
-    history = _json(states[max(states)]).get("log_history", []) if states else []
+        return files.read_jsonl(file)
+    states = {state.stat().st_mtime: state for state in path.glob(f"{files.CHECKPOINTS}/{files.TRAINER_STATE}")}
+    history = _mapping(states[max(states)]).get("log_history", []) if states else []
     return [line for line in history if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:  # a line that a kill cut off
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return _parsed(path.read_text(encoding="utf-8"))
-    except OSError:
-        return {}
+def _mapping(path: Path) -> dict[str, Any]:
+    content = files.read_json(path)
+    return content if isinstance(content, dict) else {}
 
 
 def _recipe(path: Path) -> dict[str, Any]:
@@ -124,11 +111,13 @@ def _recipe(path: Path) -> dict[str, Any]:
         return {}
     import yaml
 
+    from dgpo.lab import yaml12
+
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml12.load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _settings(steps: list[LoggedStep]) -> dict[str, Any]:
@@ -137,37 +126,37 @@ def _settings(steps: list[LoggedStep]) -> dict[str, Any]:
 
 
 def _versions(environment: dict[str, Any]) -> dict[str, Any]:
-    found = {f"{name} (version)": value for name, value in (environment.get("versions") or {}).items()}
+    versions = {f"{name} (version)": value for name, value in (environment.get("versions") or {}).items()}
     names = ("device", "platform", "num_processes", "num_threads", "started")
-    return found | {name: environment[name] for name in names if name in environment}
+    return versions | {name: environment[name] for name in names if name in environment}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, str]:
     """The figures of `summary.json` as text."""
-    found: dict[str, str] = {}
+    figures: dict[str, str] = {}
     held_out = summary.get("held_out_accuracy") or {}
-    for phase in ("before", "after"):
+    for phase in (files.BEFORE, files.AFTER):
         accuracy = held_out.get(phase)
         if accuracy:
             interval = f" ({accuracy['low']:.3f} to {accuracy['high']:.3f})" if "low" in accuracy else ""
-            found[f"held-out accuracy {phase}"] = f"{accuracy['mean']:.3f}{interval}"
+            figures[f"held-out accuracy {phase}"] = f"{accuracy['mean']:.3f}{interval}"
     for name, label in (("reward_first_10_logs", "reward, first 10 logs"), ("reward_last_10_logs", "last 10 logs")):
         if summary.get(name) is not None:
-            found[label] = f"{summary[name]:.3f}"
+            figures[label] = f"{summary[name]:.3f}"
     if summary.get("steps") is not None:
-        found["steps"] = str(summary["steps"])
+        figures["steps"] = str(summary["steps"])
     if summary.get("train_seconds"):
-        found["training time"] = f"{summary['train_seconds']:.0f} s"
+        figures["training time"] = f"{summary['train_seconds']:.0f} s"
     if summary.get("status") not in (None, "complete"):
-        found["status"] = str(summary["status"])
-    return found
+        figures["status"] = str(summary["status"])
+    return figures

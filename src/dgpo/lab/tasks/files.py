@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
+from dgpo.lab.progress import track
 from dgpo.lab.rewards.registry import can_score, get_reward
-from dgpo.lab.tasks._progress import track
 from dgpo.lab.tasks.base import Task
 from dgpo.lab.tasks.layouts import Columns, Prompt, as_chat, as_gold, as_prompt, cell, fill_template, find_columns
 from dgpo.lab.tasks.readers import Table, read_file, read_hub
@@ -57,7 +57,7 @@ def load_file(
 
     Raises:
         DataError: If a file is missing, empty or malformed, its columns are not recognised, or no row can be scored.
-        RecipeError: If an option cannot work.
+        ConfigError: If an option cannot work.
 
     Example:
         >>> import tempfile
@@ -107,10 +107,10 @@ def load_hub(
 
     Raises:
         DataError: If the data set cannot be had, or for what `load_file` refuses.
-        RecipeError: If an option cannot work.
+        ConfigError: If an option cannot work.
     """
     if eval_split is not None and eval_file is not None:
-        raise RecipeError("give eval_split or eval_file, not both.")
+        raise ConfigError("give eval_split or eval_file, not both.")
     options = _Options(seed, eval_size, rewards, prompt_column, answer_column, system_prompt, prompt_template, chat)
     hub_id, _, config = name.partition(":")
     held_out = None
@@ -135,7 +135,7 @@ class _Options:
     def __post_init__(self) -> None:
         size = self.eval_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-            raise RecipeError(f"eval_size is {size!r}; it must be a whole number of at least 0.")
+            raise ConfigError(f"eval_size is {size!r}; it must be a whole number of at least 0.")
         fill_template(self.prompt_template, "")  # refuses a template without {prompt}
         for name in self.rewards or ():
             if name != "task":

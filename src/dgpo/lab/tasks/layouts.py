@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards.extraction import last_boxed
 from dgpo.lab.rewards.numbers import parse_number
 from dgpo.names import did_you_mean
@@ -203,7 +203,7 @@ def fill_template(template: str | None, prompt: Prompt) -> Prompt:
         A prompt of the same kind.
 
     Raises:
-        RecipeError: If the template has no `{prompt}`.
+        ConfigError: If the template has no `{prompt}`.
 
     Example:
         >>> fill_template("Q: {prompt}\\nA:", "1 + 1")
@@ -212,7 +212,7 @@ def fill_template(template: str | None, prompt: Prompt) -> Prompt:
     if template is None:
         return prompt
     if "{prompt}" not in template:
-        raise RecipeError(f"prompt_template {template!r} must contain {{prompt}}, where the prompt goes.")
+        raise ConfigError(f"prompt_template {template!r} must contain {{prompt}}, where the prompt goes.")
     if isinstance(prompt, str):
         return template.replace("{prompt}", prompt)
     return [*prompt[:-1], {**prompt[-1], "content": template.replace("{prompt}", prompt[-1]["content"])}]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.models import build_once, cache_dir, quiet_saving
 from dgpo.lab.tasks.forks import language
 
@@ -55,11 +55,11 @@ class WarmUpConfig:
         for field in ("num_forks", "steps", "batch_size", "hidden_size", "num_layers"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise RecipeError(f"forks: {field} is {value!r}; it must be a whole number of at least 1.")
+                raise ConfigError(f"forks: {field} is {value!r}; it must be a whole number of at least 1.")
         if not 0 <= self.correctness <= 1:
-            raise RecipeError(f"forks: correctness is {self.correctness!r}; it is a probability, from 0 to 1.")
+            raise ConfigError(f"forks: correctness is {self.correctness!r}; it is a probability, from 0 to 1.")
         if self.hidden_size % 8:
-            raise RecipeError(f"forks: hidden_size is {self.hidden_size}; 4 heads need a multiple of 8.")
+            raise ConfigError(f"forks: hidden_size is {self.hidden_size}; 4 heads need a multiple of 8.")
 
     def key(self) -> str:
         """Return the name of the cache folder: every option, hashed, and the format.
@@ -175,7 +175,7 @@ def warm_up_model(
         A folder for `from_pretrained`, model (safetensors) and tokenizer. Equal options give equal weights.
 
     Raises:
-        RecipeError: If an option is out of range.
+        ConfigError: If an option is out of range.
         DgpoError: If the cache folder cannot be written.
 
     Example:
