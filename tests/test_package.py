@@ -63,7 +63,9 @@ def test_the_readme_names_every_folder():
     readme = (ROOT / "README.md").read_text()
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     folders = {path.partition("/")[0] for path in tracked.split() if "/" in path}
-    rooms = {path.split("/")[2] for path in tracked.split() if path.startswith("src/dgpo/") and path.count("/") > 2}
+    modules = [path.removeprefix("src/dgpo/").split("/") for path in tracked.split() if path.startswith("src/dgpo/")]
+    rooms = {parts[0] for parts in modules if len(parts) > 1}
+    rooms |= {f"lab/{parts[1]}" for parts in modules if parts[0] == "lab" and len(parts) > 2}
     unnamed = [folder for folder in sorted(folders | rooms) if f"`{folder}/`" not in readme]
     assert unnamed == []
 
@@ -73,6 +75,15 @@ def test_the_equations_page_names_functions_that_exist():
     names = set(re.findall(r"`dgpo\.(\w+)[`(]", page))
     assert {"group_advantages", "redistribution_weights", "lm_head_stats"} <= names
     assert [name for name in names if not hasattr(dgpo, name)] == []
+
+
+def test_the_readme_shows_the_example_rule_and_the_measured_ratio():
+    readme = (ROOT / "README.md").read_text()
+    rule = (ROOT / "examples" / "custom_rule.py").read_text().split('"""\n\n', 1)[1]
+    assert f"```python\n{rule}```" in readme
+    ratios = re.search(r"time, DGPO / TRL GRPO \+ KL \|(.*)\|", readme)[1].split("|")
+    low, high = min(map(float, ratios)), max(map(float, ratios))
+    assert f"{low:.2f} to {high:.2f} of the time of TRL's" in readme
 
 
 def test_the_page_of_rules_lists_every_rule_with_its_options():
