@@ -1,4 +1,4 @@
-"""Digests of the code that computes a cell: where it changes, what was kept of the older code is another cell.
+"""Digests of the code that computes a cell: where the code changes, the older result belongs to another cell.
 
 Comments, docstrings and layout do not count, and of a rule only what the rule itself uses does: one more line in a
 table of rules leaves the cells of all others as they are.
@@ -37,7 +37,7 @@ def digest_of_files(names: tuple[str, ...], root: Path = ROOT) -> str:
     Raises:
         FileNotFoundError: If one does not exist: a file that was renamed must not drop out of the digest unseen.
     """
-    return digest([(name, _without_words((root / name).read_text("utf-8"))) for name in names])
+    return digest([(name, _without_comments((root / name).read_text("utf-8"))) for name in names])
 
 
 def digest(value: Any) -> str:
@@ -55,10 +55,10 @@ def digest(value: Any) -> str:
         >>> digest(scaled(2)) == digest(scaled(2)), digest(scaled(2)) == digest(scaled(3))
         (True, False)
     """
-    return hashlib.sha256(repr(_told(value, set())).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(_plain(value, set())).encode()).hexdigest()[:12]
 
 
-def _without_words(source: str) -> str:
+def _without_comments(source: str) -> str:
     """The source as Python reads it: no comments, no docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -69,20 +69,20 @@ def _without_words(source: str) -> str:
     return ast.unparse(tree)
 
 
-def _told(value: Any, met: set[int]) -> Any:
+def _plain(value: Any, seen: set[int]) -> Any:
     """Plain values that are equal where the value would behave alike."""
     if isinstance(value, functools.partial):
-        return "partial", _told(value.func, met), _told(value.args, met), _told(value.keywords, met)
+        return "partial", _plain(value.func, seen), _plain(value.args, seen), _plain(value.keywords, seen)
     if isinstance(value, types.MethodType):
-        return "method", _told(value.__func__, met), _told(value.__self__, met)
+        return "method", _plain(value.__func__, seen), _plain(value.__self__, seen)
     if isinstance(value, types.FunctionType):
-        return _told_function(inspect.unwrap(value), met)
+        return _plain_function(inspect.unwrap(value), seen)
     if isinstance(value, Mapping):
-        return [(_told(key, met), _told(item, met)) for key, item in value.items()]
+        return [(_plain(key, seen), _plain(item, seen)) for key, item in value.items()]
     if isinstance(value, list | tuple):
-        return [_told(item, met) for item in value]
+        return [_plain(item, seen) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        named = [(part.name, _told(getattr(value, part.name), met)) for part in dataclasses.fields(value)]
+        named = [(part.name, _plain(getattr(value, part.name), seen)) for part in dataclasses.fields(value)]
         return type(value).__qualname__, named
     if value is None or isinstance(value, int | float | str | bytes):
         return repr(value)
@@ -90,12 +90,12 @@ def _told(value: Any, met: set[int]) -> Any:
     return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__qualname__
 
 
-def _told_function(function: Any, met: set[int]) -> Any:
+def _plain_function(function: Any, seen: set[int]) -> Any:
     """Its code, the values it has closed over, and the functions of its own module that it calls."""
-    if id(function) in met or not isinstance(function, types.FunctionType):
+    if id(function) in seen or not isinstance(function, types.FunctionType):
         return getattr(function, "__qualname__", type(function).__qualname__)
-    met = met | {id(function)}
-    inner = [_told(item, met) for item in inspect.getclosurevars(function).nonlocals.items()]
+    seen = seen | {id(function)}
+    inner = [_plain(item, seen) for item in inspect.getclosurevars(function).nonlocals.items()]
     named = sorted(_names(function.__code__) & function.__globals__.keys())
     used = []
     for name in named:
@@ -103,9 +103,9 @@ def _told_function(function: Any, met: set[int]) -> Any:
         plain = other is None or isinstance(other, int | float | str | bytes | tuple)
         own = isinstance(other, types.FunctionType) and other.__module__ == function.__module__
         if plain or own:
-            used.append((name, _told(other, met)))
-    defaults = _told([function.__defaults__ or (), function.__kwdefaults__ or {}], met)
-    operations, names, constants = _told_code(function.__code__)
+            used.append((name, _plain(other, seen)))
+    defaults = _plain([function.__defaults__ or (), function.__kwdefaults__ or {}], seen)
+    operations, names, constants = _plain_code(function.__code__)
     if function.__doc__ is not None:
         constants[0] = repr(None)  # where the docstring stands, and None without one
     return operations, names, constants, inner, used, defaults
@@ -116,26 +116,28 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*nested)
 
 
-def _told_code(code: types.CodeType) -> Any:
-    constants = [_told_constant(item) for item in code.co_consts]
+def _plain_code(code: types.CodeType) -> Any:
+    constants = [_plain_constant(item) for item in code.co_consts]
     return code.co_code.hex(), code.co_names, constants
 
 
-def _told_constant(item: Any) -> Any:
+def _plain_constant(item: Any) -> Any:
     if isinstance(item, types.CodeType):
-        return _told_code(item)
+        return _plain_code(item)
     # A set of texts is in another order in every process.
     return sorted(map(repr, item)) if isinstance(item, frozenset) else repr(item)
 
 
-def only(names: Iterable[str], folder: str) -> tuple[str, ...]:
+def files_in(folder: str, names: Iterable[str] | None = None) -> tuple[str, ...]:
     """Return the paths of modules in a folder of the repository.
 
     Args:
-        names: Of modules.
         folder: Relative to the repository.
+        names: Of modules; all of the folder by default.
 
     Returns:
-        Paths of files.
+        Paths of files, relative to the repository.
     """
+    if names is None:
+        names = sorted(path.stem for path in (ROOT / folder).glob("*.py"))
     return tuple(f"{folder}/{name}.py" for name in names)

@@ -17,11 +17,11 @@ class Verdict:
     """What an experiment says about one claim.
 
     Attributes:
-        claim: The claim, in the words of whoever makes it.
-        verdict: In one of three words.
+        claim: The claim, as it is made.
+        verdict: One of three.
         why: Sentences with the figures and their intervals.
-        figures: The figures themselves, for whoever wants to check the sentences.
-        asked_by: Whose claim it is; those of the paper and what we asked besides are counted apart.
+        figures: The figures of these sentences.
+        asked_by: Whose claim it is; the paper's are counted apart from the others.
     """
 
     claim: str
@@ -44,8 +44,8 @@ def interval(values: Sequence[float], *, level: float = 0.95, comparisons: int =
         Mean and bounds; no bounds for fewer than two seeds.
 
     Example:
-        >>> found = interval([1.0, 2.0, 3.0])    # sd 1, t = 4.303, 4.303 / sqrt(3) = 2.484
-        >>> found.value, round(found.low, 3), round(found.high, 3)
+        >>> estimate = interval([1.0, 2.0, 3.0])    # sd 1, t = 4.303, 4.303 / sqrt(3) = 2.484
+        >>> estimate.value, round(estimate.low, 3), round(estimate.high, 3)
         (2.0, -0.484, 4.484)
     """
     count = len(values)
@@ -77,8 +77,8 @@ def paired_difference(
         ValueError: If they have no seed in common.
 
     Example:
-        >>> found = paired_difference({0: 0.5, 1: 0.7}, {0: 0.4, 1: 0.6, 2: 0.1})
-        >>> round(found.value, 3), round(found.high - found.low, 3)
+        >>> estimate = paired_difference({0: 0.5, 1: 0.7}, {0: 0.4, 1: 0.6, 2: 0.1})
+        >>> round(estimate.value, 3), round(estimate.high - estimate.low, 3)
         (0.1, 0.0)
     """
     shared = sorted(treated.keys() & baseline.keys())
@@ -139,7 +139,7 @@ def record_line(record: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    # Cells keep what they were made with; results of before that have the last command's machine and versions alone.
+    # Older results have no record per cell, only the last command's machine and versions.
     made = record.get("made") or {
         "first": record["date"],
         "last": record["date"],
@@ -153,7 +153,7 @@ def record_line(record: Mapping[str, Any]) -> str:
     return (
         f"`{record['command']}`: {record['cells']} cells, made {days} on {' and '.join(made['machines'])}, Python "
         f"{' and '.join(made['python'])}, {versions}; {record['cpu_seconds'] / 60:.1f} CPU-minutes in all."
-        + (f" {earlier} of them were kept from commands that were stopped before." if earlier > 0 else "")
+        + (f" {earlier} of them were computed by earlier commands." if earlier > 0 else "")
         + (f" {record['cells_missing']} planned cells had not been run." if record.get("cells_missing") else "")
     )
 

@@ -45,18 +45,16 @@ def costs() -> list[Verdict]:
     steps = {dtype: _read(BENCHMARKS / f"{name}.json") for dtype, name in _STEPS.items()}
     time, memory = ({dtype: _ratio(one, figure, "grpo_kl_ours") for dtype, one in steps.items()} for figure in _FIGURES)
     time_to_trl, memory_to_trl = (
-        _told({dtype: _ratio(one, figure, "grpo_kl_scored") for dtype, one in steps.items()}) for figure in _FIGURES
+        _listed({dtype: _ratio(one, figure, "grpo_kl_scored") for dtype, one in steps.items()}) for figure in _FIGURES
     )
-    within = f"Like for like, on one CPU thread, up to {_TOLERANCE - 1:.0%} counting as none:"
-    other = (
-        "that is about how the head is written, not about the method, nor about a GPU ([benchmarks.md](benchmarks.md))."
-    )
+    within = f"Like for like, on one CPU thread, differences up to {_TOLERANCE - 1:.0%} counting as none:"
+    other = "that is a property of this implementation of the head, on a CPU ([benchmarks.md](benchmarks.md))."
     return [
         Verdict(
             "no extra time beyond GRPO with a reference",
             _judged([*head.values(), *time.values()]),
             f"{within} the head of DGPO takes {min(head.values()):.2f} to {max(head.values()):.2f} of the time of GRPO "
-            f"+ KL by the same code, forward and backward, in {len(head)} cases, a whole step {_told(time)}. Of the "
+            f"+ KL by the same code, forward and backward, in {len(head)} cases, a whole step {_listed(time)}. Of the "
             f"time of TRL's GRPO with a KL penalty, made to score the same positions, a step takes {time_to_trl}: "
             f"{other} Against GRPO *without* a reference it costs the reference's forward pass.",
             {"head": head, "step": time},
@@ -64,7 +62,7 @@ def costs() -> list[Verdict]:
         Verdict(
             "no extra memory beyond GRPO with a reference",
             _judged([*memory.values()]),
-            f"{within} above model, reference and gradients, a step of DGPO needs {_told(memory)} of the memory that "
+            f"{within} above model, reference and gradients, a step of DGPO needs {_listed(memory)} of the memory that "
             "GRPO with a KL term needs by the same code. It is resident memory, which differs from process to process"
             f"{_process_spread(steps)}. Of what TRL's GRPO with a KL penalty needs, made to score the same positions, "
             f"a step needs {memory_to_trl}: {other}",
@@ -83,7 +81,7 @@ def _ratio(step: Mapping[str, Any], figure: str, contender: str) -> float:
     return ours / theirs
 
 
-def _told(ratios: Mapping[str, float]) -> str:
+def _listed(ratios: Mapping[str, float]) -> str:
     return ", ".join(f"{ratio:.2f} in {dtype}" for dtype, ratio in ratios.items())
 
 
@@ -97,8 +95,8 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _accuracy(found: dict[str, Any], phase: str) -> str:
-    shown = found["held_out_accuracy"][phase]
+def _accuracy(run: dict[str, Any], phase: str) -> str:
+    shown = run["held_out_accuracy"][phase]
     return f"{shown['mean']:.3f} ({shown['low']:.3f} to {shown['high']:.3f})"
 
 
@@ -106,18 +104,18 @@ def _quickstart() -> str:
     runs = {label: [_read(RUNS / f"{name}-seed{seed}.json") for seed in _SEEDS] for label, name in _QUICKSTART.items()}
     first = next(iter(runs.values()))
     rows = [["before training", *(_accuracy(run, "before") for run in first)]]
-    rows += [[label, *(_accuracy(run, "after") for run in found)] for label, found in runs.items()]
+    rows += [[label, *(_accuracy(run, "after") for run in seeds)] for label, seeds in runs.items()]
     steps, prompts = first[0]["steps"], first[0]["held_out_accuracy"]["after"]["prompts"]
     table = markdown_table(["held-out accuracy at T = 1", *(f"seed {seed}" for seed in _SEEDS)], rows)
-    after = {label: [run["held_out_accuracy"]["after"]["mean"] for run in found] for label, found in runs.items()}
+    after = {label: [run["held_out_accuracy"]["after"]["mean"] for run in seeds] for label, seeds in runs.items()}
     dgpo, even, sharp = after.values()
     gaps = [abs(a - b) for a, b in zip(dgpo, even, strict=True)]
     worse = sum(s < e for s, e in zip(sharp, even, strict=True))
-    return f"""## The quickstart: a sharp tau is worse, the recipe's is GRPO
+    return f"""## The quickstart: no better than GRPO, and worse with a small tau
 
 `dgpo train recipes/quickstart.yaml --seed S [--tau X]`, 2026-11-23, two cores of an Intel Xeon, Python 3.11.7,
-torch 2.13.0 (CPU), trl 1.16.0: {steps} steps on one thread. {prompts} held-out prompts that neither the warm-up nor
-training has met, Wilson intervals; the seed decides the warm-up, the prompts and the sampling.
+torch 2.13.0 (CPU), trl 1.16.0: {steps} steps on one thread. {prompts} held-out prompts, in neither the warm-up nor
+the training; Wilson intervals; the seed decides the warm-up, the prompts and the sampling.
 
 {table}
 
@@ -128,23 +126,23 @@ At tau = 0.05 it was worse than GRPO in {worse} of {len(sharp)} seeds; at tau = 
 
 
 def _smollm2_recipe() -> str:
-    found = _read(RUNS / "smollm2-chain-sum-seed0.json")
-    prompts = found["held_out_accuracy"]["after"]["prompts"]
+    run = _read(RUNS / "smollm2-chain-sum-seed0.json")
+    prompts = run["held_out_accuracy"]["after"]["prompts"]
     table = markdown_table(
         ["held-out accuracy before", "after", "reward, first 10 steps", "last 10 steps"],
         [
             [
-                _accuracy(found, "before"),
-                _accuracy(found, "after"),
-                f"{found['reward_first_10_logs']:.3f}",
-                f"{found['reward_last_10_logs']:.3f}",
+                _accuracy(run, "before"),
+                _accuracy(run, "after"),
+                f"{run['reward_first_10_logs']:.3f}",
+                f"{run['reward_last_10_logs']:.3f}",
             ]
         ],
     )
     return f"""## One longer run of the recipe for SmolLM2
 
 `make smollm2`, then `dgpo train recipes/smollm2-chain-sum.yaml`, 2026-11-23, the same machine and versions,
-peft 0.21.2: {found["steps"]} steps, seed {found["seed"]}, chat prompts, adapters on all layers. reasoning-gym's
+peft 0.21.2: {run["steps"]} steps, seed {run["seed"]}, chat prompts, adapters on all layers. reasoning-gym's
 `chain_sum` on {prompts} held-out questions at T = 1.
 One seed and no baseline: it shows that the recipe trains, nothing about the method.
 

@@ -33,11 +33,9 @@ def run_jobs(
         for job in jobs:
             done(job, _error_of(function, job))
         return
-    # Forked from a server that has imported the function's module: a process starts in milliseconds, and torch's
-    # threads have not been started where it forks.
+    # Forked from a server that has imported torch and started no thread: a process starts in milliseconds.
     context = multiprocessing.get_context("forkserver")
-    module = getattr(getattr(function, "func", function), "__module__", None)
-    context.set_forkserver_preload([name for name in ("torch", module) if name and name != "__main__"])
+    context.set_forkserver_preload(["torch"])
     waiting = deque(jobs)
     running: dict[Any, tuple[BaseProcess, Job]] = {}
     try:

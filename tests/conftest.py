@@ -48,16 +48,17 @@ def unchecked_shapes():
 
 @pytest.fixture
 def settings():
-    from dgpo.credit_log.files import CreditSettings
+    from dgpo.credit_log import CreditSettings
 
-    return CreditSettings("dgpo", {"tau": 0.5, "kappa": 1.0}, "", vocab_size=50, engine="trl")
+    options = {"tau": 0.5, "kappa": 1.0}
+    return CreditSettings(rule="dgpo", options=options, source="", vocab_size=50, engine="trl")
 
 
 @pytest.fixture
 def completion():
     """Makes a completion of the given tokens with figures that differ from token to token."""
 
-    from dgpo.credit_log.files import CompletionCredit
+    from dgpo.credit_log import CompletionCredit
 
     def make(*tokens: str, **changes) -> CompletionCredit:
         count = len(tokens)

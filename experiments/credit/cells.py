@@ -10,14 +10,14 @@ from experiments.credit.layout import Layout
 from experiments.credit.rules import ARMS
 from experiments.credit.train import train
 from experiments.credit.variants import REDUCED, VARIANTS, Variant, WarmUp
-from experiments.digests import CORE, digest_of_files, only
+from experiments.digests import CORE, digest_of_files, files_in
 from experiments.harness import Cell
 
 # What computes a cell besides its rule: where it changes, all cells are computed again.
 CODE = (
     *CORE,
     "src/dgpo/lab/tasks/forks/language.py",
-    *only(("layout", "measure", "model", "train", "warm_up"), "experiments/credit"),
+    *files_in("experiments/credit", ("layout", "measure", "model", "train", "warm_up")),
 )
 # Seeds that are trained as one stack, which takes less time than two of half the size; a stack is a unit of work, and
 # of loss when a process dies.

@@ -139,7 +139,7 @@ def final_figures(
     uniforms = torch.stack([torch.rand(size, generator=torch.Generator().manual_seed(5000 + seed)) for seed in seeds])
     figures: list[dict[str, Any]] = [{} for _ in seeds]
     for copies, luck in ((EVAL_SAMPLES, uniforms), (1, None)):
-        spoken = sample(
+        sampled = sample(
             parameters,
             language.prompt_ids(every),
             luck,
@@ -148,7 +148,7 @@ def final_figures(
             eos=language.EOS,
             pad=language.PAD,
         )
-        for index, completions in enumerate(spoken):
+        for index, completions in enumerate(sampled):
             scores = language.rewards(completions, digits.repeat_interleave(copies, 0)).view(num_prompts, copies)
             if luck is None:
                 figures[index]["greedy"] = float(scores.mean())

@@ -28,8 +28,8 @@ def per_seed(results: Mapping[str, Any], variant: str, rule: str, figure: str) -
         "largest": lambda cell: max(cell["grad_norm"]),
         "reward": lambda cell: statistics.fmean(cell["reward"][-_LAST:]),
     }[figure]
-    found = [cell for cell in results["cells"] if (cell["variant"], cell["rule"]) == (variant, rule)]
-    return {cell["seed"]: measure(cell) for cell in found}
+    cells = [cell for cell in results["cells"] if (cell["variant"], cell["rule"]) == (variant, rule)]
+    return {cell["seed"]: measure(cell) for cell in cells}
 
 
 def variants(results: Mapping[str, Any], side: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.lab.palette import COLOURS
+from dgpo.lab.figures import PALETTE
 from experiments.report import new_figure, save_figure
 from experiments.smollm2 import summary
 from experiments.smollm2.rules import ARMS
@@ -29,7 +29,7 @@ def draw(results: Mapping[str, Any], folder: Path | None = None) -> None:
         for axes, (name, title) in zip(panels, curves.items(), strict=True):
             for rule in rules:
                 points = summary.curve(results, task, rule, name)
-                colour = COLOURS[list(ARMS).index(rule)]
+                colour = PALETTE[list(ARMS).index(rule)]
                 axes.plot(range(1, len(points) + 1), points, label=ARMS[rule].label, color=colour, linewidth=1.2)
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("step")

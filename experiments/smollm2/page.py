@@ -37,7 +37,7 @@ def _what_was_run(results: Mapping[str, Any]) -> str:
         f"of {groups} prompts x {settings['num_generations']} completions of at most "
         f"{settings['max_completion_length']} tokens, plain-text prompts, `DGPOTrainer` for every rule. Held-out: "
         f"{settings['eval_size']} questions x {settings['eval_samples']} samples at T = 1 for each seed. This is a "
-        "very short training: it can show a large difference between rules and no small one."
+        "very short training, which can show a large difference between rules but not a small one."
         + (f" Of the grid, not run yet: {'; '.join(missing)}." if missing else "")
     )
 
@@ -113,8 +113,8 @@ def _training_table(results: Mapping[str, Any], task: str, rules: list[str]) -> 
 
 def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says about the claims it can be asked about."""
-    found = [_learns_better(results, rule) for rule in ("dgpo", "entropy") if _comparable(results, rule)]
-    return [*found, *([_steadier(results)] if _comparable(results, "dgpo") else [])]
+    learning = [_learns_better(results, rule) for rule in ("dgpo", "entropy") if _comparable(results, rule)]
+    return [*learning, *([_steadier(results)] if _comparable(results, "dgpo") else [])]
 
 
 def _comparable(results: Mapping[str, Any], rule: str) -> list[str]:
@@ -130,13 +130,13 @@ def _comparable(results: Mapping[str, Any], rule: str) -> list[str]:
 def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
     differences = {task: summary.over_seeds(results, task, rule, GRPO) for task in _comparable(results, rule)}
     better = all(estimate.low is not None and estimate.low > 0 for estimate in differences.values())
-    told = "; ".join(f"`{task}` {shown(estimate, signed=True)}" for task, estimate in differences.items())
+    listed = "; ".join(f"`{task}` {shown(estimate, signed=True)}" for task, estimate in differences.items())
     shares = [summary.steps(results, task, rule, "effective_share") for task in differences]
     share = statistics.fmean(value for values in shares for value in values)
     return Verdict(
         f"{ARMS[rule].label}: learns arithmetic better than GRPO (SmolLM2-135M)",
         "supported" if better else "not supported",
-        f"Held-out accuracy minus GRPO's, 95 % over seeds: {told}. Mean effective share {share:.3f}: "
+        f"Held-out accuracy minus GRPO's, 95 % over seeds: {listed}. Mean effective share {share:.3f}: "
         + ("its weights are so even that it is nearly GRPO." if share > 0.97 else "its weights do differ from GRPO's."),
         {task: estimate.value for task, estimate in differences.items()},
         asked_by="the paper" if rule == "dgpo" else "us",
@@ -144,7 +144,7 @@ def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
 
 
 def _steadier(results: Mapping[str, Any]) -> Verdict:
-    told, good, figures = [], True, {}
+    listed, good, figures = [], True, {}
     for task in _comparable(results, "dgpo"):
         ours, theirs = (summary.norm_variance(results, task, rule) for rule in ("dgpo", GRPO))
         logs = {seed: math.log(ours[seed] / theirs[seed]) for seed in ours.keys() & theirs.keys()}
@@ -152,7 +152,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         change = _relative(log_ratio)
         entropy = paired_difference(*(summary.at_end(results, task, rule, "entropy") for rule in ("dgpo", GRPO)))
         good &= log_ratio.high is not None and log_ratio.high < 0 and entropy.low is not None and entropy.low > 0
-        told.append(
+        listed.append(
             f"`{task}`: variance {shown(change, digits=2, signed=True)} of GRPO's, entropy at the end "
             f"{shown(entropy, digits=2, signed=True)} nats"
         )
@@ -161,7 +161,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         "gradient variance -41 %, mode collapse -68 % (second-hand; SmolLM2-135M)",
         "supported" if good else "not supported",
         f"DGPO at tau = 0.5 beside GRPO, 95 % over seeds, variance of the gradient norm over the steps of a training: "
-        f"{'; '.join(told)}.",
+        f"{'; '.join(listed)}.",
         figures,
     )
 

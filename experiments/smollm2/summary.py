@@ -23,8 +23,8 @@ def trained(results: Mapping[str, Any]) -> dict[str, list[str]]:
         Task to rules; tasks without any are left out.
     """
     done = {(cell["cell"][0], cell["cell"][1]) for cell in results["cells"]}
-    found = {task: [rule for rule in ARMS if (task, rule) in done] for task in TASKS}
-    return {task: rules for task, rules in found.items() if rules}
+    by_task = {task: [rule for rule in ARMS if (task, rule) in done] for task in TASKS}
+    return {task: rules for task, rules in by_task.items() if rules}
 
 
 def cells_of(results: Mapping[str, Any], task: str, rule: str) -> dict[int, Mapping[str, Any]]:
@@ -107,5 +107,5 @@ def baseline_of(rule: str) -> str:
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    kept = [value for value in values if value is not None]
-    return statistics.fmean(kept) if kept else float("nan")
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present else float("nan")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from experiments.digests import CORE, digest_of_files, only
+from experiments.digests import CORE, digest_of_files, files_in
 from experiments.harness import Cell
 from experiments.smollm2.rules import ARMS, BASE, GRPO, MODEL, TASKS, TRAINING
 
@@ -16,10 +16,10 @@ CODE = (
     *CORE,
     "src/dgpo/config.py",
     "src/dgpo/core/totals.py",
-    *only(("config", "heads", "trainer"), "src/dgpo/engines/trl"),
+    *files_in("src/dgpo/engines/trl"),
     "experiments/smollm2/training.py",
 )
-"""What computes a cell: where it changes, cells are computed again. Committed results keep what they were made with."""
+"""What computes a cell: where it changes, cells are computed again. Committed results hold the digest of their code."""
 CURVES = {
     "reward": "reward",
     "entropy": "entropy",
@@ -100,6 +100,7 @@ def _trainer(cell: Cell, options: Settings, task: Any, folder: str) -> Any:
     from dgpo.lab.models import resolve_model
 
     arm = ARMS[GRPO if cell.rule == BASE else cell.rule]
+    assert isinstance(arm.rule, str)
     config = DGPOConfig(
         output_dir=folder,
         credit_rule=arm.rule,

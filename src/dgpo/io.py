@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+_AS_THEY_ARE = (str, int, bool, type(None))
+
 
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write a file whole or not at all: a full disk or a kill leaves the file that was there before.
@@ -33,11 +35,12 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         raise
 
 
-def finite(value: Any) -> Any:
+def finite(value: Any, *, digits: int | None = None) -> Any:
     """Return a value that JSON can hold: nan and infinity become None, tuples lists, keys text.
 
     Args:
         value: Numbers, text, lists, tuples and mappings, nested.
+        digits: Significant digits that floats are rounded to; by default they are left as they are.
 
     Returns:
         A copy.
@@ -45,11 +48,16 @@ def finite(value: Any) -> Any:
     Example:
         >>> finite({1: (0.5, float("nan"))})
         {'1': [0.5, None]}
+        >>> finite([0.123456], digits=3)
+        [0.123]
     """
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        return value if digits is None else float(f"{value:.{digits}g}")
     if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {str(key): finite(item, digits=digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        # Most of the time goes into long lists: what may stand as it is gets no call.
+        return [item if type(item) in _AS_THEY_ARE else finite(item, digits=digits) for item in value]
     return value

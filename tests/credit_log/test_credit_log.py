@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from dgpo.credit_log import files as credit_log
-from dgpo.credit_log.files import CompletionCredit, CreditLog, read_credit_log
+from dgpo.credit_log import CompletionCredit, CreditLog, read_credit_log
 from dgpo.errors import DataError
 
 
 def steps_of(run):
-    return [found.step for found in read_credit_log(run)]
+    return [logged.step for logged in read_credit_log(run)]
 
 
 def test_what_is_written_comes_back(tmp_path, settings, completion):
@@ -29,10 +28,11 @@ def test_what_is_written_comes_back(tmp_path, settings, completion):
     (step,) = read_credit_log(tmp_path)
     assert step.step == 120
     assert step.header == {
-        "schema": "dgpo-credit/1",
+        "schema": "dgpo-credit/2",
         "step": 120,
-        "tau": 0.5,
-        "kappa": 1.0,
+        "rule": "dgpo",
+        "options": {"tau": 0.5, "kappa": 1.0},
+        "source": "",
         "vocab_size": 50,
         "engine": "trl",
         "credit_policy": "current",
@@ -54,26 +54,27 @@ def test_what_is_written_comes_back(tmp_path, settings, completion):
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path, settings, completion):
     CreditLog(tmp_path, settings).write(1, [completion("a", "b", logp=[-math.inf, math.nan], reward=math.nan)])
-    (found,) = read_credit_log(tmp_path)[0].completions
-    assert found.logp == [None, None]
-    assert found.reward is None
+    (read,) = read_credit_log(tmp_path)[0].completions
+    assert read.logp == [None, None]
+    assert read.reward is None
 
 
 def test_small_figures_keep_their_digits(tmp_path, settings, completion):
     CreditLog(tmp_path, settings).write(1, [completion("a", w=[1.00012], d=[1.234567e-9])])
-    (found,) = read_credit_log(tmp_path)[0].completions
-    assert found.w == [1.0001]
-    assert found.d == [1.2346e-9]
+    (read,) = read_credit_log(tmp_path)[0].completions
+    assert read.w == [1.0001]
+    assert read.d == [1.2346e-9]
 
 
 def test_the_effective_share_is_of_all_tokens_however_few_are_kept(tmp_path, settings, completion):
     # (1 + 1 + 4)^2 / (1 + 1 + 16) / 3 = 36 / 54; the untrained token counts for nothing
     whole = completion("a", "b", "c", "d", w=[1.0, None, 1.0, 4.0], alternatives={0: {}, 3: {}})
     CreditLog(tmp_path, settings, max_tokens=3).write(1, [whole])
-    (found,) = read_credit_log(tmp_path)[0].completions
-    assert (found.tokens, found.w, found.num_tokens) == (["a", "b", "c"], [1.0, None, 1.0], 4)
-    assert found.effective_share == pytest.approx(36 / 54, rel=1e-4)
-    assert list(found.alternatives) == [0]
+    (read,) = read_credit_log(tmp_path)[0].completions
+    assert (read.tokens, read.w, read.num_tokens) == (["a", "b", "d"], [1.0, None, 4.0], 4)
+    assert (read.head, read.omitted) == (2, 1)
+    assert read.effective_share == pytest.approx(36 / 54, rel=1e-4)
+    assert list(read.alternatives) == [0, 2]
 
 
 def test_only_so_many_completions_are_kept(tmp_path, settings, completion):
@@ -139,12 +140,12 @@ def test_above_its_size_the_log_still_covers_the_run(tmp_path, settings, complet
     log = CreditLog(tmp_path, settings, every=1, max_bytes=60_000)
     for step in range(1, 101):
         log.write(step, [some()])
-    kept = steps_of(tmp_path)
+    logged = steps_of(tmp_path)
     size = sum(path.stat().st_size for path in (tmp_path / "credit").iterdir())
     assert 15_000 < size <= 60_000
-    assert kept[-1] == 100
-    assert kept[0] <= log.every
-    assert max(b - a for a, b in itertools.pairwise(kept)) <= 2 * log.every
+    assert logged[-1] == 100
+    assert logged[0] <= log.every
+    assert max(b - a for a, b in itertools.pairwise(logged)) <= 2 * log.every
     assert "every second logged step was deleted" in caplog.text
     resumed = CreditLog(tmp_path, settings, every=1)
     resumed.start(100)
@@ -152,14 +153,13 @@ def test_above_its_size_the_log_still_covers_the_run(tmp_path, settings, complet
 
 
 def test_a_full_disk_is_said_once_and_stops_nothing(tmp_path, settings, completion, monkeypatch, caplog):
-    class FullDisk(gzip.GzipFile):
-        def write(self, data):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def full_disk(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     log = CreditLog(tmp_path, settings, every=1)
     assert log.write(1, [completion("a")]) is not None
     with monkeypatch.context() as patch:
-        patch.setattr(credit_log.gzip, "GzipFile", FullDisk)
+        patch.setattr(Path, "write_bytes", full_disk)
         assert [log.write(step, [completion("a")]) for step in (2, 3)] == [None, None]
     assert caplog.text.count("No space left on device") == 1
     assert log.write(4, [completion("a")]) is not None
@@ -201,10 +201,10 @@ def test_a_run_without_a_log_has_no_steps(tmp_path):
 
 
 def test_the_log_needs_no_engine():
-    code = "import sys, dgpo.credit_log.files, dgpo.credit_log.collect; print(*sys.modules, sep='\\n')"
+    code = "import sys, dgpo.credit_log; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert loaded & {"trl", "transformers", "verl", "ray", "jinja2", "matplotlib", "yaml"} == set()
+    assert loaded & {"torch", "trl", "transformers", "verl", "ray", "jinja2", "matplotlib", "yaml"} == set()
 
 
 def test_a_completion_without_credit_has_no_effective_share():
@@ -215,7 +215,8 @@ def test_a_completion_without_credit_has_no_effective_share():
 def test_the_documented_fields_are_those_that_are_written(tmp_path, settings, completion):
     page = (Path(__file__).parents[2] / "docs" / "credit-log.md").read_text()
     sections = page.split("\n## ")
-    lines = gzip.decompress(CreditLog(tmp_path, settings).write(1, [completion("a")]).read_bytes()).splitlines()
+    whole = completion("a", a=[0.5])
+    lines = gzip.decompress(CreditLog(tmp_path, settings).write(1, [whole]).read_bytes()).splitlines()
     for section, line in zip(sections[1:3], lines, strict=True):
         rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
         assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(json.loads(line)), section

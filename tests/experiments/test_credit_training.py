@@ -1,6 +1,7 @@
 """Stacked seeds are independent, and the update is that of `DGPOTrainer`."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from dgpo import TokenStats, assign_credit
 from experiments.credit import cells, layout, measure
 from experiments.credit.layout import Layout
 from experiments.credit.model import Shape, completion_logits, initial_parameters, sample
-from experiments.credit.oracles import OracleStats
+from experiments.credit.oracles import CreditArm, OracleStats
 from experiments.credit.rules import ARMS
 from experiments.credit.train import clip_each_seed, described, policy_loss, token_stats, train
 from experiments.credit.variants import Variant, WarmUp
@@ -96,6 +97,29 @@ def test_every_rule_trains_to_finite_figures(name, tmp_path_factory):
     assert len(record["rewards"]) == 2
     assert len(record["grad_norms"]) == 4
     assert all(norm == norm and norm < 1e3 for norm in record["grad_norms"])
+
+
+RULE = """
+from dgpo import credit_rule
+
+@credit_rule(reads=(), signed=True)
+def last_token(stats, *, size=1.0):
+    mask = stats.completion_mask
+    return size * stats.advantages[:, None] * (mask & (mask.cumsum(-1) == mask.sum(-1, keepdim=True)))
+"""
+
+
+def test_an_arm_may_be_any_rule_signed_ones_included(tmp_path):
+    (tmp_path / "my_rules.py").write_text(RULE)
+    path = f"{tmp_path / 'my_rules.py'}:last_token"
+    arm, other = (CreditArm(path, {"size": size}) for size in (1.0, 2.0))
+    assert arm.signed
+    assert arm.digest() != other.digest()
+    record = train(TINY, arm, [0], tmp_path, eval_prompts=2)[0]
+    alone = train(TINY, CreditArm(arm.credit_rule.function), [0], tmp_path, eval_prompts=2)[0]
+    assert json.dumps(record) == json.dumps(alone)
+    # The last token alone is <eos> or the last digit, of which the style words get nothing.
+    assert all(row["decoy"]["credit"] == 0 for row in record["credit"] if row["effective_share"] > 0)
 
 
 def test_auroc_counts_pairs():

@@ -163,10 +163,10 @@ def test_the_record_names_what_a_committed_figure_must_name(run):
 def test_cells_keep_when_and_on_what_they_were_made(run, tmp_path):
     run(GRID[:2])
     older = sorted((tmp_path / "cache").rglob("*.json"))[0]
-    kept = json.loads(older.read_text())
-    assert {"date", "machine", "python", "versions"} <= kept["made"].keys()
-    kept["made"] |= {"date": "2001-01-01T00:00Z", "machine": "an abacus", "versions": {"torch": "0.1"}}
-    older.write_text(json.dumps(kept))
+    cell_file = json.loads(older.read_text())
+    assert {"date", "machine", "python", "versions"} <= cell_file["made"].keys()
+    cell_file["made"] |= {"date": "2001-01-01T00:00Z", "machine": "an abacus", "versions": {"torch": "0.1"}}
+    older.write_text(json.dumps(cell_file))
     record = run(GRID)[0].record
     made = record["made"]
     assert (made["first"], made["last"] >= record["date"]) == ("2001-01-01T00:00Z", True)

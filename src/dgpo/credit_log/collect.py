@@ -1,19 +1,32 @@
 """From the tensors of an engine's scoring pass to the completions of a credit log."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from dgpo.credit_log.files import MAX_TOKENS, CompletionCredit
+from dgpo.credit_log.record import (
+    EOS,
+    LENGTH,
+    MAX_TOKENS,
+    Column,
+    CompletionCredit,
+    effective_share,
+    ends,
+    head_and_tail,
+)
 from dgpo.credit_log.token_text import token_texts
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PER_TOKEN = ("weights", "hellinger_sq", "entropy", "scores", "logps", "ref_logps")
-"""Names of the tensors that `collect_completion` wants."""
+"""Names of the tensors that `collect_completion` takes; without a reference, `weights`, `entropy` and `logps`."""
+
+TOKEN_ADVANTAGES = "token_advantages"
+"""Name of the tensor that a signed rule gives in place of `weights`."""
 
 NUM_ALTERNATIVES, MAX_PLACES = 5, 64
-"""How many of the likeliest tokens an engine keeps, and at how many places of a completion: those of largest score."""
+"""How many of the likeliest tokens are logged, and at how many places of a completion: those of largest score."""
 
 
 def evenly_spread(count: int, total: int) -> list[int]:
@@ -35,7 +48,7 @@ def evenly_spread(count: int, total: int) -> list[int]:
 
 
 def alternatives_at(
-    positions: Sequence[int], tops: Mapping[str, tuple[Tensor, Tensor]]
+    positions: Sequence[int], tops: "Mapping[str, tuple[Tensor, Tensor]]"
 ) -> dict[int, dict[str, list[tuple[int, float]]]]:
     """Return the likeliest tokens of a few places in the form that `collect_completion` takes.
 
@@ -52,25 +65,45 @@ def alternatives_at(
         >>> alternatives_at([7], {"policy": (torch.tensor([[0.75, 0.25]]), torch.tensor([[3, 1]]))})
         {7: {'policy': [(3, 0.75), (1, 0.25)]}}
     """
-    found: dict[int, dict[str, list[tuple[int, float]]]] = {int(position): {} for position in positions}
+    places: dict[int, dict[str, list[tuple[int, float]]]] = {int(position): {} for position in positions}
     for who, (probabilities, ids) in tops.items():
-        for place, row, ps in zip(found.values(), ids.tolist(), probabilities.tolist(), strict=True):
+        for place, row, ps in zip(places.values(), ids.tolist(), probabilities.tolist(), strict=True):
             place[who] = list(zip(row, ps, strict=True))
-    return found
+    return places
+
+
+def reason_it_ended(ids: Sequence[int], eos_ids: Collection[int | None]) -> str:
+    """Return why a completion ended.
+
+    Args:
+        ids: Its token ids, without padding.
+        eos_ids: Every token that ends a completion: `generation_config.eos_token_id` may name several.
+
+    Returns:
+        `"eos"`, or `"length"` if it does not end with one of them.
+
+    Example:
+        >>> reason_it_ended([5, 7, 2], eos_ids=(1, 2)), reason_it_ended([5, 7], eos_ids=(1, 2))
+        ('eos', 'length')
+    """
+    return EOS if len(ids) and int(ids[-1]) in eos_ids else LENGTH
 
 
 def collect_completion(
     tokenizer: Any,
-    token_ids: Tensor,
-    per_token: Mapping[str, Tensor],
+    token_ids: "Tensor",
+    per_token: "Mapping[str, Tensor]",
     *,
     vocab_size: int,
-    trained: Tensor | None = None,
+    trained: "Tensor | None" = None,
     prompt_ids: Sequence[int] = (),
     prompt: str | None = None,
     advantage: float | None = None,
     rewards: Mapping[str, float] | None = None,
     reward: float | None = None,
+    answer: str | None = None,
+    group: int | str | None = None,
+    ended: str | None = None,
     truncated: bool = False,
     alternatives: Mapping[int, dict[str, list[tuple[int, float]]]] | None = None,
     max_tokens: int = MAX_TOKENS,
@@ -80,7 +113,9 @@ def collect_completion(
     Args:
         tokenizer: A transformers tokenizer.
         token_ids: (T,) int64, without padding.
-        per_token: The tensors of `PER_TOKEN`, each (T,) float: w, d, H in nats, s, log p and log q of each token.
+        per_token: (T,) float each, by the names of `PER_TOKEN`: w, d, H in nats, s, log p and log q of each token.
+            `token_advantages` of a signed rule stand in place of `weights`. What is absent is logged as `None`; what
+            has another name is logged as a column of that name.
         vocab_size: V, at least 2, which H is normalised by.
         trained: (T,) bool, False for tokens that get no credit; all True by default.
         prompt_ids: The prompt's ids, decoded where `prompt` is not given.
@@ -88,10 +123,13 @@ def collect_completion(
         advantage: A of the completion.
         rewards: Each reward function's value.
         reward: Their weighted sum.
-        truncated: Whether the completion was cut off at its greatest length.
+        answer: The correct answer, as text.
+        group: Which prompt of the step the completion belongs to.
+        ended: Why it ended, such as `reason_it_ended` says.
+        truncated: Without `ended`: whether the completion was cut off at its greatest length.
         alternatives: For some tokens, by index: the likeliest token ids with their probabilities, of `"policy"` and
             `"reference"`.
-        max_tokens: Tokens to keep; the effective share is that of all.
+        max_tokens: Tokens that are kept, half of them from the end; the effective share is that of all.
 
     Returns:
         The completion. Nothing in it refers to a tensor any more.
@@ -104,43 +142,70 @@ def collect_completion(
         >>> class Letters:
         ...     def decode(self, ids, **options):
         ...         return "".join(chr(97 + index) for index in ids)
-        >>> per_token = {name: torch.tensor([0.5, 1.5]) for name in PER_TOKEN}
-        >>> found = collect_completion(Letters(), torch.tensor([7, 8]), per_token, vocab_size=26, prompt="say hi")
-        >>> found.tokens, found.w, found.effective_share    # 2^2 / (0.25 + 2.25) / 2
+        >>> per_token = {"weights": torch.tensor([0.5, 1.5]), "entropy": torch.tensor([0.0, 0.0])}
+        >>> hi = collect_completion(Letters(), torch.tensor([7, 8]), per_token, vocab_size=26, prompt="say hi")
+        >>> hi.tokens, hi.w, hi.effective_share    # 2^2 / (0.25 + 2.25) / 2
         (['h', 'i'], [0.5, 1.5], 0.8)
+        >>> hi.d
+        [None, None]
     """
     ids = token_ids.tolist()
-    columns = {name: per_token[name].detach().float().cpu().tolist() for name in PER_TOKEN}
     is_trained = [True] * len(ids) if trained is None else trained.tolist()
-    for name, values in (*columns.items(), ("trained", is_trained)):
-        if len(values) != len(ids):
-            raise ValueError(f"{name} has {len(values)} entries for {len(ids)} tokens; pass the completion alone.")
+    values: dict[str, list[float]] = {name: x.detach().float().cpu().tolist() for name, x in per_token.items()}
+    for name, column in (*values.items(), ("trained", is_trained)):
+        if len(column) != len(ids):
+            raise ValueError(f"{name} has {len(column)} entries for {len(ids)} tokens; pass the completion alone.")
+    credit = {
+        name: [x if counts else None for x, counts in zip(values.pop(name), is_trained, strict=True)]
+        for name in ("weights", TOKEN_ADVANTAGES)
+        if name in values
+    }
+    head, tail = head_and_tail(len(ids), len(ids), max_tokens) if len(ids) > max_tokens else (len(ids), 0)
+
+    def logged(column: Sequence[float | None] | None) -> Column:
+        return [] if column is None else ends(column, head, tail)
+
+    entropy, logps, ref_logps = values.pop("entropy", None), values.pop("logps", None), values.pop("ref_logps", None)
     scale = math.log(vocab_size)
-    weights = [w if counts else None for w, counts in zip(columns["weights"], is_trained, strict=True)]
-    credited = [w for w in weights if w is not None]
-    kept = slice(max_tokens)
-    # A few words fill most of the alternatives; each is decoded once.
-    words = {token for found in (alternatives or {}).values() for top in found.values() for token, _ in top}
-    text_of = {token: token_texts(tokenizer, [token])[0] for token in words}
+    shares = None if entropy is None else [min(1.0, max(0.0, x / scale)) for x in entropy]
+    log_ratio = None
+    if logps is not None and ref_logps is not None:
+        log_ratio = [p - q for p, q in zip(logps, ref_logps, strict=True)]
+    first_of_tail = len(ids) - tail
+    places = {
+        index if index < head else index - first_of_tail + head: place
+        for index, place in (alternatives or {}).items()
+        if index < head or index >= first_of_tail
+    }
+    # A few tokens fill most of the alternatives; each is decoded once.
+    text_of = {
+        token: token_texts(tokenizer, [token])[0]
+        for token in {token for place in places.values() for top in place.values() for token, _ in top}
+    }
+    sizes = [abs(x) for x in next(iter(credit.values()), []) if x is not None]
     return CompletionCredit(
         prompt=prompt if prompt is not None else "".join(token_texts(tokenizer, prompt_ids)),
-        ids=ids[kept],
-        tokens=token_texts(tokenizer, ids[kept]),
-        w=weights[kept],
-        d=columns["hellinger_sq"][kept],
-        h=[min(1.0, max(0.0, x / scale)) for x in columns["entropy"][kept]],
-        s=columns["scores"][kept],
-        logp=columns["logps"][kept],
-        log_ratio=[p - q for p, q in zip(columns["logps"][kept], columns["ref_logps"][kept], strict=True)],
+        ids=ends(ids, head, tail),
+        tokens=token_texts(tokenizer, ids[:head]) + token_texts(tokenizer, ids[first_of_tail:] if tail else []),
+        w=logged(credit.get("weights")),
+        a=logged(credit.get(TOKEN_ADVANTAGES)),
+        d=logged(values.pop("hellinger_sq", None)),
+        h=logged(shares),
+        s=logged(values.pop("scores", None)),
+        logp=logged(logps),
+        log_ratio=logged(log_ratio),
+        columns={name: logged(column) for name, column in values.items()},
         advantage=advantage,
         reward=reward,
         rewards=dict(rewards or {}),
-        truncated=truncated,
+        answer=answer,
+        group=group,
+        ended=ended or (LENGTH if truncated else None),
         num_tokens=len(ids),
-        effective_share=sum(credited) ** 2 / sum(w * w for w in credited) / len(credited) if any(credited) else None,
+        head=head,
+        effective_share=effective_share(sizes),
         alternatives={
-            index: {who: [(text_of[token], p) for token, p in top] for who, top in found.items()}
-            for index, found in (alternatives or {}).items()
-            if index < max_tokens
+            index: {who: [(text_of[token], p) for token, p in top] for who, top in place.items()}
+            for index, place in places.items()
         },
     )

@@ -39,7 +39,7 @@ def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
 
 
 def _grown(decode: Callable[[Sequence[int]], str], ids: list[int], alone: dict[int, str]) -> list[str]:
-    """Decode ever longer windows; a piece is what a window says beyond the one before it."""
+    """Decode ever longer windows; a piece is what a window has beyond the one before it."""
     pieces: list[str] = []
     start = settled = 0  # a window starts one settled group back, since spaces depend on what stands before
     for end in range(1, len(ids) + 1):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from dgpo.credit_log.files import CompletionCredit
+from dgpo.credit_log.record import CompletionCredit
 
 TABLE, HISTOGRAM = "dgpo/credit", "dgpo/weights"
 _COLUMNS = ("step", "prompt", "completion", "reward", "advantage", "effective_share", "weight_max", "most_credited")
@@ -30,11 +30,11 @@ def send_tables(
         if tracker is not None and (name != "wandb" or tracker.run is not None):
             table = _wandb_table(tracker, rows) if name == "wandb" else _trackio_table(tracker, rows)
             tracker.log({TABLE: table, "train/global_step": step})
-    weights = [w for completion in completions for w in completion.w if w is not None]
+    credit = [x for completion in completions for x in completion.credit if x is not None]
     for board in boards:
         board.add_text(TABLE, _markdown(rows), step)
-        if weights and "numpy" in sys.modules:
-            board.add_histogram(HISTOGRAM, sys.modules["numpy"].asarray(weights), step)
+        if credit and "numpy" in sys.modules:
+            board.add_histogram(HISTOGRAM, sys.modules["numpy"].asarray(credit), step)
 
 
 def _wandb_table(wandb: Any, rows: list[dict[str, Any]]) -> Any:
@@ -48,9 +48,8 @@ def _trackio_table(trackio: Any, rows: list[dict[str, Any]]) -> Any:
 
 
 def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
-    credited = sorted(
-        ((w, token) for w, token in zip(completion.w, completion.tokens, strict=True) if w is not None), reverse=True
-    )
+    pairs = zip(completion.credit, completion.tokens, strict=True)
+    credited = sorted(((x, token) for x, token in pairs if x is not None), key=lambda pair: abs(pair[0]), reverse=True)
     values = (
         step,
         completion.prompt[-_LONGEST:],
@@ -59,7 +58,7 @@ def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
         completion.advantage,
         completion.effective_share,
         credited[0][0] if credited else None,
-        ", ".join(f"{token!r} {w:.2f}" for w, token in credited[:_LISTED]),
+        ", ".join(f"{token!r} {x:.2f}" for x, token in credited[:_LISTED]),
     )
     return dict(zip(_COLUMNS, values, strict=True))
 
@@ -74,5 +73,5 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    kept = "".join(c if c.isalnum() or c in " .,'" else f"&#{ord(c)};" for c in text if c.isprintable() or c == "\n")
-    return kept.replace("&#10;", " ")
+    safe = "".join(c if c.isalnum() or c in " .,'" else f"&#{ord(c)};" for c in text if c.isprintable() or c == "\n")
+    return safe.replace("&#10;", " ")

@@ -1,16 +1,17 @@
-"""The credit that DGPO would give the tokens of a text, for any pair of models over the same words."""
+"""The credit that a rule gives the tokens of a text, for any pair of models with one vocabulary."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgpo.core import gated_scores, redistribution_weights
-from dgpo.credit_log.collect import NUM_ALTERNATIVES, alternatives_at, collect_completion
-from dgpo.credit_log.files import CompletionCredit
-from dgpo.errors import RecipeError
+from dgpo.core import TokenStats, assign_credit
+from dgpo.credit_log.collect import NUM_ALTERNATIVES, TOKEN_ADVANTAGES, alternatives_at, collect_completion
+from dgpo.credit_log.record import CompletionCredit
+from dgpo.errors import ConfigError
 from dgpo.lm_head import lm_head_stats, top_tokens
 from dgpo.lm_head.types import LogitTransform
+from dgpo.rules import CreditRule
 
 MAX_TOKENS = 100_000
 _CHUNK = 2048  # tokens whose statistics are taken at once
@@ -18,74 +19,93 @@ _PLACES = 2000  # of the largest scores, which get their alternatives
 _CHECKED = 8  # first tokens whose logits are compared with the model's own
 
 
-def score_pair(
+def check_offline_rule(rule: CreditRule) -> None:
+    """Raise if a rule needs more than one completion and two models can give.
+
+    Args:
+        rule: What `dgpo.rules.resolve` gave.
+
+    Raises:
+        ConfigError: If it compares the completions of a prompt, or reads KL(policy || reference).
+
+    Example:
+        >>> from dgpo.rules import resolve
+        >>> check_offline_rule(resolve("gtpo"))
+        Traceback (most recent call last):
+        dgpo.errors.ConfigError: The credit rule gtpo(bonus=0.5) compares the completions of a prompt, and here ...
+    """
+    if rule.traits.whole_groups:
+        raise ConfigError(
+            f"The credit rule {rule} compares the completions of a prompt, and here is a single one. Log the credit of"
+            " a training run with it (credit_log_steps) and look at `dgpo report`."
+        )
+    if "kl" in rule.traits.reads:
+        raise ConfigError(
+            f"The credit rule {rule} reads kl, which is not computed for a text. Log the credit of a training run with"
+            " it (credit_log_steps) and look at `dgpo report`."
+        )
+
+
+def score_text(
     policy: Any,
     reference: Any,
     tokenizer: Any,
     prompt_ids: Tensor,
     ids: Tensor,
     *,
-    tau: float = 0.5,
-    kappa: float = 1.0,
+    rule: CreditRule,
     temperature: float = 1.0,
 ) -> CompletionCredit:
-    """Return the credit of a text, as DGPO would give it.
+    """Return the credit that a rule gives the tokens of a text, as the only completion of its prompt.
+
+    Its advantage is 1, so that a signed rule gives A w of such a completion; the policy is also the one that sampled.
 
     Args:
         policy: A causal language model.
-        reference: Another one over the same words.
+        reference: Another one with the same vocabulary.
         tokenizer: Their tokenizer.
         prompt_ids: (P,) int64, at least one.
         ids: (T,) int64, the tokens to score.
-        tau: Temperature of the redistribution.
-        kappa: Exponent of the entropy gate.
+        rule: What `dgpo.rules.resolve` gave.
         temperature: Of the sampling; both distributions are taken at it.
 
     Returns:
-        The completion, without an advantage.
+        The completion, without an advantage or a reward. It has d and s even where the rule reads no reference.
 
     Raises:
-        RecipeError: If the way from hidden states to logits is not one that DGPO knows, or differs between the two.
+        ConfigError: If the rule needs more than this, or the way from hidden states to logits is not one that DGPO
+            knows, or differs between the two models.
     """
+    check_offline_rule(rule)
     heads = [_Head(model, torch.cat([prompt_ids, ids]), len(prompt_ids)) for model in (policy, reference)]
     vocab_size = len(heads[0].weight)
     transforms = [head.transform | {"temperature": temperature} for head in heads]
     if transforms[0] != transforms[1]:
-        raise RecipeError("The two models scale or cap their logits differently; such pairs are not supported.")
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(ids), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            parts.append(
-                lm_head_stats(
-                    heads[0].hidden[rows],
-                    heads[0].weight,
-                    ids[rows].to(heads[0].hidden.device),
-                    bias=heads[0].bias,
-                    ref_hidden=heads[1].hidden[rows],
-                    ref_weight=heads[1].weight,
-                    ref_bias=heads[1].bias,
-                    **transforms[0],
-                )
-            )
-    names = ("logps", "entropy", "hellinger_sq", "ref_logps")
-    per_token = {name: torch.cat([getattr(part, name) for part in parts]).float().cpu() for name in names}
-    per_token["scores"] = gated_scores(
-        per_token["hellinger_sq"][None], per_token["entropy"][None], vocab_size=vocab_size, kappa=kappa
-    )[0]
-    mask = torch.ones(1, len(ids), dtype=torch.bool)
-    per_token["weights"] = redistribution_weights(per_token["scores"][None], mask, tau=tau)[0]
-    places = per_token["scores"].topk(min(_PLACES, len(ids))).indices
+        raise ConfigError("The two models scale or cap their logits differently; such pairs are not supported.")
+    per_token = _per_token(heads, ids, transforms[0])
+    stats = TokenStats(
+        completion_mask=torch.ones(1, len(ids), dtype=torch.bool),
+        advantages=torch.ones(1),
+        vocab_size=vocab_size,
+        group=torch.zeros(1, dtype=torch.long),
+        old_logps=per_token["logps"][None],
+        **{name: values[None] for name, values in per_token.items()},
+    )
+    credit = assign_credit(stats, rule)
+    assert credit.scores is not None
+    scores = credit.scores[0]
+    places = scores.topk(min(_PLACES, len(ids))).indices
     tops = {
         who: top_tokens(
             head.hidden[places.to(head.hidden.device)], head.weight, NUM_ALTERNATIVES, bias=head.bias, **transform
         )
         for who, head, transform in zip(("policy", "reference"), heads, transforms, strict=True)
     }
+    given = {TOKEN_ADVANTAGES: credit.token_advantages} if credit.weights is None else {"weights": credit.weights}
     return collect_completion(
         tokenizer,
         ids,
-        per_token,
+        {**per_token, "scores": scores, **{name: values[0] for name, values in given.items()}},
         vocab_size=vocab_size,
         prompt_ids=prompt_ids.tolist(),
         alternatives=alternatives_at(places.tolist(), tops),
@@ -93,8 +113,27 @@ def score_pair(
     )
 
 
+@torch.no_grad()
+def _per_token(heads: "list[_Head]", ids: Tensor, transform: dict[str, Any]) -> dict[str, Tensor]:
+    parts = [
+        lm_head_stats(
+            heads[0].hidden[rows],
+            heads[0].weight,
+            ids[rows].to(heads[0].hidden.device),
+            bias=heads[0].bias,
+            ref_hidden=heads[1].hidden[rows],
+            ref_weight=heads[1].weight,
+            ref_bias=heads[1].bias,
+            **transform,
+        )
+        for rows in (slice(start, start + _CHUNK) for start in range(0, len(ids), _CHUNK))
+    ]
+    names = ("logps", "entropy", "hellinger_sq", "ref_logps")
+    return {name: torch.cat([getattr(part, name) for part in parts]).float().cpu() for name in names}
+
+
 class _Head:
-    """Hidden states of the scored tokens, the head, and the way to its logits."""
+    """Hidden states of the scored tokens, the head, and how logits are made of them."""
 
     def __init__(self, model: Any, ids: Tensor, prompt_length: int) -> None:
         with torch.no_grad():
@@ -109,19 +148,19 @@ class _Head:
             "logit_scale": scale,
             "softcap": getattr(config, "final_logit_softcapping", None),
         }
-        self._refuse_unknown_way(model, ids[None, :_CHECKED].to(model.device), states[0, :_CHECKED])
+        self._check_logits(model, ids[None, :_CHECKED].to(model.device), states[0, :_CHECKED])
 
-    def _refuse_unknown_way(self, model: Any, ids: Tensor, states: Tensor) -> None:
-        """Compare with the model's own logits: what the head does besides must not be missed without a word."""
+    def _check_logits(self, model: Any, ids: Tensor, states: Tensor) -> None:
+        """Raise if the head's product is not the model's own logits: whatever else it does would be missing."""
         with torch.no_grad():
             expected = model(input_ids=ids, use_cache=False).logits[0].float()
         transform = LogitTransform(self.transform["logit_scale"], self.transform["softcap"], 1.0)
         bias = 0.0 if self.bias is None else self.bias
-        found = transform((states @ self.weight.T + bias).float())
+        computed = transform((states @ self.weight.T + bias).float())
         share = 1e-3 if states.dtype == torch.float32 else 3e-2  # of the largest logit; 16-bit numbers are coarse
         if not bool(torch.isfinite(expected).all()):
-            raise RecipeError(f"The logits of {model.config._name_or_path} are not finite; its weights may be damaged.")
-        if (found - expected).abs().max() > share * expected.abs().max().clamp(min=1.0):
-            raise RecipeError(
+            raise ConfigError(f"The logits of {model.config._name_or_path} are not finite; its weights may be damaged.")
+        if (computed - expected).abs().max() > share * expected.abs().max().clamp(min=1.0):
+            raise ConfigError(
                 f"{type(model).__name__} makes its logits in a way that DGPO does not know; its credit would be wrong."
             )

@@ -95,7 +95,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """Return `folder`, filled by `build` unless it is there already.
 
     `build` writes into a temporary folder that is renamed when it is done, so `folder` is whole or absent. Processes
-    that ask at the same time wait for the first one.
+    that call it at the same time wait for the first one.
 
     Args:
         folder: The folder wanted.
@@ -120,7 +120,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # The operating system drops the lock of a process that dies, so a leftover file blocks nobody.
+        # The operating system drops the lock of a process that dies, so a leftover file blocks no other.
         with FileLock(folder.parent / f".{folder.name}.lock"):
             if not folder.is_dir():
                 _build_beside(folder, build)

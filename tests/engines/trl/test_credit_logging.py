@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import WORDS, FixedDGPOTrainer, make_trainer, parameters, spread_reward
 
-from dgpo.credit_log.files import read_credit_log
+from dgpo.credit_log import read_credit_log
 from dgpo.errors import ConfigError
 
 
@@ -254,7 +254,7 @@ def test_tensorboard_gets_text_and_a_histogram(checkpoint, tmp_path):
 
 
 def test_a_completion_cannot_write_markup_into_a_table():
-    from dgpo.credit_log.files import CompletionCredit
+    from dgpo.credit_log import CompletionCredit
     from dgpo.credit_log.trackers import _markdown, _row
 
     one = [0.0]

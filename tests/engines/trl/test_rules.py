@@ -87,7 +87,7 @@ def test_a_rule_of_ten_lines_in_a_file_trains(checkpoint, tmp_path, monkeypatch)
     length = int(seen["mask"][0].sum())
     expected = 1 + 2.0 * torch.arange(1, length + 1)
     torch.testing.assert_close(seen["weights"][0, :length], expected * length / expected.sum())
-    from dgpo.credit_log.files import read_credit_log
+    from dgpo.credit_log import read_credit_log
 
     header = read_credit_log(tmp_path / "run")[0].header
     assert header["rule"] == "my_rules.py:late"

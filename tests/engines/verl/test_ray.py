@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support import HERE, environment
 
-from dgpo.credit_log.files import read_credit_log
+from dgpo.credit_log import read_credit_log
 from dgpo.lab.runs.reader import read_run
 
 # Generous: each of about eight processes needs 15 seconds of processor time to import verl. None of them is reached

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from dgpo.credit_log.files import CreditLog, CreditSettings
+from dgpo.credit_log import CreditLog, CreditSettings
 from dgpo.lab.cli.main import main
+
+INSPECT = ["inspect", "model", "--reference", "model", "--prompt", "a"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text('{"step": 1, "phase": "train", "reward": 0.5}\n')
-    CreditLog(folder, CreditSettings(0.5, 1.0, 50, "trl")).write(1, [])
+    CreditLog(folder, CreditSettings("dgpo", {"tau": 0.5, "kappa": 1.0}, "", 50, "trl")).write(1, [])
     return folder
 
 
@@ -68,6 +70,13 @@ def test_two_runs_go_where_they_are_told(run, tmp_path):
         (["inspect", "m", "--reference", "m", "--prompt", "x", "--tau", "0"], "--tau must be above 0"),
         (["inspect", "m", "--reference", "m", "--text", "/nowhere.txt"], "/nowhere.txt cannot be read"),
         (["inspect", "/no/model", "--reference", "m", "--prompt", "a"], "there is no such folder"),
+        ([*INSPECT, "--rule", "capt"], "There is no credit rule 'capt'. Did you mean 'capped'?"),
+        ([*INSPECT, "--rule", "even", "--tau", "0.1"], "The credit rule even has no option 'tau'."),
+        ([*INSPECT, "--rule", "capped", "--options.cp", "3"], "no option 'cp'. Did you mean 'cap'?"),
+        ([*INSPECT, "--options.tau=1", "--tau", "1"], "--tau and --options.tau are the same option"),
+        ([*INSPECT, "--options.cap"], "--options.cap needs a value"),
+        ([*INSPECT, "--rule", "gtpo"], "compares the completions of a prompt, and here is a single one"),
+        ([*INSPECT, "--rule", "/no/rules.py:mine"], "There is no file /no/rules.py"),
     ],
 )
 def test_bad_input_gets_one_line(words, message, capsys):
@@ -122,6 +131,38 @@ def test_a_text_is_scored_as_full_logits_say(pair, tmp_path, monkeypatch):
         assert [x for _, x in found.alternatives[place]["policy"]] == pytest.approx(
             top.values[place].tolist(), rel=1e-4
         )
+
+
+RULE = """
+import torch
+from dgpo.core import credit_rule
+
+
+@credit_rule(reads=(), signed={signed})
+def last_token(stats, *, share=0.5):
+    mask = stats.completion_mask.float()
+    last = mask * (mask.cumsum(-1) == mask.sum(-1, keepdim=True)) * mask.sum(-1, keepdim=True)
+    return {sign} * ((1 - share) * mask + share * last)
+"""
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_rule_in_a_file_gives_the_credit(pair, tmp_path, monkeypatch, signed):
+    pages = captured(monkeypatch)
+    (tmp_path / "rules.py").write_text(RULE.format(signed=signed, sign=-1 if signed else 1))
+    (tmp_path / "text.txt").write_text("a b c d")
+    command = ["inspect", str(pair / "policy"), "--reference", str(pair / "reference")]
+    options = ["--rule", f"{tmp_path / 'rules.py'}:last_token", "--options.share", "0.25", "--temperature=0.7"]
+    text = ["--text", str(tmp_path / "text.txt"), "-o", str(tmp_path / "page.html")]
+    assert main([*command, *options, *text]) == 0
+    (step,) = pages[0][0].steps
+    (read,) = step.completions
+    credit = [0.75, 0.75, 0.75, 1.75]
+    assert (read.w, read.a) == (([None] * 4, [-x for x in credit]) if signed else (credit, [None] * 4))
+    assert min(read.d) > 0  # the reference is there, though the rule does not read it
+    assert step.header["options"] == {"share": 0.25}
+    assert len(step.header["source"]) == 12
+    assert "last_token" in (tmp_path / "page.html").read_text()
 
 
 def test_a_prompt_is_continued(pair, tmp_path, monkeypatch):

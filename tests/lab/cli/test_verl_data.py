@@ -83,7 +83,7 @@ def test_a_plain_table_is_put_into_dapos_template(tmp_path, sources, capsys) -> 
     assert run(tmp_path, sources | {"dapo-math-17k": "plain.csv"}) == 0
     (row,) = pq.read_table(tmp_path / "out" / "dapo-math-17k.parquet").to_pylist()
     assert row["prompt"] == [{"role": "user", "content": DAPO_PROMPT.replace("{prompt}", "1 + 1")}]
-    assert "1 put into DAPO's template" in capsys.readouterr().out
+    assert "1 put into the template of DAPO" in capsys.readouterr().out
 
 
 def test_nothing_is_written_when_a_source_is_missing(tmp_path, sources, capsys) -> None:

@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from dgpo.credit_log.files import CreditLog, LoggedStep
+from dgpo.credit_log import CreditLog, LoggedStep
 from dgpo.errors import DataError
 from dgpo.lab.report.credit_summary import summarize_credit
-from dgpo.lab.report.page import config_differences, embedded_json, render_page
+from dgpo.lab.report.page import render_page
+from dgpo.lab.report.page_data import config_differences, embedded_json
 from dgpo.lab.runs.reader import Run, curves_of, read_run
 
 
@@ -36,14 +37,14 @@ def test_the_page_forbids_everything_but_its_own_script_and_style():
 
 
 def test_a_log_that_is_too_large_is_cut_with_a_note(completion, monkeypatch):
-    monkeypatch.setattr("dgpo.lab.report.page.MAX_CREDIT_CHARACTERS", 60_000)
+    monkeypatch.setattr("dgpo.lab.report.page_data.MAX_CREDIT_CHARACTERS", 60_000)
     alternatives = {index: {"policy": [("a", 0.5)] * 5, "reference": []} for index in range(64)}
     steps = [LoggedStep(n, {}, [completion(*"abcdefgh" * 40, alternatives=alternatives)]) for n in range(1, 21)]
     (run,) = data_of(render_page([Run("one", steps=steps)], kind="report", title=""))["runs"]
     assert len(embedded_json(run["credit"])) <= 60_000
     assert run["credit"][-1]["step"] == 20
     assert any(f"{len(run['credit'])} of 20 logged steps" in note for note in run["notes"])
-    assert any("first 256 tokens" in note for note in run["notes"])
+    assert any("256 tokens are shown, the first and the last" in note for note in run["notes"])
     assert any("likeliest tokens are shown nowhere" in note for note in run["notes"])
     assert run["summary"]["tokens"] == 20 * 320  # of the whole log
 
@@ -59,8 +60,8 @@ def test_curves_share_a_budget_and_leave_the_rest_to_the_credit(completion, monk
         # The ends of a curve stay, and some credit of every run.
         assert all(run["curves"]["metric/3"][-1] == [1999, 285.57] for run in runs)
         assert all(run["credit"] for run in runs)
-    monkeypatch.setattr("dgpo.lab.report.page.MAX_CHARACTERS", 300_000)
-    monkeypatch.setattr("dgpo.lab.report.page.MAX_CURVES_CHARACTERS", 200_000)
+    monkeypatch.setattr("dgpo.lab.report.page_data.MAX_CHARACTERS", 300_000)
+    monkeypatch.setattr("dgpo.lab.report.page_data.MAX_CURVES_CHARACTERS", 200_000)
     assert len(embedded_json(data_of(render_page([Run("", curves, {}, {}, steps)], kind="report", title="")))) < 301_000
 
 
@@ -71,16 +72,17 @@ def test_prompts_are_cut_by_the_room_they_take(completion, runs):
     page = render_page([Run(f"{n}", steps=steps) for n in range(runs)], kind="report", title="")
     assert len(page) < 5_000_000
     run = data_of(page)["runs"][0]
-    assert run["credit"][0]["completions"]
-    shown = run["credit"][0]["completions"][0]["prompt"]
+    (group,) = run["credit"][0]["groups"]
+    assert group["completions"]
+    shown = group["prompt"]
     assert shown == "🙂" * (len(shown) - 2) + " …"
     assert len(embedded_json(shown)) <= 20_010
-    left = len(run["credit"][0]["completions"])
+    left = len(group["completions"])
     assert (left == 64) or any(f"Of that step's 64 completions, {left} have room" in note for note in run["notes"])
     whole = render_page(
         [Run("", steps=[LoggedStep(1, {}, [completion("a", prompt="é" * 100)])])], kind="report", title=""
     )
-    assert data_of(whole)["runs"][0]["credit"][0]["completions"][0]["prompt"] == "é" * 100
+    assert data_of(whole)["runs"][0]["credit"][0]["groups"][0]["prompt"] == "é" * 100
 
 
 def test_the_summary_by_hand(completion):
@@ -88,14 +90,16 @@ def test_the_summary_by_hand(completion):
         LoggedStep(1, {}, [completion("a", "b", w=[1.0, 1.0])]),
         LoggedStep(2, {}, [completion("a", "b", "", w=[0.5, 1.5, None])]),
     ]
-    found = summarize_credit(steps)
-    assert (found["tokens"], found["completions"], found["low"], found["high"]) == (4, 2, 0.5, 1.5)
-    assert found["shares"] == [(1, 1.0), (2, pytest.approx(0.8))]  # 2^2 / (0.25 + 2.25) / 2
-    assert found["share"] == pytest.approx(0.9)
-    assert [sum(counts) for counts in found["counts"]] == [2, 2]
-    middle = len(found["counts"][0]) // 2
-    assert found["counts"][0][middle] == 2  # 1 lies in the middle bin
-    (most,), (least,) = found["most"], found["least"]
+    summary = summarize_credit(steps)
+    assert (summary["tokens"], summary["completions"], summary["low"], summary["high"]) == (4, 2, 0.5, 1.5)
+    assert summary["shares"] == [(1, 1.0), (2, pytest.approx(0.8))]  # 2^2 / (0.25 + 2.25) / 2
+    assert summary["share"] == pytest.approx(0.9)
+    assert [sum(counts) for counts in summary["counts"]] == [2, 2]
+    bins = zip(summary["edges"], summary["edges"][1:], summary["counts"][0], strict=False)
+    ((low, high, count),) = [bin for bin in bins if bin[0] <= 1 < bin[1]]
+    assert (count, low * high) == (2, pytest.approx(1))  # 1 lies in the middle of its bin
+    assert (summary["edges"][0], summary["edges"][-1]) == (0.5, 1.5)  # and no bin beyond what there is
+    (most,), (least,) = summary["most"], summary["least"]
     assert (most["text"], most["w"], most["max"], most["count"]) == ("b", 1.25, 1.5, 2)
     assert (least["text"], least["w"]) == ("a", 0.75)
 
@@ -126,7 +130,7 @@ def test_a_run_of_any_trainer_is_read_from_its_checkpoint(tmp_path, settings, co
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     run = read_run(tmp_path)
     assert run.curves == {"reward": [(1, 0.5), (2, 0.75)]}
-    assert run.config["tau"] == 0.5
+    assert run.config["credit_options.tau"] == 0.5
     assert not run.notes
 
 
@@ -145,3 +149,44 @@ def test_curves_take_finite_numbers_only():
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"holds neither metrics\.jsonl nor credit/"):
         read_run(tmp_path)
+
+
+def test_the_summary_of_a_signed_rule_is_of_its_token_advantages(completion):
+    signed = completion("a", "b", "c", w=[None] * 3, a=[-1.0, 3.0, None])
+    summary = summarize_credit([LoggedStep(1, {}, [signed])])
+    assert (summary["signed"], summary["tokens"], summary["low"], summary["high"]) == (True, 2, -1.0, 3.0)
+    assert summary["share"] == pytest.approx(0.8)  # (1 + 3)^2 / (1 + 9) / 2
+    assert sum(summary["counts"][0]) == 2
+    assert summary["counts"][0][0] == summary["counts"][0][-1] == 1
+
+
+def test_weights_of_zero_have_a_bin_of_their_own(completion):
+    summary = summarize_credit([LoggedStep(1, {}, [completion("a", "b", "c", w=[0.0, 1.0, 2.0])])])
+    assert (summary["edges"][0], summary["edges"][-1]) == (0.0, 2.0)
+    assert [count for count in summary["counts"][0] if count] == [1, 1, 1]
+
+
+def test_a_page_without_a_reference_leaves_its_measures_out(completion):
+    nothing = [None, None]
+    plain = completion("a", "b", d=nothing, s=nothing, log_ratio=nothing, columns={"surprise": [0.5, 1.0]})
+    (run,) = data_of(render_page([Run("", steps=[LoggedStep(1, {}, [plain])])], kind="report", title=""))["runs"]
+    (shown,) = run["credit"][0]["groups"][0]["completions"]
+    assert shown["d"] is shown["s"] is shown["r"] is shown["t"] is None
+    assert shown["columns"] == {"surprise": [0.5, 1.0]}
+
+
+def test_completions_stand_by_group_or_else_by_prompt(completion):
+    by_group = [completion("a", group=n, prompt="p", answer=f"{n}") for n in (7, 8, 7)]
+    by_prompt = [completion("a", prompt=prompt) for prompt in "pqp"]
+    for completions, answers in ((by_group, ["7", "8"]), (by_prompt, [None, None])):
+        run = Run("", steps=[LoggedStep(1, {}, completions)])
+        groups = data_of(render_page([run], kind="report", title=""))["runs"][0]["credit"][0]["groups"]
+        assert [[c["id"] for c in group["completions"]] for group in groups] == [[0, 2], [1]]
+        assert [group["answer"] for group in groups] == answers
+
+
+def test_the_rule_and_its_options_are_named(tmp_path, settings, completion):
+    CreditLog(tmp_path, settings).write(1, [completion("a")])
+    run = read_run(tmp_path)
+    assert run.config["credit_rule"] == "dgpo"
+    assert data_of(render_page([run], kind="report", title=""))["runs"][0]["rule"] == "dgpo (tau 0.5, kappa 1)"

@@ -6,7 +6,7 @@ import os
 import pytest
 from browser import Browser, find_chromium
 
-from dgpo.credit_log.files import LoggedStep
+from dgpo.credit_log import LoggedStep
 from dgpo.lab.report.page import render_page
 from dgpo.lab.runs.reader import Run
 
@@ -34,6 +34,15 @@ def write(path, runs, kind="report"):
 def text_of(browser, selector):
     return browser.run(f"document.querySelector({selector!r})?.textContent")
 
+
+NAMES = {
+    "w": "weight",
+    "a": "token advantage",
+    "d": "squared Hellinger distance",
+    "h": "entropy",
+    "s": "score",
+    "r": "log-ratio",
+}
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -137,7 +146,7 @@ def test_every_measure_step_reward_and_order_can_be_chosen(browser, hostile, tmp
         browser.run(f"document.querySelector('input[value={measure}]').click()")
         seen[measure] = browser.run(colour)
         assert "legend" not in seen[measure]
-        assert text_of(browser, "#legend b") == {"a": "A·w", "r": "log-ratio"}.get(measure, measure)
+        assert text_of(browser, "#legend b") == NAMES[measure]
     assert "--more" in seen["w"]
     assert "--seq" in seen["d"]
 
@@ -145,7 +154,7 @@ def test_every_measure_step_reward_and_order_can_be_chosen(browser, hostile, tmp
     assert choose("reward", "0|0") == 1
     assert choose("reward", "1|1") == 2
     assert choose("order", "newest") == 2
-    assert text_of(browser, ".card .meta b") == "20"
+    assert text_of(browser, ".group .meta b") == "20"
     search = "const e = document.getElementById('search'); e.value = 'nowhere'; e.dispatchEvent(new Event('input'));"
     browser.run(f"(() => {{ {search} }})()")
     assert text_of(browser, "#cards .nothing") == "No completion fits these filters."
@@ -157,11 +166,11 @@ def test_the_numbers_are_those_of_the_log(browser, completion, tmp_path):
     one = completion("a", "b", w=[0.5, 1.5], logp=[-1.0, -0.6931472], alternatives=alternatives)
     browser.open(write(tmp_path / "page.html", [Run("one", steps=[LoggedStep(3, {}, [one])])]))
     browser.point_at("#cards .t", 1)
-    found = browser.run(
+    shown = browser.run(
         "Object.fromEntries([...document.querySelectorAll('#tip dd')].map((e) => [e.dataset.key, e.textContent]))"
     )
     # h = 2/3, d = 1/3, s = 2/9, log-ratio 2/3 - 1/2, A w = 1.25 * 1.5, p = exp(-log 2), q = p exp(-1/6)
-    assert found == {
+    assert shown == {
         "w": "1.5",
         "d": "0.333",
         "h": "0.667",
@@ -215,13 +224,20 @@ def test_a_hundred_thousand_tokens(browser, completion, tmp_path):
     long = completion(*["tok ", "🙂", "שלום "] * 33_334)
     browser.open(write(tmp_path / "page.html", [Run("one", steps=[LoggedStep(1, {}, [long])])], kind="inspect"))
     assert browser.run("document.querySelectorAll('#cards .t').length") == 600
-    assert "600 of 100,002 tokens" in text_of(browser, ".rest")
-    assert "the page holds the first" in text_of(browser, ".rest")
-    assert "Of long completions the first" in text_of(browser, "#notes")
-    browser.run("document.querySelector('.rest button').click()")
+    assert "99,402 of 100,002 tokens are not shown" in text_of(browser, ".gap")
+    assert "Of long completions 20,000 tokens are shown" in text_of(browser, "#notes")
+    browser.run("document.querySelector('.gap button').click()")
     assert browser.run("document.querySelectorAll('#cards .t').length") == 4600
+    browser.point_at("#cards .t", 4399)
+    assert "token 4400 of 100,002" in text_of(browser, "#tip .what")
     browser.point_at("#cards .t", 4599)
-    assert "token 4600 of 100,002" in text_of(browser, "#tip .what")
+    assert "token 100002 of 100,002" in text_of(browser, "#tip .what")
+    for _ in range(5):
+        browser.run("document.querySelector('.gap button')?.click()")
+    assert browser.run("document.querySelectorAll('#cards .t').length") == 20_000
+    places = "[...document.querySelectorAll('#cards .t')].map((e) => e.index)"
+    assert browser.run(f"{places}.every((index, place) => index === place)")
+    assert "80,002 of 100,002 tokens are not on this page" in text_of(browser, ".gap")
     assert browser.problems == []
 
 
@@ -268,7 +284,7 @@ def test_completions_of_two_runs_stand_side_by_side(browser, completion, tmp_pat
     cells = "[...document.querySelectorAll('#cards > *')].map((e) => e.querySelector('.prompt')?.textContent ?? '')"
     assert browser.run(cells) == ["", "", "p", "p", "q", "q", "only left", ""]
     assert browser.run("[...document.querySelectorAll('#cards h3')].map((e) => e.textContent)") == ["<i>left", "right"]
-    left, right = (f"document.querySelectorAll('#cards article')[{n}].getBoundingClientRect()" for n in (0, 1))
+    left, right = (f"document.querySelectorAll('#cards .group')[{n}].getBoundingClientRect()" for n in (0, 1))
     assert browser.run(f"{left}.top === {right}.top && {left}.right <= {right}.left")
     assert browser.run("[...document.querySelectorAll('#side .big')].map((e) => e.textContent)") == ["0.9", "0.4"]
     browser.point_at("#cards .t", 2)
@@ -308,7 +324,7 @@ def test_letters_stand_out_from_every_colour(browser, hostile, tmp_path):
     page = write(tmp_path / "page.html", [hostile])
     contrast = """(() => {
       const parse = (c) => c.match(/[\\d.]+/g).map(Number);
-      const card = parse(getComputedStyle(document.querySelector('.card')).backgroundColor);
+      const card = parse(getComputedStyle(document.querySelector('.group')).backgroundColor);
       const light = (c) => c.slice(0, 3).map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
       return Math.min(...[...document.querySelectorAll('.t, .scale span')].map((e) => {
@@ -330,7 +346,7 @@ def test_a_real_run(browser, tmp_path, monkeypatch):
     """Train, report, look: the command's own page of a run with a credit log."""
     from pathlib import Path
 
-    from dgpo.credit_log.files import read_credit_log
+    from dgpo.credit_log import read_credit_log
     from dgpo.lab.cli.main import main
     from dgpo.lab.tasks.forks import warm_up_model
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from dgpo.core import Credit
+from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
 from dgpo.credit_log.collect import (
     MAX_PLACES,
     NUM_ALTERNATIVES,
@@ -22,7 +23,6 @@ from dgpo.credit_log.collect import (
     collect_completion,
     evenly_spread,
 )
-from dgpo.credit_log.files import CompletionCredit, CreditLog, CreditSettings
 from dgpo.credit_log.trackers import send_tables
 from dgpo.engines.trl.heads import HeadView
 from dgpo.engines.trl.rollout import local_rewards

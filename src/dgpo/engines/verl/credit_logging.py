@@ -9,8 +9,8 @@ from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.workers.utils.padding import response_from_nested
 
+from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
 from dgpo.credit_log.collect import collect_completion
-from dgpo.credit_log.files import CompletionCredit, CreditLog, CreditSettings
 from dgpo.engines.verl.config import DGPOSettings
 from dgpo.engines.verl.credit import BatchCredit
 

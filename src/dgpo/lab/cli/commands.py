@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dgpo.errors import ConfigError
 from dgpo.lab.cli import help as texts
-from dgpo.lab.cli.parser import CommandParser, mapping, numbers
+from dgpo.lab.cli.parser import CommandParser, mapping, numbers, split_options
 
 if TYPE_CHECKING:
     from dgpo.lab.evaluation.session import EvaluationRequest
@@ -43,7 +43,8 @@ def train(words: Sequence[str]) -> int:
 def parse_train(words: Sequence[str]) -> "Request":
     """Return recipe, switches and overrides of `dgpo train`.
 
-    Not by argparse: it knows no fields before TRL is loaded, and takes the value of an unknown option for the recipe.
+    Not by argparse: the fields are unknown before TRL is loaded, and argparse takes the value of an unknown option for
+    the recipe.
 
     Args:
         words: The words after `dgpo train`.
@@ -121,7 +122,7 @@ def _eval_parser() -> CommandParser:
 
 
 def parse_eval(words: Sequence[str]) -> "EvaluationRequest":
-    """Return what `dgpo eval` is asked for.
+    """Return the options of `dgpo eval` as a request.
 
     Args:
         words: The words after `dgpo eval`.
@@ -132,9 +133,10 @@ def parse_eval(words: Sequence[str]) -> "EvaluationRequest":
     Raises:
         ConfigError: For an option that does not exist or a value of the wrong kind.
     """
+    options = vars(_eval_parser().parse(words))
     from dgpo.lab.evaluation.session import EvaluationRequest
 
-    return EvaluationRequest(**vars(_eval_parser().parse(words)))
+    return EvaluationRequest(**options)
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -142,9 +144,10 @@ def evaluate(words: Sequence[str]) -> int:
     if _wants_help(words):
         _eval_parser().print_help()
         return OK
+    request = parse_eval(words)
     from dgpo.lab.evaluation.session import evaluate_model
 
-    evaluate_model(parse_eval(words))
+    evaluate_model(request)
     return OK
 
 
@@ -158,9 +161,9 @@ def compare(words: Sequence[str]) -> int:
     if _wants_help(words):
         parser.print_help()
         return OK
+    options = parser.parse(words)
     from dgpo.lab.evaluation.folders import compare_folders
 
-    options = parser.parse(words)
     compare_folders(options.folders, output=options.output, plot=options.plot)
     return OK
 
@@ -181,9 +184,9 @@ def report(words: Sequence[str]) -> int:
     if _wants_help(words):
         parser.print_help()
         return OK
+    options = parser.parse(words)
     from dgpo.lab.report.files import write_report
 
-    options = parser.parse(words)
     write_report([Path(run).expanduser() for run in options.runs], options.output)
     return OK
 
@@ -200,8 +203,11 @@ def _inspect_parser() -> CommandParser:
     what = "leave the tokenizer's chat template out: the prompt is the beginning of a text"
     add("--plain", action="store_true", help=what)
     add("--max-tokens", type=int, default=256, metavar="256", help="longest answer to sample")
-    add("--tau", type=float, default=0.5, metavar="0.5", help="temperature: small, few tokens take the credit")
-    add("--kappa", type=float, default=1.0, metavar="1.0", help="exponent of the entropy gate; 0 is no gate")
+    what = "the credit rule: a name (dgpo by default), module:function or file.py:function; rules that compare the"
+    add("--rule", default="dgpo", metavar="RULE", help=f"{what} completions of a prompt are refused: here is one")
+    add("--options.NAME", dest="_", metavar="VALUE", help="an option of the rule, such as --options.cap 3")
+    add("--tau", type=float, metavar="0.5", help="the same as --options.tau: small, few tokens take the credit")
+    add("--kappa", type=float, metavar="1.0", help="the same as --options.kappa, the entropy gate; 0 is no gate")
     what = "both models' distributions are taken at it, and answers are sampled at it"
     add("--temperature", type=float, default=1.0, metavar="1.0", help=what)
     add("--seed", type=int, default=0, metavar="0", help="decides the answer")
@@ -214,9 +220,12 @@ def inspect(words: Sequence[str]) -> int:
     if _wants_help(words):
         _inspect_parser().print_help()
         return OK
+    words, rule_options = split_options(words, "--options.")
+    options = vars(_inspect_parser().parse(words))
+    del options["_"]  # in the help alone
     from dgpo.lab.report.inspect import InspectRequest, inspect_pair
 
-    inspect_pair(InspectRequest(**vars(_inspect_parser().parse(words))))
+    inspect_pair(InspectRequest(**options, options=rule_options))
     return OK
 
 
@@ -244,7 +253,7 @@ def verl_data(words: Sequence[str]) -> int:
 
 
 def tasks(words: Sequence[str]) -> int:
-    """Say where prompts and answers can come from."""
+    """Print where prompts and answers can come from."""
     print(texts.TASKS)
     return OK if not words or words[0] in ("-h", "--help") else BAD_INPUT
 

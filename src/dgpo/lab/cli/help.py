@@ -59,7 +59,7 @@ GRPO's fields used most (TRL's names and defaults)
   per_device_train_batch_size  8        completions in one forward pass
   gradient_accumulation_steps  1        forward passes before one step
   max_completion_length        512      tokens
-  learning_rate                1e-6     LoRA wants about a hundred times more
+  learning_rate                1e-6     LoRA needs about a hundred times more
   lr_scheduler_type            linear   constant, cosine, ...
   max_steps                    -1       optimizer steps; -1 counts epochs instead
   num_train_epochs             3.0
@@ -78,7 +78,7 @@ The run directory
   summary.json
 
 `dgpo train --help-all` lists every field with its type and default. Exit codes: 0 done, 1 the run failed, 2 bad input,
-130 interrupted. DGPO_VERBOSE=1 lets the libraries speak, DGPO_DEBUG=1 adds tracebacks.
+130 interrupted. DGPO_VERBOSE=1 shows the libraries' own messages, DGPO_DEBUG=1 adds tracebacks.
 """
 
 EVAL = """\
@@ -131,6 +131,7 @@ INSPECT_END = """\
 Examples
   dgpo inspect runs/<run>/final --reference forks --prompt '7 3 | 2 9 | 5 6 | 1 8 ?'    # <run> of `make quickstart`
   dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --tau 0.05
+  dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --rule my_rules.py:capped --options.cap 3
 """
 
 VERL_DATA = """\

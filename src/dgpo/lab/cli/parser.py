@@ -16,7 +16,7 @@ class CommandParser(argparse.ArgumentParser):
         command: The word after `dgpo`.
         usage: What follows `dgpo <command>` in the first line of the help.
         description: What the command does.
-        epilog: What the help says after the options.
+        epilog: Text after the options.
     """
 
     def __init__(self, command: str, usage: str, description: str, epilog: str = "") -> None:
@@ -67,8 +67,8 @@ class CommandParser(argparse.ArgumentParser):
             self.error(f"{self.prog} takes one {' and one '.join(positionals)}; {word!r} is one too many")
         name = word.partition("=")[0]
         options = [option for option in self._option_string_actions if option not in ("-h", "--help")]
-        near = did_you_mean(name, options)
-        self.error(f"{self.prog} has no option {name!r}.{near} Its options are: {', '.join(options)}")
+        hint = did_you_mean(name, options) or f" Its options are: {', '.join(options)}."
+        raise ConfigError(f"{self.prog} has no option {name!r}.{hint} See `{self.prog} --help`.")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -100,3 +100,36 @@ def mapping(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as '{{num_forks: 4}}'")
     return value
+
+
+def split_options(words: Sequence[str], prefix: str) -> tuple[list[str], dict[str, Any]]:
+    """Return a command line without its dotted options, and their values, read as YAML.
+
+    Args:
+        words: What follows the command.
+        prefix: What dotted options begin with.
+
+    Returns:
+        The other words, and values by the name after the prefix.
+
+    Raises:
+        ConfigError: For one without a value.
+
+    Example:
+        >>> split_options(["model", "--options.cap", "3", "--options.sign=positive"], "--options.")
+        (['model'], {'cap': 3, 'sign': 'positive'})
+    """
+    from dgpo.lab import yaml12
+
+    others: list[str] = []
+    values: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        name, equals, text = (word := rest.pop(0)).partition("=")
+        if not name.startswith(prefix):
+            others.append(word)
+            continue
+        if not equals and not rest:
+            raise ConfigError(f"{name} needs a value, such as {name} 3.")
+        values[name.removeprefix(prefix)] = yaml12.parse_value(text if equals else rest.pop(0))
+    return others, values

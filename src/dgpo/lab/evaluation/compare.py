@@ -13,7 +13,7 @@ _FEWEST = 6
 
 
 class ProblemIdentity(NamedTuple):
-    """What a stored evaluation says of a problem.
+    """What identifies a problem of a stored evaluation.
 
     Attributes:
         digest: Hash of its prompt before any template, and its gold answer; `None` in older evaluations.
@@ -104,7 +104,7 @@ def compare(
 def verdict(
     difference: Estimate, names: tuple[str, str], *, differing: int | None = None, problems: int | None = None
 ) -> str:
-    """Return what a difference of two mean scores says, in words.
+    """Return the verdict on a difference of two mean scores, in words.
 
     Args:
         difference: B - A, from -1 to 1.

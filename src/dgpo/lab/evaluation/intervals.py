@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 _CHUNK = 2_000_000
-# How much a problem that nobody asked weighs, beside 1 for each that was.
+# The weight of an unseen problem, beside 1 for each that was sampled.
 _UNSEEN = 0.5
 
 
@@ -46,7 +45,7 @@ def bootstrap(
     - `share`, from 0 to 1: the Bayesian bootstrap (Rubin 1981) with half a problem more, unseen, that scores 0 for the
       lower end and 1 for the upper: Gaffke's interval for a bounded mean (arXiv:1905.06208) with 1/2 in the place of
       1. Where every problem is 0 or 1, Gaffke's is Clopper and Pearson's; half of it covers nearer to the level. Unlike
-      resampling, it does not shrink to a point where all problems asked are solved.
+      resampling, it does not shrink to a point where all sampled problems are solved.
     - `amount`, without bounds: Efron's BCa interval, for a mean: bias and acceleration are both
       skewness / (6 sqrt(n)); for few problems Student's quantile takes the place of the normal one (Hesterberg 2015,
       arXiv:1411.5279).
@@ -158,12 +157,11 @@ def _tail(deviations: "np.ndarray", quantile: float) -> float:
     return NormalDist().cdf(skew + (skew + quantile) / (1 - skew * (skew + quantile)))
 
 
-@cache
 def student_quantile(probability: float, degrees: int) -> float:
     """Return the quantile of Student's t.
 
     Args:
-        probability: Between 0 and 1.
+        probability: Above 0 and below 1.
         degrees: Degrees of freedom, at least 1.
 
     Returns:

@@ -41,7 +41,7 @@ def adapter_base(model: str) -> str | None:
         Its folder or hub id, resolved; `None` where `model` is no folder of an adapter.
 
     Raises:
-        ConfigError: If the adapter does not say, or its model is a folder that is not there.
+        ConfigError: If the adapter names none, or a folder that is not there.
     """
     folder = Path(model)
     if not (folder / _ADAPTER).is_file() or (folder / "config.json").is_file():
@@ -51,7 +51,7 @@ def adapter_base(model: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         base = None
     if not base:
-        raise ConfigError(f"The adapter {model} does not say which model it belongs to (base_model_name_or_path).")
+        raise ConfigError(f"The adapter {model} does not name the model that it belongs to (base_model_name_or_path).")
     return resolve_model(base)
 
 
@@ -124,12 +124,12 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
 
 
 def _refuse_missing_device(device: str) -> None:
-    """Ask for nothing on the device: cheaper than to load a model that has nowhere to go."""
+    """Raise if the device cannot be used, before a model is loaded: allocate nothing on it."""
     import torch
 
     try:
         torch.empty(0, device=device)
-    # torch says with an AssertionError that it was built without CUDA.
+    # torch raises an AssertionError where it was built without CUDA.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"The device {device!r} cannot be used: {_first_line(error)}") from error
 

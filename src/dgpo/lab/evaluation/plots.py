@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.lab.palette import COLOURS
+from dgpo.lab.figures import PALETTE, new_figure
 
 
 def draw_pass_at_k(results: Mapping[str, dict[str, Any]], title: str, path: Path) -> None:
@@ -15,16 +15,11 @@ def draw_pass_at_k(results: Mapping[str, dict[str, Any]], title: str, path: Path
         title: Stands above the picture.
         path: The file to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # No pyplot: it keeps global state and may look for a display.
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for index, (name, result) in enumerate(results.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        curve = {int(key[5:]): found for key, found in result["metrics"].items() if key.startswith("pass@")}
+        colour = PALETTE[index % len(PALETTE)]
+        curve = {int(key[5:]): estimate for key, estimate in result["metrics"].items() if key.startswith("pass@")}
         ks = sorted(curve)
         axes.plot(ks, [curve[k]["value"] for k in ks], color=colour, marker="o", markersize=3, label=name)
         if curve[ks[0]]["low"] is not None:

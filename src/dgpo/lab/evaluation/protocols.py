@@ -9,7 +9,7 @@ from dgpo.names import did_you_mean
 
 @dataclass(frozen=True)
 class Protocol:
-    """How completions are asked for, sampled and read.
+    """How problems are prompted, completions sampled and answers extracted.
 
     Attributes:
         name: What the command line calls it.
@@ -17,7 +17,7 @@ class Protocol:
         temperature: Of the sampling.
         top_p: Of the sampling.
         max_tokens: Longest completion.
-        prompt_template: A text around `{prompt}`; `None` asks the problem as it stands.
+        prompt_template: A text around `{prompt}`; `None` leaves the problem as it is.
         answer_format: Where the answer of a mathematical problem is looked for.
         source: Where this comes from, and what in it is our choice.
     """

@@ -34,7 +34,7 @@ class EvaluationDirectory:
         self.path = path
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Claim the folder for these settings: a new one is made, one with equal settings is continued.
+        """Make a new folder with these settings, or continue one with equal settings.
 
         Args:
             settings: What decides the completions and their scores.
@@ -70,7 +70,7 @@ class EvaluationDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other evaluation out of the folder; two that append to one file would spoil it for good."""
+        """Lock the folder against other evaluations; two that append to one file would damage it."""
         from filelock import FileLock, Timeout
 
         # The operating system drops the lock of a process that dies. The file stays: to remove it would let two in.
@@ -118,10 +118,10 @@ class EvaluationDirectory:
             whole += 1
         if whole < len(plan):
             whole -= whole % batch_size
-        kept = sum(len(line) for line in lines[:whole])
-        if kept < len(data):
+        length = sum(len(line) for line in lines[:whole])
+        if length < len(data):
             with file.open("r+b") as handle:
-                handle.truncate(kept)
+                handle.truncate(length)
         return -(-whole // batch_size)
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -134,10 +134,10 @@ class EvaluationDirectory:
     def read_settings(self) -> dict[str, Any] | None:
         """Return the settings, `None` if there are none."""
         try:
-            found = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
+            settings = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
+        return settings if isinstance(settings, dict) else None
 
     def read_samples(self) -> dict[str, list[Sample]]:
         """Return the samples of each problem.
@@ -156,8 +156,8 @@ class EvaluationDirectory:
         problems: dict[str, list[Sample]] = {}
         for row in self._rows():
             unparseable = row["outcome"] in NO_ANSWER
-            found = row["score"], row["answer"], row["tokens"], row["truncated"]
-            sample = Sample(*found, unparseable, row.get("value"))  # older rows have no value
+            columns = row["score"], row["answer"], row["tokens"], row["truncated"]
+            sample = Sample(*columns, unparseable, row.get("value"))  # older rows have no value
             problems.setdefault(row["problem"], []).append(sample)
         wanted = settings["problems"] * settings["n"]
         if (count := sum(map(len, problems.values()))) != wanted:
@@ -182,10 +182,10 @@ class EvaluationDirectory:
             The result.
         """
         try:
-            found: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
+            result: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            found = self.write_result(summarize(self.read_samples()))
-        return found
+            result = self.write_result(summarize(self.read_samples()))
+        return result
 
     def outcomes(self) -> dict[str, int]:
         """Return how often each outcome came up, sorted by name."""

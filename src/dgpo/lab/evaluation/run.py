@@ -52,7 +52,7 @@ def unreadable_golds(problems: ProblemSet) -> list[str]:
     if problems.reward is not None:
         return []
     scored = problems.scorer("auto")(problems.problems, [""] * len(problems.problems))
-    bad = [problem for problem, found in zip(problems.problems, scored, strict=True) if found.score is None]
+    bad = [problem for problem, result in zip(problems.problems, scored, strict=True) if result.score is None]
     if len(bad) == len(problems.problems):
         raise DataError(
             f"no gold answer of {problems.name} can be read as mathematics, such as {bad[0].gold!r:.60} of problem "
@@ -79,13 +79,13 @@ def evaluate(
 
     Args:
         sampler: The model.
-        problems: What is asked, in the words of the protocol.
+        problems: The problems, in the prompt template of the protocol.
         n: Completions per problem.
         sampling: Temperature and so on.
         answer_format: Where answers are looked for.
         batch_size: Completions that are sampled at once.
         directory: An open directory.
-        on_batch: Told the completions that are done and wanted, after each batch.
+        on_batch: Called after each batch with the number of completions that are done, and of all.
 
     Returns:
         What `result.json` holds.
@@ -131,12 +131,12 @@ def check_counts(n: int, temperature: float, batch_size: int) -> None:
 
 def _row(request: tuple[Problem, int], completion: Completion, scored: Scored) -> dict[str, Any]:
     problem, sample = request
-    found = {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
+    sampled = {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
     return {
         "problem": problem.name,
         "sample": sample,
         "digest": problem.digest,
         "gold": problem.gold,
-        **found,
+        **sampled,
         **scored._asdict(),
     }

@@ -58,9 +58,9 @@ class Completion(NamedTuple):
     """One completion.
 
     Attributes:
-        text: What the model said, without special tokens.
+        text: The sampled text, without special tokens.
         tokens: Its length, the end token included.
-        truncated: Whether it did not come to its end.
+        truncated: Whether it ended without an end token.
     """
 
     text: str
@@ -172,9 +172,9 @@ class TransformersSampler:
     def _completion(self, row: list[int], ends: set[int]) -> Completion:
         """A row of ids up to its first end token."""
         stop = next((index for index, token in enumerate(row) if token in ends), None)
-        kept = row if stop is None else row[:stop]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return Completion(text, len(kept) + (stop is not None), stop is None)
+        ids = row if stop is None else row[:stop]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(text, len(ids) + (stop is not None), stop is None)
 
     def _end_tokens(self) -> set[int]:
         given = getattr(self.model, "generation_config", None)
@@ -225,7 +225,7 @@ def choose_backend(wanted: str) -> str:
 
 @contextmanager
 def _only_settings(model: Any, config: Any) -> Iterator[None]:
-    """Put these settings in the place of the model's own, which would fill in what they leave open: a top_k, say."""
+    """Replace the model's own generation settings, which would fill in what these leave open, such as top_k."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     owners = {id(owner): owner for owner in (model, base) if "generation_config" in vars(owner)}.values()
     stored = [(owner, owner.generation_config) for owner in owners]
@@ -240,7 +240,7 @@ def _only_settings(model: Any, config: Any) -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int, device: Any) -> Iterator[None]:
-    """Draws inside depend on the seed alone, and whoever draws outside does not notice."""
+    """Seed the generators inside, and restore their state afterwards."""
     import torch
 
     devices = [device] if device.type == "cuda" else []

@@ -66,7 +66,7 @@ def training_rows(source: str, held_out: Sequence[str] = ()) -> tuple[list[Row],
         >>> _ = path.write_text("problem,answer\\n1 + 1,2\\n1 + 1,2\\n")
         >>> rows, summary = training_rows(str(path))
         >>> rows[0]["reward_model"]["ground_truth"], summary
-        ('2', '1 prompts of 2 rows; 1 repeated; 1 put into DAPO's template')
+        ('2', '1 prompts of 2 rows; 1 repeated; 1 put into the template of DAPO')
     """
     from dgpo.lab.tasks import load_task
 
@@ -76,8 +76,8 @@ def training_rows(source: str, held_out: Sequence[str] = ()) -> tuple[list[Row],
     leaked = reworded = 0
     for prompt, gold in zip(task.train_dataset["prompt"], task.train_dataset["answer"], strict=True):
         messages = _with_answer_line(prompt)
-        asked = _single_spaced(messages[-1]["content"])
-        if any(text in asked for text in exam_texts):
+        problem = _single_spaced(messages[-1]["content"])
+        if any(text in problem for text in exam_texts):
             leaked += 1
             continue
         reworded += messages != as_chat(prompt, None)
@@ -91,14 +91,14 @@ def training_rows(source: str, held_out: Sequence[str] = ()) -> tuple[list[Row],
         (facts["without_prompt"], "without a prompt"),
         (facts["without_answer"] + facts["unscorable"], "without a gold answer"),
         (leaked, "left out as problems of the exams"),
-        (reworded, "put into DAPO's template"),
+        (reworded, "put into the template of DAPO"),
     )
     left_out = [f"{count:,} {what}" for count, what in counts if count]
     return rows, "; ".join([f"{len(rows):,} prompts of {facts['rows_read']:,} rows", *left_out])
 
 
 def exam_rows(name: str, source: str) -> list[Row]:
-    """Return the problems of an exam in verl's columns, asked with the template of DAPO's protocol.
+    """Return the problems of an exam in verl's columns, with the template of DAPO's protocol.
 
     Args:
         name: What verl's metrics call it.

@@ -1,56 +1,99 @@
-"""What the credit of a run comes to: histogram of the weights, effective share, the most and least credited tokens."""
+"""Figures of a credit log: histogram of the weights, effective share, the most and least credited tokens."""
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dgpo.credit_log.files import CompletionCredit, LoggedStep
+from dgpo.credit_log import CompletionCredit, LoggedStep
 
 NUM_BINS, NUM_TOKENS = 40, 12
 
 
-def summarize_credit(steps: Sequence[LoggedStep], *, reach: float | None = None) -> dict[str, Any]:
+def summarize_credit(steps: Sequence[LoggedStep], *, edges: Sequence[float] | None = None) -> dict[str, Any]:
     """Return the figures of a credit log, as plain values.
 
     Args:
         steps: The log.
-        reach: Half the width of the histogram in log w, for logs that are compared; by default what holds all weights.
+        edges: Of the histogram, from `histogram_edges`, for logs that are compared; by default those of this log.
 
     Returns:
-        `tokens`, `completions`: how many were logged (tokens that are trained); `low`, `high`: of the weights; `share`:
+        `tokens`, `completions`: how many were logged (tokens that are trained); `signed`: whether a signed rule gave
+        token advantages, of which all figures are then, in place of weights; `low`, `high`: of the weights; `share`:
         mean effective share over the completions, `None` without any; `shares`: the same step by step; `edges` and
-        `counts`: a histogram over log w, the counts a list for each step; `most`, `least`: token texts by mean weight.
+        `counts`: a histogram, the counts a list for each step; `most`, `least`: token texts by mean weight.
 
     Example:
         >>> one = [0.5, 1.5]
         >>> completion = CompletionCredit("", [1, 2], ["a", "b"], one, one, one, one, one, one)
-        >>> found = summarize_credit([LoggedStep(1, {}, [completion])])
-        >>> found["low"], found["high"], found["share"]
+        >>> summary = summarize_credit([LoggedStep(1, {}, [completion])])
+        >>> summary["low"], summary["high"], summary["share"]
         (0.5, 1.5, 0.8)
     """
     completions = [completion for step in steps for completion in step.completions]
-    weights = _weights(completions)
-    edges = _edges(weight_reach(steps) if reach is None else reach)
-    by_text = _by_text(completions)
-    ordered = sorted(by_text, key=lambda row: row["w"])
-    half = min(NUM_TOKENS, len(ordered) // 2)
+    credit = _credit(completions)
+    edges = histogram_edges([steps]) if edges is None else edges
+    by_text = sorted(_by_text(completions), key=lambda row: row["w"])
+    half = min(NUM_TOKENS, len(by_text) // 2)
     return {
-        "tokens": len(weights),
+        "tokens": len(credit),
         "completions": len(completions),
-        "low": min(weights, default=None),
-        "high": max(weights, default=None),
+        "signed": _is_signed(steps),
+        "low": min(credit, default=None),
+        "high": max(credit, default=None),
         "share": _mean(_shares(completions)),
         "shares": [(step.step, _mean(_shares(step.completions))) for step in steps],
-        "edges": edges,
-        "counts": [_counts(_weights(step.completions), edges) for step in steps],
-        "most": ordered[::-1][:half],
-        "least": ordered[:half],
+        "edges": list(edges),
+        "counts": [_counts(_credit(step.completions), edges) for step in steps],
+        "most": by_text[::-1][:half],
+        "least": by_text[:half],
     }
 
 
-def _weights(completions: Iterable[CompletionCredit]) -> list[float]:
-    return [w for completion in completions for w in completion.w if w is not None]
+def histogram_edges(logs: Iterable[Sequence[LoggedStep]]) -> list[float]:
+    """Return the edges of one histogram for several logs.
+
+    Weights have bins of equal width in log w, or in w where one of them is 0; token advantages in A w. The middle of
+    one bin is 1 for weights and 0 for token advantages, and no bin lies beyond the smallest or the largest value.
+
+    Args:
+        logs: The logs.
+
+    Returns:
+        One edge more than there are bins; at least one bin.
+
+    Example:
+        >>> log = [LoggedStep(1, {}, [CompletionCredit("", [1, 2], ["a", "b"], [1.0, 4.0])])]
+        >>> edges = histogram_edges([log])
+        >>> round(edges[0], 2), round(edges[-1], 2)
+        (0.97, 4.0)
+    """
+    logs = list(logs)
+    signed = any(map(_is_signed, logs))
+    values = [x for steps in logs for x in _credit(completion for step in steps for completion in step.completions)]
+    is_logarithmic = not signed and all(x > 0 for x in values)
+    middle = 0.0 if signed else 1.0
+    far = [math.log(x) if is_logarithmic else x - middle for x in values]
+    low, high = min([0.0, *far]), max([0.0, *far])
+    reach = max(high, -low, 1e-9 if signed else math.log(1.01)) * 1.0001
+    width = 2 * reach / (NUM_BINS + 1)
+    bins = [-reach + width * index for index in range(NUM_BINS + 1)]
+    bins = [left for left in bins if left <= high and left + width > low]
+    edges = [
+        max(bins[0], low) if low < 0 else bins[0],
+        *bins[1:],
+        min(bins[-1] + width, high) if high > 0 else bins[-1] + width,
+    ]
+    return [math.exp(edge) if is_logarithmic else middle + edge for edge in edges]
+
+
+def _is_signed(steps: Iterable[LoggedStep]) -> bool:
+    return any(completion.is_signed for step in steps for completion in step.completions)
+
+
+def _credit(completions: Iterable[CompletionCredit]) -> list[float]:
+    return [x for completion in completions for x in completion.credit if x is not None]
 
 
 def _shares(completions: Iterable[CompletionCredit]) -> list[float]:
@@ -61,45 +104,26 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def weight_reach(steps: Iterable[LoggedStep]) -> float:
-    """Return the largest |log w| of a log, within the bounds of a readable histogram."""
-    weights = _weights(completion for step in steps for completion in step.completions)
-    reach = max((abs(math.log(w)) for w in weights if w > 0), default=0.0)
-    return min(max(reach, math.log(1.01)) * 1.0001, math.log(1e4))
-
-
-def _edges(reach: float) -> list[float]:
-    """Edges of bins of equal width in log w, symmetric about 1, so that 1 is the middle of the middle bin."""
-    count = NUM_BINS + 1
-    return [math.exp(-reach + 2 * reach * index / count) for index in range(count + 1)]
-
-
-def _counts(weights: Sequence[float], edges: Sequence[float]) -> list[int]:
+def _counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
     counts = [0] * (len(edges) - 1)
-    reach = math.log(edges[-1])
-    for w in weights:
-        place = (math.log(w) + reach) / (2 * reach) if w > 0 else 0.0
-        counts[min(len(counts) - 1, max(0, int(place * len(counts))))] += 1
+    for value in values:
+        counts[min(len(counts) - 1, max(0, bisect_right(edges, value) - 1))] += 1
     return counts
 
 
 def _by_text(completions: Sequence[CompletionCredit]) -> list[dict[str, Any]]:
     """Mean figures of each token text that occurs often enough to have a mean worth reading."""
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0, -math.inf])
+    columns: dict[str, list[tuple[float, float | None, float | None]]] = defaultdict(list)
     for completion in completions:
-        for text, w, d, h in zip(completion.tokens, completion.w, completion.d, completion.h, strict=True):
-            if w is None or not text:
-                continue
-            found = sums[text]
-            found[0] += 1
-            found[1] += w
-            found[2] += d or 0.0
-            found[3] += h or 0.0
-            found[4] = max(found[4], w)
-    total = sum(found[0] for found in sums.values())
-    rare = 3 if total >= 200 else 1
-    return [
-        {"text": text, "count": int(n), "w": w / n, "d": d / n, "h": h / n, "max": top}
-        for text, (n, w, d, h, top) in sums.items()
-        if n >= rare
-    ]
+        for text, credit, d, h in zip(completion.tokens, completion.credit, completion.d, completion.h, strict=True):
+            if credit is not None and text:
+                columns[text].append((credit, d, h))
+    rare = 3 if sum(map(len, columns.values())) >= 200 else 1
+    rows = []
+    for text, values in columns.items():
+        if len(values) < rare:
+            continue
+        means = [_mean([x for x in column if x is not None]) for column in zip(*values, strict=True)]
+        top = max(credit for credit, _, _ in values)
+        rows.append({"text": text, "count": len(values), **dict(zip("wdh", means, strict=True)), "max": top})
+    return rows

@@ -29,8 +29,9 @@ def write_report(folders: Sequence[Path], target: Path | None = None) -> None:
         if names.count(run.name) > 1:  # the same name in two places
             run.name = str(folder)
     config = runs[0].config if len(runs) == 1 else {}
-    shown = ("task", "model_name_or_path", "tau", "kappa", "credit_policy", "seed")
-    facts = {name.removesuffix("_name_or_path"): f"{config[name]}" for name in shown if name in config}
+    options = [name for name in config if name.startswith("credit_options.")]
+    shown = ("task", "model_name_or_path", "credit_rule", "tau", "kappa", *options, "credit_policy", "seed")
+    facts = {name.removesuffix("_name_or_path").split(".")[-1]: f"{config[name]}" for name in shown if name in config}
     title = runs[0].name if len(runs) == 1 else " against ".join(run.name for run in runs)
     page = render_page(runs, kind="report", title=title, facts=facts)
     write_page(target or (folders[0] / PAGE if len(folders) == 1 else Path(PAGE)), page)

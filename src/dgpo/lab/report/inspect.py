@@ -1,7 +1,7 @@
 """The credit that a text would get, for any pair of models, without training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ class InspectRequest:
         prompt: What stands before the text; without a text, an answer to it is sampled.
         plain: Leave the chat template out.
         max_tokens: Longest answer to sample, 1 or more.
-        tau: Temperature of the redistribution, above 0.
-        kappa: Exponent of the entropy gate, 0 or more.
+        rule: The credit rule: a name, `module:function` or `file.py:function`.
+        options: Its options.
+        tau: The same as `options["tau"]`; None for the rule's own.
+        kappa: Likewise.
         temperature: Of both distributions and the sampling, above 0.
         seed: Of the sampling.
         output: The page; by default `inspect.html`.
@@ -35,8 +37,10 @@ class InspectRequest:
     prompt: str | None = None
     plain: bool = False
     max_tokens: int = 256
-    tau: float = 0.5
-    kappa: float = 1.0
+    rule: str = "dgpo"
+    options: dict[str, Any] = field(default_factory=dict)
+    tau: float | None = None
+    kappa: float | None = None
     temperature: float = 1.0
     seed: int = 0
     output: Path | None = None
@@ -46,10 +50,14 @@ class InspectRequest:
         if not self.prompt and self.text is None:
             raise ConfigError("dgpo inspect needs a text: --text FILE scores a file, --prompt '...' samples an answer.")
         for name in ("tau", "temperature", "max_tokens"):
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}.")
-        if self.kappa < 0:
+        if self.kappa is not None and self.kappa < 0:
             raise ConfigError(f"--kappa must be at least 0, got {self.kappa}. 0 is no entropy gate.")
+        for name in ("tau", "kappa"):
+            value = getattr(self, name)
+            if value is not None and self.options.setdefault(name, value) != value:
+                raise ConfigError(f"--{name} and --options.{name} are the same option; give one of them.")
 
 
 def inspect_pair(request: InspectRequest) -> None:
@@ -62,13 +70,16 @@ def inspect_pair(request: InspectRequest) -> None:
         DgpoError: For models that cannot be compared, or input that cannot work.
     """
     text = _text(request)
-    from dgpo.credit_log.files import LoggedStep
-    from dgpo.engines.offline import score_pair
+    from dgpo.credit_log import LoggedStep
+    from dgpo.engines.offline import check_offline_rule, score_text
     from dgpo.lab.quiet import quiet_libraries
     from dgpo.lab.report.files import write_page
     from dgpo.lab.report.page import render_page
     from dgpo.lab.runs.reader import Run
+    from dgpo.rules import resolve
 
+    rule = resolve(request.rule, **request.options)
+    check_offline_rule(rule)
     quiet_libraries()
     policy, reference, tokenizer = _load(request)
     prompt_ids = _prompt_ids(request, tokenizer)
@@ -76,14 +87,11 @@ def inspect_pair(request: InspectRequest) -> None:
         prompt_ids, ids = _sampled(request, policy, prompt_ids)
     else:
         prompt_ids, ids = _read(tokenizer, policy, prompt_ids, text)
-    settings = {"tau": request.tau, "kappa": request.kappa, "temperature": request.temperature}
-    completion = score_pair(policy, reference, tokenizer, prompt_ids, ids, **settings)
-    run = Run(Path(request.model).name, steps=[LoggedStep(0, {}, [completion])])
-    facts = {
-        "policy": request.model,
-        "reference": request.reference,
-        **{name: f"{value:g}" for name, value in settings.items()},
-    }
+    completion = score_text(policy, reference, tokenizer, prompt_ids, ids, rule=rule, temperature=request.temperature)
+    run = Run(Path(request.model).name, steps=[LoggedStep(0, rule.describe(), [completion])])
+    facts = {"policy": request.model, "reference": request.reference, "rule": rule.name}
+    for name, value in {**rule.options, "temperature": request.temperature}.items():
+        facts[name] = f"{value:g}" if isinstance(value, float) else str(value)
     title = f"{Path(request.model).name} against {Path(request.reference).name}"
     write_page(request.output or Path("inspect.html"), render_page([run], kind="inspect", title=title, facts=facts))
 

@@ -52,7 +52,7 @@ class Checkpoints:
 
 
 def find_checkpoints(directory: Path) -> Checkpoints:
-    """Return the newest complete checkpoint of a run directory, and the broken ones that were passed over.
+    """Return the newest complete checkpoint of a run directory, and the broken ones that are skipped.
 
     Args:
         directory: The run directory, with folders `checkpoint-<step>`.
@@ -103,7 +103,7 @@ def checkpoint_fault(path: Path, step: int) -> str | None:
 
 
 def _whole_safetensors(path: Path) -> bool:
-    """Read the header alone: it says how long the file must be."""
+    """Whether the file is as long as its header requires."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dgpo.lab.palette import BLUE, GREEN, ORANGE
+from dgpo.lab.figures import BLUE, GREEN, ORANGE, new_figure
 
 
 def draw_curve(metrics: list[dict[str, Any]], reward_name: str, title: str, path: Path) -> bool:
@@ -22,17 +22,12 @@ def draw_curve(metrics: list[dict[str, Any]], reward_name: str, title: str, path
     held_out = _series(metrics, f"eval_rewards/{reward_name}/mean")
     if not reward and not held_out:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # No pyplot: it keeps global state and may look for a display.
-    figure = Figure(figsize=(7.5, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     upper.plot(*_columns(reward), color=BLUE, alpha=0.3, linewidth=1)
     upper.plot(*_columns(_smooth(reward)), color=BLUE, linewidth=1.8, label="reward (mean of 10 logs)")
     if held_out:
-        # A line between two points alone would look like a course that nobody measured.
+        # A line between two points would suggest measurements in between.
         line = "--" if len(held_out) > 2 else ""
         upper.plot(*_columns(held_out), color=ORANGE, marker="o", linestyle=line, label="held-out accuracy")
     upper.set_title(title)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dgpo.credit_log.files import forget_after
+from dgpo.credit_log import forget_after
 from dgpo.errors import RecipeError
 from dgpo.io import write_atomically
 from dgpo.lab import yaml12

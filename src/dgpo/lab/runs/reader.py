@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgpo.credit_log.files import FOLDER, LoggedStep, read_credit_log
+from dgpo.credit_log.reader import FOLDER, read_intact_steps
+from dgpo.credit_log.record import LoggedStep
 from dgpo.errors import DataError
 from dgpo.lab.runs import files
 from dgpo.lab.runs.files import METRICS
@@ -52,13 +53,17 @@ def read_run(path: Path) -> Run:
     remedy = "Give the directory of a run, such as runs/quickstart-20260508-120000."
     if not path.is_dir():
         raise DataError(f"{path}: there is no such directory. {remedy}")
-    run = Run(path.resolve().name, steps=read_credit_log(path))
+    steps, problems = read_intact_steps(path)
+    run = Run(path.resolve().name, steps=steps, notes=problems)
     lines = _lines(path)
     if not lines and not run.steps:
         raise DataError(f"{path} holds neither {METRICS} nor {FOLDER}/ nor a checkpoint with metrics. {remedy}")
     run.curves = curves_of(lines)
     environment = _mapping(path / files.ENVIRONMENT)
-    run.config = _flat({**_recipe(path / files.RECIPE), **_settings(run.steps), **_versions(environment)})
+    recipe, settings = _recipe(path / files.RECIPE), _settings(run.steps)
+    # The rule's options hold the recipe's tau and kappa.
+    recipe = {name: value for name, value in recipe.items() if name not in settings.get("credit_options", {})}
+    run.config = _flat({**recipe, **settings, **_versions(environment)})
     run.figures = _figures(_mapping(path / files.SUMMARY))
     if not run.steps:
         run.notes.append(
@@ -121,8 +126,11 @@ def _recipe(path: Path) -> dict[str, Any]:
 
 
 def _settings(steps: list[LoggedStep]) -> dict[str, Any]:
-    names = ("tau", "kappa", "credit_policy", "temperature", "vocab_size", "engine")
-    return {name: steps[-1].header[name] for name in names if name in steps[-1].header} if steps else {}
+    """The settings in the header of the last logged step, under the names that they have in a recipe."""
+    header = steps[-1].header if steps else {}
+    names = {"rule": "credit_rule", "options": "credit_options", "source": "credit_source"}
+    names |= {name: name for name in ("credit_policy", "temperature", "vocab_size", "engine")}
+    return {ours: header[name] for name, ours in names.items() if name in header}
 
 
 def _versions(environment: dict[str, Any]) -> dict[str, Any]:

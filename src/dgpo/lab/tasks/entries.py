@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-# JSON knows neither tuples nor sets nor keys that are no text; these mark what a value was.
+# JSON has neither tuples nor sets nor keys of other types than text; these mark what a value was.
 _TUPLE, _SET, _ITEMS = "__tuple__", "__set__", "__items__"
 _MARKS = frozenset({_TUPLE, _SET, _ITEMS})
 

@@ -92,7 +92,7 @@ def scorer_reward(name: str, dataset: Any, how: Extraction) -> RewardFn:
 
     reward.__name__ = reward.__qualname__ = name
     if how != "whole":
-        # An evaluation tells a completion without an answer from one whose answer is wrong.
+        # An evaluation counts completions without an answer apart from wrong answers.
         reward.answer_of = lambda text: extract_answer(text, how)  # type: ignore[attr-defined]
     reward.__doc__ = f"Return reasoning-gym's score of each completion of `{name}`, from 0 to 1."
     return reward

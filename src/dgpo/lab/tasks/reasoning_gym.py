@@ -83,7 +83,7 @@ def load_reasoning_gym(
             part = _create(name, options, seed=train_seed + offset + start, size=count)
             yield from (part[index] for index in range(count))
 
-    with _global_state_kept():
+    with _global_state_restored():
         train, held_out = _split(name, entries(0), entries(_EVAL_OFFSET), size, eval_size)
         scorer = _create(name, options, seed=train_seed, size=1)
         if own_scorer:
@@ -117,7 +117,7 @@ def dataset_names() -> list[str]:
 def _datasets() -> dict[str, tuple[Any, Any]]:
     try:
         with warnings.catch_warnings():
-            # One of its dependencies compares with `is` where it means `==`; Python says so once per installation.
+            # One of its dependencies compares with `is` where it means `==`; Python warns of it once per installation.
             warnings.simplefilter("ignore", SyntaxWarning)
             from reasoning_gym.factory import DATASETS
     except ImportError as error:
@@ -128,7 +128,7 @@ def _datasets() -> dict[str, tuple[Any, Any]]:
 
 
 @contextmanager
-def _global_state_kept() -> Iterator[None]:
+def _global_state_restored() -> Iterator[None]:
     """`decimal_arithmetic` sets the precision of all decimals, `pool_matrix` the seed of numpy: not for the others."""
     import numpy as np
 
@@ -161,7 +161,7 @@ def _check_options(name: str, seed: int, eval_size: int | None, size: int, answe
 
 
 def _create(name: str, options: dict[str, Any], *, seed: int, size: int) -> Any:
-    """reasoning-gym's data set; what it refuses is said with the options it has."""
+    """reasoning-gym's data set; an option that it refuses is an error with the valid ones."""
     dataset_class, config_class = _datasets()[name]
     valid = sorted({field.name for field in dataclasses.fields(config_class)} - {"seed", "size"})
     for option in options:
@@ -197,14 +197,14 @@ def _split(
         held_out.setdefault(entry["question"], entry)
         if len(held_out) == eval_size:
             break
-    kept = [entry for entry in train if entry["question"] not in held_out]
-    kept += _fresh(train_entries, held_out, size - len(kept))
-    if not kept:
+    fresh = [entry for entry in train if entry["question"] not in held_out]
+    fresh += _fresh(train_entries, held_out, size - len(kept))
+    if not fresh:
         raise DataError(
             f"reasoning_gym:{name}: all questions are among the {len(held_out)} held-out ones, none is left for "
             "training. Lower eval_size, or give options with more different questions."
         )
-    return kept, list(held_out.values())
+    return fresh, list(held_out.values())
 
 
 def _fresh(entries: Iterator[dict[str, Any]], held_out: dict[str, Any], count: int) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def build_config(recipe: Recipe, path: Path) -> Any:
     from dgpo import DGPOConfig
 
     fields = recipe.of_group(CONFIG_GROUP, DGPO_GROUP) | {"output_dir": str(path), "disable_tqdm": True}
-    fields.setdefault("log_level_replica", "error")  # the other processes would repeat what the main one says
+    fields.setdefault("log_level_replica", "error")  # the other processes would repeat the main one's lines
     model_init_kwargs = recipe["model_init_kwargs"]
     fields["model_init_kwargs"] = {
         "revision": recipe["model_revision"],
@@ -66,7 +66,7 @@ def load_task(recipe: Recipe) -> Any:
         if "keyword argument" not in str(error):
             raise
         raise RecipeError(f"{recipe.place('task_args')}: task_args of {recipe['task']}: {error}") from error
-    # DAPO's length penalty is the one reward that must know how long a completion may be.
+    # DAPO's length penalty is the one reward that needs the length limit of completions.
     longest = recipe["max_completion_length"]
     fitted = (fn.with_length(longest) if hasattr(fn, "with_length") else fn for fn in task.reward_funcs)
     task = replace(task, reward_funcs=tuple(fitted))
@@ -110,8 +110,8 @@ def _model_remedy(model: str) -> str:
 def build_held_out_evaluation(recipe: Recipe, config: Any) -> Any:
     """Return the callback that measures `eval_task` while training; `None` if the recipe names none.
 
-    Mathematical tasks are asked and read by the protocol `dapo`, the others by `plain`; sampling and length are
-    those of the training.
+    Prompt and answer format are those of the protocol `dapo` for mathematical tasks and of `plain` for the others;
+    sampling and length are those of the training.
 
     Args:
         recipe: The recipe.

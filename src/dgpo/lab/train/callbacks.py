@@ -100,7 +100,7 @@ class RunRecorder(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember the step, which an error message will name, and move the bar."""
         self.step = state.global_step
-        self._progress.advance(self.step, speak=False)
+        self._progress.advance(self.step, may_print=False)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write a line of metrics, and the completions that its figures are means of."""
@@ -136,7 +136,7 @@ class RunRecorder(TrainerCallback):
         self._progress.advance(self._batches)
 
     def write_unlogged_completions(self) -> None:
-        """Write what was sampled for the step that failed: often the very completions that say why."""
+        """Write what was sampled for the step that failed: often they show why."""
         if self._directory is not None and self._unwritten:
             step = self.step + 1
             self._directory.write_completions(step, [{"step": step, **row} for row in self._unwritten])

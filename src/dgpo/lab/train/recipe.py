@@ -16,7 +16,7 @@ from dgpo.names import did_you_mean
 
 @dataclass
 class Recipe:
-    """What a run is asked to do: the values that were set, each checked against its field.
+    """The configuration of a run: the values that were set, each checked against its field.
 
     Attributes:
         values: Field name to value; only what recipe and command line set.
@@ -188,7 +188,7 @@ def _override(recipe: Recipe, item: Field, tail: str | None, text: str | None) -
     try:
         return item.fit(value)
     except ValueError:
-        # `--run_name 7`: a shell has no quotes left to say that a number is meant as text.
+        # `--run_name 7`: the shell has removed quotes that would make it text.
         return item.fit(text)
 
 

@@ -18,7 +18,7 @@ from dgpo.lab.train.recipe import Recipe, load_recipe
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for.
+    """A call of `dgpo train`, parsed.
 
     Attributes:
         recipe: The YAML file; `None` to take the one in the run directory that is resumed.
@@ -66,7 +66,7 @@ def resume_directory(request: Request, schema: dict[str, Any]) -> Path | None:
     """Return the directory of the run to continue; `None` for a new run.
 
     Args:
-        request: What was asked for.
+        request: The parsed command line.
         schema: The fields of a recipe.
 
     Returns:
@@ -99,7 +99,7 @@ def recipe_path(request: Request, resume_dir: Path | None) -> Path:
 
 
 def check_resume(recipe: Recipe, directory: Path, num_processes: int) -> Checkpoints:
-    """Return the checkpoint to continue from, or refuse: another recipe, or no complete checkpoint."""
+    """Return the checkpoint to continue from; raise if there is none, or the recipe is another one."""
     checkpoints.refuse_without_recipe(directory)
     stored = load_recipe(directory / RECIPE, [], recipe.schema)
     checkpoints.refuse_other_recipe(stored.everything(), recipe.everything(), directory, num_processes)
@@ -110,7 +110,7 @@ def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, r
     """Check and write the run directory in the main process, and return the session in every process.
 
     Args:
-        request: What was asked for.
+        request: The parsed command line.
         recipe: The resolved recipe.
         config: Its `DGPOConfig`; `output_dir` is set to the run directory of the main process.
         path: The run directory.
@@ -152,7 +152,7 @@ def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, r
 
 
 def _refuse_complete(recipe: Recipe, path: Path) -> None:
-    """Refuse to resume a run that is over, unless it is asked for more steps than it has made."""
+    """Refuse to resume a complete run, unless the recipe now has more steps."""
     summary = read_json(path / SUMMARY)
     if not isinstance(summary, dict) or summary.get("status") != "complete":
         return

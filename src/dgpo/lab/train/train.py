@@ -22,7 +22,7 @@ def train(request: Request) -> int:
     """Train, and return the exit code.
 
     Args:
-        request: What the command line asked for.
+        request: The parsed command line.
 
     Returns:
         0 when the run is complete, or when a dry run found nothing to refuse.

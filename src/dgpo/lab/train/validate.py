@@ -78,7 +78,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
 
 
 def _check_batches(recipe: Recipe) -> list[str]:
-    """Whole groups of completions must fit both batches; TRL finds the second out only after training."""
+    """Whole groups of completions must fit both batches; TRL checks the second only after training."""
     group = recipe["num_generations"]
     sizes = [recipe[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
     if group is None or group < 2 or min(sizes) < 1:
@@ -120,10 +120,10 @@ def _check_remote_code(recipe: Recipe) -> list[str]:
     if recipe["trust_remote_code"]:
         problems.append(
             f"{recipe.place('trust_remote_code')}: trust_remote_code stays off, as it runs code that a model "
-            "repository ships; use a model that transformers knows by itself"
+            "repository ships; use a model that transformers implements"
         )
-    inside: Any = recipe["model_init_kwargs"]
-    if "trust_remote_code" in (inside or ()):
+    model_init_kwargs: Any = recipe["model_init_kwargs"]
+    if "trust_remote_code" in (model_init_kwargs or ()):
         problems.append(f"{recipe.place('model_init_kwargs')}: model_init_kwargs cannot hold trust_remote_code")
     return problems
 

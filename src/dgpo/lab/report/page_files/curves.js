@@ -1,28 +1,4 @@
-"use strict";
-const DATA = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
-
-/* Elements and text only: nothing of the data is ever parsed as markup. */
-function el(tag, options = {}, ...children) {
-  const { svg, text, on, ...attributes } = options;
-  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== undefined && value !== null) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  for (const [name, listener] of Object.entries(on || {})) node.addEventListener(name, listener);
-  node.append(...children);
-  return node;
-}
-const svg = (tag, options = {}, ...children) => el(tag, { svg: true, ...options }, ...children);
-
-function number(x, digits = 3) {
-  if (x === null || x === undefined) return "–";
-  const size = Math.abs(x);
-  if (x === 0) return "0";
-  if (size >= 1e5 || size < 1e-3) return x.toExponential(Math.max(0, digits - 2)).replace("e+", "e").replace("-", "−").replace("e-", "e−");
-  const text = size >= 1000 ? Math.round(x).toString() : Number(x.toPrecision(digits)).toString();
-  return text.replace("-", "−");
-}
-
+/* Curves of the metrics. Name of a metric, and what it is. */
 const KNOWN = {
   "reward": ["Reward", "mean over the completions of a step"],
   "reward_std": ["Reward spread", "standard deviation over the completions"],
@@ -36,18 +12,20 @@ const KNOWN = {
   "completions/mean_length": ["Completion length", "mean, tokens"],
   "completions/clipped_ratio": ["Cut off", "share of completions that reached the greatest length"],
   "dgpo/effective_share": ["Effective share", "ESS / T: 1 = every token counts alike (GRPO), 1/T = one token has it all"],
-  "dgpo/weight/std": ["Spread of w", "standard deviation of the weights, whose mean is 1"],
-  "dgpo/weight/max": ["Largest w", "of a token, in a step"],
-  "dgpo/hellinger_sq/mean": ["Distance d, mean", "squared Hellinger distance to the reference, 0 to 1"],
-  "dgpo/hellinger_sq/p99": ["Distance d, 99 %", "99 of 100 tokens lie below"],
-  "dgpo/hellinger_sq/max": ["Distance d, largest", "of a token, in a step"],
-  "dgpo/entropy_gate/mean": ["Entropy gate", "mean of (H / log V)^κ: how uncertain the policy is"],
-  "loss": ["Loss", "its value says little; its gradient does the work"],
+  "dgpo/weight/mean": ["Mean weight", "of a rule whose weights need not have mean 1"],
+  "dgpo/weight/std": ["Spread of the weights", "standard deviation over the tokens"],
+  "dgpo/weight/max": ["Largest weight", "of a token, in a step"],
+  "dgpo/token_advantage/mean": ["Mean token advantage", "of a signed rule"],
+  "dgpo/token_advantage/max": ["Largest token advantage", "in a step"],
+  "dgpo/token_advantage/min": ["Lowest token advantage", "in a step"],
+  "dgpo/hellinger_sq/mean": ["Squared Hellinger distance", "d of policy and reference, 0 to 1; mean over the tokens"],
+  "dgpo/hellinger_sq/p99": ["Squared Hellinger distance, 99 %", "99 of 100 tokens lie below"],
+  "dgpo/hellinger_sq/max": ["Squared Hellinger distance, largest", "of a token, in a step"],
+  "dgpo/entropy_gate/mean": ["Entropy gate", "mean of (H / log V)^κ, the normalised entropy"],
+  "loss": ["Loss", "only its gradient matters"],
   "learning_rate": ["Learning rate", ""],
   "step_time": ["Seconds per step", ""],
 };
-const DASHES = ["", "6 3", "2 2", "8 2 2 2", "4 1", "1 3"];
-
 function drawCurves() {
   const runs = DATA.runs;
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))];
@@ -84,12 +62,6 @@ function drawCurves() {
     runs.forEach((run, index) => list.append(el("span", {}, swatch(index), run.name)));
     $("charts").before(list);
   }
-}
-
-function swatch(index) {
-  const line = svg("line", { x1: 0, x2: 30, y1: 5, y2: 5, "stroke-width": 2.5, "stroke-dasharray": DASHES[index % 6] });
-  line.style.stroke = `var(--run-${index % 6})`;
-  return svg("svg", { viewBox: "0 0 30 10", "aria-hidden": "true" }, line);
 }
 
 function smoothed(points) {

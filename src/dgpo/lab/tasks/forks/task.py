@@ -29,7 +29,7 @@ def load_forks(
         num_forks: Pairs per prompt.
         size: Training prompts, drawn with replacement.
         correctness: Probability that a demonstration of the warm-up picks the larger digit. It does not change the
-            prompts; it is kept in `metadata` for whoever makes the model.
+            prompts; it is in `metadata` for the function that makes the model.
 
     Returns:
         A task with text prompts, column `answer`, and `forks_reward`.

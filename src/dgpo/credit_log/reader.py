@@ -1,0 +1,187 @@
+"""Reads the credit log of a run: `RUN/credit/step-000120.jsonl.gz` and the like."""
+
+import gzip
+import json
+import logging
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dgpo.credit_log.record import LENGTH, PER_TOKEN_FIELDS, SCHEMA, CompletionCredit, LoggedStep
+from dgpo.errors import DataError
+from dgpo.io import finite
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "credit"
+READABLE = ("dgpo-credit/1", SCHEMA)
+_NAME = re.compile(r"step-(\d+)\.jsonl\.gz")
+_BLOCK = 2**16  # bytes that are decompressed at once
+
+
+def read_credit_log(run_directory: Path | str) -> list[LoggedStep]:
+    """Return the logged steps of a run, in order.
+
+    Args:
+        run_directory: The run's directory.
+
+    Returns:
+        Empty if the run has no log. What is damaged is left out, with a warning.
+
+    Raises:
+        DataError: If a file was written by a version with another schema.
+    """
+    steps, problems = read_intact_steps(run_directory)
+    for problem in problems:
+        logger.warning("%s", problem)
+    return steps
+
+
+def read_intact_steps(run_directory: Path | str) -> tuple[list[LoggedStep], list[str]]:
+    """Return the logged steps of a run as far as they are intact, and what is not.
+
+    Args:
+        run_directory: The run's directory.
+
+    Returns:
+        The steps, in order, without completions that are damaged and without files in which nothing is intact; and a
+        sentence for each file of which something is left out.
+
+    Raises:
+        DataError: If a file was written by a version with another schema.
+    """
+    steps, problems = [], []
+    for step, path in step_files(Path(run_directory) / FOLDER).items():
+        reasons: list[str] = []
+        lines = list(_lines(path, reasons))
+        header = _header(lines[0] if lines else None, path, reasons)
+        if header is None:
+            problems.append(f"{path} is left out, as it cannot be read: {'; '.join(reasons)}.")
+            continue
+        completions = []
+        for number, line in enumerate(lines[1:], start=1):
+            try:
+                completions.append(_completion(line, header["schema"]))
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                reasons.append(f"completion {number} does not have the fields of one ({error})")
+        if reasons and not completions:
+            problems.append(f"{path} is left out, as it cannot be read: {'; '.join(reasons)}.")
+            continue
+        if reasons:
+            problems.append(
+                f"{path} is damaged; {len(completions)} of its completions are shown: {'; '.join(reasons)}."
+            )
+        steps.append(LoggedStep(step, header, completions))
+    return steps, problems
+
+
+def step_files(folder: Path) -> dict[int, Path]:
+    """Return the files of a log by their step, in order.
+
+    Args:
+        folder: `RUN/credit`.
+
+    Returns:
+        Empty if there is no such folder.
+    """
+    matches = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.jsonl.gz"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the first line of a file of a log; empty if it cannot be read."""
+    try:
+        header = next(_lines(path, []), None)
+    except OSError:
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
+def _lines(path: Path, reasons: list[str]) -> Iterator[Any]:
+    """The JSON lines of a file up to where it is damaged; lines that are no JSON are left out."""
+    data = b""
+    try:
+        with gzip.open(path) as file:
+            while block := file.read1(_BLOCK):
+                data += block
+                *whole, data = data.split(b"\n")
+                yield from _parsed(whole, reasons)
+    except (OSError, EOFError, zlib.error) as error:
+        reasons.append(f"{error}".rstrip("."))
+    yield from _parsed([data] if data else [], reasons)
+
+
+def _parsed(lines: list[bytes], reasons: list[str]) -> Iterator[Any]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            reasons.append(f"a line is no JSON ({error})")
+
+
+def _header(line: Any, path: Path, reasons: list[str]) -> dict[str, Any] | None:
+    """The first line with `rule` and `options`; None if it is no header."""
+    if not isinstance(line, dict) or not isinstance(line.get("schema"), str):
+        reasons.append("there is no header in its first line")
+        return None
+    if line["schema"] not in READABLE:
+        raise DataError(
+            f"{path} has the schema {line['schema']!r} and this version of dgpo reads {SCHEMA!r}; read it with the"
+            f" version that wrote it ({line.get('dgpo')})."
+        )
+    if line["schema"] != SCHEMA:  # the first schema had the paper's rule alone
+        options = {name: line.pop(name) for name in ("tau", "kappa") if name in line}
+        line |= {"rule": "dgpo", "options": options, "source": ""}
+    if not isinstance(line.get("rule"), str) or not isinstance(line.get("options"), dict):
+        reasons.append("its header names no credit rule")
+        return None
+    return dict(finite(line))
+
+
+def _completion(line: Any, schema: str) -> CompletionCredit:
+    if not isinstance(line, dict):
+        raise TypeError("it is no mapping")
+    row = finite(line)  # a number beyond all floats is read as infinity
+    if schema != SCHEMA:
+        row["ended"] = LENGTH if row.pop("truncated", False) else None
+    places = _typed("alternatives", row.pop("alternatives", {}), dict)
+    alternatives = {int(index): _place(place) for index, place in places.items()}
+    completion = CompletionCredit(**row, alternatives=alternatives)
+    _check(completion)
+    return completion
+
+
+def _check(completion: CompletionCredit) -> None:
+    """Raise if a field is of the wrong kind, so that whoever reads a completion need not ask."""
+    number, text = (int, float, type(None)), (str, type(None))
+    kinds = {"prompt": str, "answer": text, "ended": text, "group": (int, str, type(None))}
+    kinds |= dict.fromkeys(("advantage", "reward", "effective_share"), number)
+    kinds |= dict.fromkeys(("num_tokens", "head"), int)
+    for name, kind in kinds.items():
+        _typed(name, getattr(completion, name), kind)
+    lists = {"ids": int, "tokens": str} | dict.fromkeys(PER_TOKEN_FIELDS, number)
+    for name, kind in lists.items():
+        for value in _typed(name, getattr(completion, name), list):
+            _typed(name, value, kind)
+    for name in ("columns", "rewards"):
+        for values in _typed(name, getattr(completion, name), dict).values():
+            for value in values if name == "columns" else [values]:
+                _typed(name, value, number)
+    if not 0 <= completion.head <= len(completion.ids) <= completion.num_tokens:
+        raise ValueError(f"head {completion.head} and num_tokens {completion.num_tokens} do not fit its tokens")
+
+
+def _place(place: Any) -> Any:
+    for top in _typed("alternatives", place, dict).values():
+        for text, probability in top:
+            _typed("alternatives", text, str)
+            _typed("alternatives", probability, (int, float))
+    return place
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} holds {value!r:.40}")
+    return value

@@ -1,0 +1,60 @@
+/* What is shown, and how: measure, step, filters, order, text. */
+function drawControls() {
+  const steps = [...new Set(stepsShown().map((step) => step.step))].sort((a, b) => a - b), completions = completionsShown();
+  const redraw = () => { state.room = FIRST_COMPLETIONS; drawCards(); };
+  const select = (label, key, options, then = redraw) => {
+    const box = el("select", { id: `by-${key}` }, ...options.map(([value, text]) => el("option", { value, text })));
+    box.value = state[key];
+    box.addEventListener("change", () => { state[key] = box.value; then(); });
+    return el("label", { class: "control" }, label, box);
+  };
+  const choices = el("div", { class: "choices" });
+  for (const [key, { name, title, any }] of Object.entries(MEASURES)) {
+    if (!any) continue;
+    const input = el("input", { type: "radio", name: "measure", value: key });
+    input.checked = key === state.by;
+    input.addEventListener("change", () => { state.by = key; drawLegend(); shown.forEach((entry) => colour(entry.spans)); });
+    choices.append(el("label", { title }, input, el("span", { text: name })));
+  }
+  const parts = [];
+  if (logged().length > 1) {
+    const options = [[BESIDE, "side by side"], ...logged().map((index) => [index, DATA.runs[index].name])];
+    parts.push(select("Run", "run", options, () => {
+      Object.assign(state, { step: opening().step, reward: "all", ended: "all", room: FIRST_COMPLETIONS });
+      drawCredit();
+      $("by-run").focus();
+    }));
+  }
+  parts.push(el("fieldset", {}, el("legend", { text: "Colour by" }), choices));
+  if (steps.length > 1) parts.push(select("Step", "step", [["all", "all"], ...steps.map((step) => [step, step])], () => { redraw(); drawSide(); }));
+  const rewards = rewardRanges(completions), endings = [...new Set(completions.map(endName))].sort();
+  if (rewards.length > 1) parts.push(select("Reward", "reward", [["all", "all"], ...rewards]));
+  if (endings.length > 1) parts.push(select("Ended", "ended", [["all", "all"], ...endings.map((name) => [name, name])]));
+  if (completions.length > 1) {
+    const orders = [["signal", "largest advantage"], ["share", "most concentrated"], ["newest", "newest first"], ["logged", "as logged"]];
+    parts.push(select("Order", "order", orders));
+    const search = el("input", { type: "search", id: "search", placeholder: "text" });
+    search.value = state.search;
+    search.addEventListener("input", () => { state.search = search.value; redraw(); });
+    parts.push(el("label", { class: "control" }, "Find", search));
+  }
+  const numbers = el("input", { type: "checkbox", id: "numbers" });
+  numbers.checked = state.numbers;
+  numbers.addEventListener("change", () => { state.numbers = numbers.checked; $("cards").classList.toggle("numbers", state.numbers); });
+  parts.push(el("label", { class: "control row" }, numbers, "numbers"));
+  $("controls").replaceChildren(...parts);
+}
+function rewardRanges(completions) {
+  const values = completions.map((c) => c.reward).filter((x) => x !== null).sort((a, b) => a - b);
+  const different = [...new Set(values)];
+  if (different.length <= 6) return different.map((x) => [`${x}|${x}`, number(x)]);
+  const edges = [0, 0.25, 0.5, 0.75, 1].map((q) => values[Math.round(q * (values.length - 1))]);
+  return [3, 2, 1, 0].map((i) => [`${edges[i]}|${edges[i + 1]}`, `${number(edges[i])} to ${number(edges[i + 1])}`]);
+}
+function drawCredit() {
+  measureScales(completionsShown());
+  drawControls();
+  drawLegend();
+  drawSide();
+  drawCards();
+}
