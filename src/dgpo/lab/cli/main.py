@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "dgpo":
             raise
-        return _complain(f"{error}. `dgpo` needs more than the core for this: pip install 'dgpo[trl]'", FAILED)
+        return _complain(f"{error}. `dgpo` needs more than the core for this: pip install 'dgpo[lab]'", FAILED)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -190,7 +190,7 @@ class Verifier:
             self._kill()
             if self._closed:
                 raise ConnectionError
-        remedy = "pip install 'dgpo[eval]'" if "No module" in reason else "set DGPO_DEBUG=1 and try again"
+        remedy = "pip install 'dgpo[lab]'" if "No module" in reason else "set DGPO_DEBUG=1 and try again"
         raise RewardError(f"the verifier of mathematical answers does not start: {reason}. Remedy: {remedy}.")
 
     def _kill(self) -> None:

@@ -122,7 +122,7 @@ def _datasets() -> dict[str, tuple[Any, Any]]:
             from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise ConfigError(
-            "tasks of reasoning_gym need the package reasoning-gym; install dgpo with its extra: pip install dgpo[trl]."
+            "tasks of reasoning_gym need the package reasoning-gym: pip install 'dgpo[lab]'."
         ) from error
     return DATASETS
 
