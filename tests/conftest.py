@@ -50,7 +50,7 @@ def unchecked_shapes():
 def settings():
     from dgpo.credit_log.files import CreditSettings
 
-    return CreditSettings(tau=0.5, kappa=1.0, vocab_size=50, engine="trl")
+    return CreditSettings("dgpo", {"tau": 0.5, "kappa": 1.0}, source="", vocab_size=50, engine="trl")
 
 
 @pytest.fixture

@@ -36,16 +36,18 @@ class CreditSettings:
     """What the figures of a log depend on; it heads every file.
 
     Attributes:
-        tau: Temperature of the redistribution.
-        kappa: Exponent of the entropy gate.
-        vocab_size: V, the words that d and h run over.
+        rule: The credit rule, as it was named.
+        options: Its options, defaults included.
+        source: SHA-256 digest of the file that defines it, `""` where there is none.
+        vocab_size: V, which d and h run over.
         engine: `"trl"`, `"verl"`, or `"inspect"`.
         credit_policy: `"current"` or `"old"`: whose distribution gave the credit.
         temperature: Of the sampling; both distributions are taken at it.
     """
 
-    tau: float
-    kappa: float
+    rule: str
+    options: dict[str, Any]
+    source: str
     vocab_size: int
     engine: str
     credit_policy: str = "current"
@@ -144,14 +146,14 @@ class CreditLog:
 
     Example:
         >>> import tempfile
-        >>> settings = CreditSettings(tau=0.5, kappa=1.0, vocab_size=4, engine="trl")
+        >>> settings = CreditSettings("dgpo", {"tau": 0.5}, source="", vocab_size=4, engine="trl")
         >>> run = tempfile.mkdtemp()
         >>> log = CreditLog(run, settings, every=20)
         >>> log.start(step=0)
         >>> [step for step in range(1, 61) if log.is_due(step) and log.write(step, [])]
         [1, 20, 40, 60]
-        >>> read_credit_log(run)[-1].header["tau"]
-        0.5
+        >>> read_credit_log(run)[-1].header["options"]
+        {'tau': 0.5}
     """
 
     def __init__(

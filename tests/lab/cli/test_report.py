@@ -41,7 +41,7 @@ def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text('{"step": 1, "phase": "train", "reward": 0.5}\n')
-    CreditLog(folder, CreditSettings(0.5, 1.0, 50, "trl")).write(1, [])
+    CreditLog(folder, CreditSettings("dgpo", {"tau": 0.5, "kappa": 1.0}, "", 50, "trl")).write(1, [])
     return folder
 
 

@@ -78,7 +78,8 @@ class CreditLogging(TrainerCallback):
     def __init__(self, trainer: Any) -> None:
         args = trainer.args
         vocab_size = trainer.model.config.get_text_config().vocab_size
-        settings = CreditSettings(args.tau, args.kappa, vocab_size, "trl", args.credit_policy, args.temperature)
+        options = {"tau": args.tau, "kappa": args.kappa}
+        settings = CreditSettings("dgpo", options, "", vocab_size, "trl", args.credit_policy, args.temperature)
         self.log = CreditLog(
             args.output_dir, settings, every=args.credit_log_steps, max_completions=args.credit_log_completions
         )
@@ -125,7 +126,7 @@ class CreditLogging(TrainerCallback):
         self._seen += len(scored)
         if room > 0:
             # TRL shuffles the completions before the loss, but not before the pass of credit_policy="old".
-            self._observer = _Observer(scored.bool(), evenly_spread(room, len(scored)), self._settings.kappa)
+            self._observer = _Observer(scored.bool(), evenly_spread(room, len(scored)), self._settings.options["kappa"])
         return self._observer
 
     def take(self, inputs: dict[str, Any], weights: Tensor, per_token: dict[str, Tensor], trained: Tensor) -> None:

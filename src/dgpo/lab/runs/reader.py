@@ -132,8 +132,11 @@ def _recipe(path: Path) -> dict[str, Any]:
 
 
 def _settings(steps: list[LoggedStep]) -> dict[str, Any]:
-    names = ("tau", "kappa", "credit_policy", "temperature", "vocab_size", "engine")
-    return {name: steps[-1].header[name] for name in names if name in steps[-1].header} if steps else {}
+    if not steps:
+        return {}
+    header = steps[-1].header
+    names = ("rule", "credit_policy", "temperature", "vocab_size", "engine")
+    return {**header.get("options", {}), **{name: header[name] for name in names if name in header}}
 
 
 def _versions(environment: dict[str, Any]) -> dict[str, Any]:
