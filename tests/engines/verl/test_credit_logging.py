@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 from support import HERE
 
 import verl  # noqa: F401  isort: skip
-from dgpo.core import assign_credit
 from dgpo.credit_log.files import CompletionCredit, read_credit_log
+
+from dgpo.core import assign_credit
 from dgpo.engines.verl import credit_logging
 from dgpo.engines.verl.config import DGPOSettings
 
