@@ -121,7 +121,7 @@ def compiled_tiles() -> str:
     ]
     once = f"{result['start_up_seconds']:.1f} s in every process"
     saved = f"{result['saved_seconds_per_2048_tokens_of_49152_words']:.3f} s"
-    rows += [["compiling takes", once], ["and saves, 2,048 tokens of 49,152 words", saved]]
+    rows += [["compiling takes", once], ["and saves, for 2,048 tokens, V = 49,152", saved]]
     return table(["", "ns an entry (least to most)"], rows) + origin(result)
 
 
