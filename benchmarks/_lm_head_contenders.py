@@ -221,12 +221,12 @@ def _gradient_products(work: Workspace, tile: Tensor, weight: Tensor, hidden: Te
 
 def contenders(device: str) -> dict[str, Callable[[Problem], Grads]]:
     """Return the contenders by name, ours first; those of `OURS` come from the same code."""
-    found: dict[str, Callable[[Problem], Grads]] = {}
+    by_name: dict[str, Callable[[Problem], Grads]] = {}
     for impl in ("triton", "streamed") if device == "cuda" else ("streamed",):
         suffix = "" if device == "cpu" or impl == "triton" else " (torch tiles)"
         for name, run in (("DGPO", dgpo), ("GRPO + KL", grpo_kl), ("GRPO", grpo)):
-            found[f"{name}{suffix}"] = lambda problem, run=run, impl=impl: run(problem, impl)
-    return found | {
+            by_name[f"{name}{suffix}"] = lambda problem, run=run, impl=impl: run(problem, impl)
+    return by_name | {
         "DGPO, full logits": dgpo_full_logits,
         "TRL GRPO + KL": trl_grpo_kl,
         "Liger GRPO + KL": liger_grpo_kl,

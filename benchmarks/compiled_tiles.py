@@ -81,7 +81,7 @@ def main() -> None:
         "nanoseconds_per_entry": times,
         "start_up_seconds": start_up,
         "largest_difference": difference,
-        "saved_seconds_per_2048_tokens_of_49152_words": saved,
+        "saved_seconds_per_2048_tokens_of_vocabulary_49152": saved,
     }
     for name, each in times.items():
         print(f"{name:10} {each['median']:.2f} ns an entry ({each['min']:.2f} to {each['max']:.2f})")

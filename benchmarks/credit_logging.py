@@ -90,21 +90,21 @@ def main() -> None:
         for repeat in range(options.repeats):
             for name, every in EVERY.items():
                 seconds[name].append(run(every, options.steps, Path(folder) / f"{repeat}-{every}"))
-    means = {name: [statistics.fmean(found) for found in runs] for name, runs in seconds.items()}
+    means = {name: [statistics.fmean(values) for values in runs] for name, runs in seconds.items()}
     # Off and on take turns, so that each repeat has its own difference; the median of them is what counts.
     slower = {
         name: [on / off - 1 for on, off in zip(means[name], means[OFF], strict=True)] for name in (RECIPE, ALWAYS)
     }
     # All runs make the same steps with the same completions: single steps can be compared, one by one.
     pairs = [b - a for off, on in zip(seconds[OFF], seconds[ALWAYS], strict=True) for a, b in zip(off, on, strict=True)]
-    median_off = statistics.median(x for found in seconds[OFF] for x in found)
+    median_off = statistics.median(x for values in seconds[OFF] for x in values)
     one_log = statistics.median(pairs)
     result = {
         "what": "seconds per step of the quickstart recipe (128 completions of up to 30 tokens, 8 of them logged)",
         "steps_per_run": options.steps - WARM_UP,
-        "mean_step_seconds": {name: [round(x, 5) for x in found] for name, found in means.items()},
-        "slower_by": {name: [round(x, 4) for x in found] for name, found in slower.items()},
-        "slower_by_median": {name: round(statistics.median(found), 4) for name, found in slower.items()},
+        "mean_step_seconds": {name: [round(x, 5) for x in values] for name, values in means.items()},
+        "slower_by": {name: [round(x, 4) for x in values] for name, values in slower.items()},
+        "slower_by_median": {name: round(statistics.median(values), 4) for name, values in slower.items()},
         "median_step_seconds_off": round(median_off, 5),
         "seconds_of_one_logged_step_median": round(one_log, 5),
         "slower_by_from_single_steps": {

@@ -96,7 +96,7 @@ def naive(form: str) -> Contender:
 
 def contenders(device: torch.device) -> dict[str, Contender]:
     """Return what is compared, by name."""
-    found = {
+    by_name = {
         "full logits": with_gradients(full_logits),
         "streamed": with_gradients(tiles_by(TORCH_TILES)),
         "3 shards merged": three_shards,
@@ -104,8 +104,8 @@ def contenders(device: torch.device) -> dict[str, Contender]:
         "-expm1(log BC)": naive("expm1"),
     }
     if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
-        found["triton"] = with_gradients(tiles_by(choose_tile_ops("triton", torch.float32, device)))
-    return found
+        by_name["triton"] = with_gradients(tiles_by(choose_tile_ops("triton", torch.float32, device)))
+    return by_name
 
 
 def at_distance(distance: float, num_rows: int, vocab_size: int, dtype: torch.dtype) -> tuple[Head, Head]:

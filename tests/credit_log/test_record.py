@@ -6,7 +6,14 @@ import json
 import pytest
 import torch
 
-from dgpo.credit_log import CompletionCredit, CreditLog, collect_completion, read_credit_log
+from dgpo.credit_log import (
+    CompletionCredit,
+    CreditLog,
+    collect_completion,
+    read_credit_log,
+    reason_it_ended,
+    rows_of_whole_groups,
+)
 
 
 class Letters:
@@ -128,3 +135,17 @@ def test_a_file_that_ends_in_the_middle_is_read_up_to_there(tmp_path, settings, 
     (step,) = read_credit_log(tmp_path)
     assert [len(read.ids) for read in step.completions] == [10_000]
     assert "is damaged; 1 of its completions" in caplog.text
+
+
+def test_any_of_the_end_tokens_ends_a_completion():
+    assert [reason_it_ended([5, last], eos_ids=(1, 2)) for last in (1, 2, 3)] == ["eos", "eos", "length"]
+    assert reason_it_ended([], eos_ids=(1,)) == "length"
+
+
+@pytest.mark.parametrize(
+    ("count", "rows"),
+    [(2, [1, 4]), (5, [1, 4]), (6, [1, 4, 0, 2, 3, 5]), (1, [1]), (0, [])],
+)
+def test_whole_groups_are_logged_those_with_a_signal_first(count, rows):
+    # Prompt 7 has four completions without a signal, prompt 9 two with one.
+    assert rows_of_whole_groups([7, 9, 7, 7, 9, 7], [0.0, 1.0, 0.0, 0.0, -1.0, 0.0], count) == rows

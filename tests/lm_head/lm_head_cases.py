@@ -62,10 +62,10 @@ def case_of_logits(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Case:
     eye = torch.eye(z.shape[0], dtype=torch.float64)
 
     def head(x: Tensor) -> Head:
-        closed = torch.isinf(x).all(0)
-        assert not torch.isinf(x[:, ~closed]).any(), "-inf must hold for a whole column"
-        bias = torch.zeros(x.shape[1], dtype=torch.float64).masked_fill(closed, -torch.inf)
-        return Head(eye, x.double().masked_fill(closed, 0.0).T.contiguous(), bias)
+        masked = torch.isinf(x).all(0)
+        assert not torch.isinf(x[:, ~masked]).any(), "-inf must hold for a whole column"
+        bias = torch.zeros(x.shape[1], dtype=torch.float64).masked_fill(masked, -torch.inf)
+        return Head(eye, x.double().masked_fill(masked, 0.0).T.contiguous(), bias)
 
     return Case(head(z), head(y), torch.zeros(z.shape[0], dtype=torch.int64) if targets is None else targets)
 

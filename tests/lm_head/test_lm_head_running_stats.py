@@ -87,11 +87,11 @@ def test_policy_alone_is_the_policy_of_the_pair():
 @pytest.mark.parametrize("is_pair", [True, False])
 def test_an_empty_piece_changes_nothing(is_pair):
     z, y = torch.randn(4, 9) * 1e3, torch.randn(4, 9)
-    closed = torch.full((4, 3), -math.inf)
+    masked = torch.full((4, 3), -math.inf)
     state, merge = (pair(z, y), merge_pair) if is_pair else (policy(z), merge_policy)
     nothing = [
         empty_state(4, pair=is_pair, dtype=torch.float32, device=z.device),
-        pair(closed, closed) if is_pair else policy(closed),
+        pair(masked, masked) if is_pair else policy(masked),
     ]
     for empty in nothing:
         assert not empty.sz.any()

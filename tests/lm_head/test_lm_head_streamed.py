@@ -257,7 +257,7 @@ def test_hidden_gets_its_gradient_through_the_weight_that_was_multiplied():
     assert torch.equal(*grads)
 
 
-def test_a_closed_target_has_an_entropy_gradient():
+def test_a_masked_target_has_an_entropy_gradient():
     """log p = -inf at the target must not make nan of 0 * -inf; the gradient is that of any other token of p = 0."""
     exact = make_case(5, 4, 20, bias=True).to(torch.float64, grad=True)
     with torch.no_grad():

@@ -83,14 +83,14 @@ def test_what_one_rank_stumbles_over_stops_all_ranks(ranks):
 
 def test_weights_of_split_completions_are_those_of_whole_ones(ranks):
     for index, rank in enumerate(ranks):
-        found, last = rank["redistribution"], index == len(ranks) - 1
-        assert found["equal scores give 1"]
-        assert found["torch.float64"] <= 1e-14
-        assert found["torch.float32"] <= 2e-6
-        assert found["torch.bfloat16"] <= 2e-6
-        assert "number of completions B must be the same" in found["refused"]["rows"]
-        assert "tau must be the same" in found["refused"]["tau"]
-        assert ("tau must be a finite" if last else "refused its arguments") in found["refused"]["own"]
+        weights, last = rank["redistribution"], index == len(ranks) - 1
+        assert weights["equal scores give 1"]
+        assert weights["torch.float64"] <= 1e-14
+        assert weights["torch.float32"] <= 2e-6
+        assert weights["torch.bfloat16"] <= 2e-6
+        assert "number of completions B must be the same" in weights["refused"]["rows"]
+        assert "tau must be the same" in weights["refused"]["tau"]
+        assert ("tau must be a finite" if last else "refused its arguments") in weights["refused"]["own"]
 
 
 def test_no_process_group_is_an_error_with_a_way_out():

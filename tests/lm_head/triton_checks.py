@@ -142,15 +142,15 @@ def test_one_gradient_alone(needs):
     assert relative_error(grads[1], grads[0]) <= 1e-6
 
 
-@pytest.mark.parametrize("closed", [slice(0, 100), slice(0, 130), slice(50, 210), slice(5, 6)], ids=str)
+@pytest.mark.parametrize("masked", [slice(0, 100), slice(0, 130), slice(50, 210), slice(5, 6)], ids=str)
 @pytest.mark.parametrize("which", ["policy", "ref", "both"])
-def test_closed_tokens(closed, which):
+def test_masked_tokens(masked, which):
     """Whole tiles of probability 0 through the bias, before, between and behind the others."""
     case = on_device(make_case(5, 12, 231, bias=True))
     if which != "ref":
-        case.policy.bias[closed] = -math.inf
+        case.policy.bias[masked] = -math.inf
     if which != "policy":
-        case.ref.bias[closed] = -math.inf
+        case.ref.bias[masked] = -math.inf
     exact = Case(case.policy, case.ref, torch.full((5,), 220, device=DEVICE)).to(torch.float64, grad=True)
     rounded = exact.to(torch.float32, grad=True)
     truth, ours = run_reference(exact), run(rounded)
@@ -168,7 +168,7 @@ def test_disjoint_supports_are_1_apart():
     stats = run(on_device(case_of_logits(z, y)).to(torch.float32))
     assert stats.hellinger_sq.item() == pytest.approx(1.0, abs=1e-6)
     assert stats.entropy.item() == pytest.approx(math.log(100), abs=1e-5)  # uniform over 100 tokens
-    assert stats.ref_logps.item() == -math.inf  # target 0 is closed to the reference
+    assert stats.ref_logps.item() == -math.inf  # target 0 is masked to the reference
 
 
 @pytest.mark.parametrize("offset", [1e4, -1e4])

@@ -1,6 +1,12 @@
 """The per-token record of a run: its format, how it is collected, and token text. It needs no engine."""
 
-from dgpo.credit_log.collect import alternatives_at, collect_completion, evenly_spread, reason_it_ended
+from dgpo.credit_log.collect import (
+    alternatives_at,
+    collect_completion,
+    evenly_spread,
+    reason_it_ended,
+    rows_of_whole_groups,
+)
 from dgpo.credit_log.reader import read_credit_log
 from dgpo.credit_log.record import CompletionCredit, CreditSettings, LoggedStep
 from dgpo.credit_log.writer import CreditLog, forget_after
@@ -16,4 +22,5 @@ __all__ = [
     "forget_after",
     "read_credit_log",
     "reason_it_ended",
+    "rows_of_whole_groups",
 ]

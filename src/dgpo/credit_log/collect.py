@@ -47,6 +47,34 @@ def evenly_spread(count: int, total: int) -> list[int]:
     return [index * total // count for index in range(count)]
 
 
+def rows_of_whole_groups(group: Sequence[int], advantages: Sequence[float], count: int) -> list[int]:
+    """Return which rows of a batch are logged so that the completions of a prompt stay together.
+
+    Args:
+        group: Which prompt each row belongs to; rows of a prompt need not lie side by side.
+        advantages: A of each row; prompts whose completions all have 0 come last.
+        count: How many rows at most.
+
+    Returns:
+        Rows of as many whole groups as there is room for, at least of one: of a larger one, `count` rows.
+
+    Example:
+        >>> rows_of_whole_groups([0, 1, 2, 0, 1, 2], [0, 0, 1, 0, 0, -1], count=4)
+        [2, 5, 0, 3]
+    """
+    members: dict[int, list[int]] = {}
+    for row, prompt in enumerate(group):
+        members.setdefault(int(prompt), []).append(row)
+    groups = sorted(members.values(), key=lambda rows: not any(advantages[row] for row in rows))
+    chosen: list[int] = []
+    for rows in groups:
+        if not chosen:
+            chosen = [rows[index] for index in evenly_spread(count, len(rows))]
+        elif len(chosen) + len(rows) <= count:
+            chosen += rows
+    return chosen
+
+
 def alternatives_at(
     positions: Sequence[int], tops: "Mapping[str, tuple[Tensor, Tensor]]"
 ) -> dict[int, dict[str, list[tuple[int, float]]]]:
@@ -125,7 +153,7 @@ def collect_completion(
         reward: Their weighted sum.
         answer: The correct answer, as text.
         group: Which prompt of the step the completion belongs to.
-        ended: Why it ended, such as `reason_it_ended` says.
+        ended: Why it ended, from `reason_it_ended`.
         truncated: Without `ended`: whether the completion was cut off at its greatest length.
         alternatives: For some tokens, by index: the likeliest token ids with their probabilities, of `"policy"` and
             `"reference"`.

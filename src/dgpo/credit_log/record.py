@@ -134,7 +134,7 @@ class CompletionCredit:
     def shortened(self, max_tokens: int) -> "CompletionCredit":
         """Return this completion with at most so many tokens: the first and the last ones.
 
-        What is said of the whole completion stays as it was.
+        The numbers that are of the whole completion stay as they are.
         """
         if len(self.ids) <= max_tokens:
             return self

@@ -35,7 +35,7 @@ class CreditLog:
     """Writes the credit log of a run. One process writes: use it in the main process alone.
 
     Steps 1, `every`, 2 `every`, ... are due. Above `max_bytes` every second step is deleted, half as many are logged
-    from then on, and a warning says so: a long run keeps a log that covers all of it.
+    from then on, with a warning: the log of a long run covers all of it.
 
     Args:
         run_directory: The run's directory; `credit/` is made in it with the first step.
@@ -121,7 +121,7 @@ class CreditLog:
         try:
             data = self._file(step, completions, out_of)
             while self._thin_out(len(data)):
-                data = self._file(step, completions, out_of)  # its header says how far apart the steps are from now on
+                data = self._file(step, completions, out_of)  # with the new `every` in its header
             write_atomically(path, data)
         except OSError as error:
             self._warn(error)

@@ -73,8 +73,8 @@ def score_text(
         The completion, without an advantage or a reward. It has d and s even where the rule reads no reference.
 
     Raises:
-        ConfigError: If the rule needs more than this, or the way from hidden states to logits is not one that DGPO
-            knows, or differs between the two models.
+        ConfigError: If the rule needs more than this, or a model computes its logits in a way that is not supported, or
+            that differs between the two.
     """
     check_offline_rule(rule)
     heads = [_Head(model, torch.cat([prompt_ids, ids]), len(prompt_ids)) for model in (policy, reference)]
@@ -162,5 +162,5 @@ class _Head:
             raise ConfigError(f"The logits of {model.config._name_or_path} are not finite; its weights may be damaged.")
         if (computed - expected).abs().max() > share * expected.abs().max().clamp(min=1.0):
             raise ConfigError(
-                f"{type(model).__name__} makes its logits in a way that DGPO does not know; its credit would be wrong."
+                f"{type(model).__name__} computes its logits in a way that is not supported; its credit would be wrong."
             )

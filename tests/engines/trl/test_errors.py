@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -173,6 +174,28 @@ def test_adapters_that_start_elsewhere_than_the_model_are_refused(checkpoint, tm
     adapter.init_lora_weights = init
     with pytest.raises(ConfigError, match=rf"init_lora_weights={init!r}.*would be the reference"):
         make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=adapter)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        (peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PromptTuningConfig puts new prompt"),
+        (peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PrefixTuningConfig puts new prompt"),
+        (peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PromptEncoderConfig puts new prompt"),
+        (peft.LoHaConfig(task_type="CAUSAL_LM", init_weights=False), "init_weights=False starts from another policy"),
+        (peft.IA3Config(task_type="CAUSAL_LM", init_ia3_weights=False), "init_ia3_weights=False starts from another"),
+    ],
+)
+def test_adapters_that_move_the_reference_are_refused(checkpoint, tmp_path, adapter, message):
+    with pytest.raises(ConfigError, match=message):
+        make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=adapter)
+    make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=lora(), credit_rule="even")  # needs none
+
+
+def test_an_adapter_of_another_name_is_refused(checkpoint, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"adapters are named mine; TRL trains and copies the one named 'default'"):
+        make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, model=peft.get_peft_model(model, lora(), "mine"))
 
 
 def saved_run(checkpoint, tmp_path, **options):

@@ -289,7 +289,7 @@ def test_a_head_that_does_more_than_it_says_is_refused(pair, tmp_path, monkeypat
     monkeypatch.setattr(LlamaForCausalLM, "forward", scaled)
     words = [str(pair / "policy"), "--reference", str(pair / "reference"), "--prompt", "a"]
     assert main(["inspect", *words, "-o", str(tmp_path / "page.html")]) == 2
-    assert "makes its logits in a way that DGPO does not know" in capsys.readouterr().err
+    assert "computes its logits in a way that is not supported" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [70, 1])

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dgpo.lab.report.page import render_page
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -123,7 +125,7 @@ class Browser:
         elif method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
 
-    def open(self, path: Path, *, dark: bool = False, width: int = 1280, height: int = 900) -> None:
+    def open(self, path: Path, *, dark: bool = False, width: int = 1280, height: int = 900, fragment: str = "") -> None:
         """Load a file, and wait until its script is through."""
         self.problems.clear()
         self.requests.clear()
@@ -131,7 +133,9 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=scheme)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url="about:blank")  # another fragment alone would not load the file again
+        self.requests.clear()
+        self.call("Page.navigate", url=path.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
         deadline = time.monotonic() + 60
         while self.run("document.documentElement?.dataset.ready") != "true":
             if time.monotonic() > deadline:
@@ -159,6 +163,30 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
+    def enter(self, element_id: str, value: str) -> None:
+        """Give a field a value, as somebody does who uses it."""
+        self.run(
+            f"(() => {{ const e = document.getElementById({element_id!r}); e.value = {value!r};"
+            " e.dispatchEvent(new Event(e.tagName === 'SELECT' ? 'change' : 'input')); })()"
+        )
+
+    def type(self, character: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": character} if kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=character, **text)
+
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         options = {"captureBeyondViewport": True} if whole else {}
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **options)["data"]))
+
+
+def write(path: Path, runs: list[Any], kind: str = "report") -> Path:
+    """Write the page of some runs, and return its file."""
+    path.write_text(render_page(runs, kind=kind, title="A page"), encoding="utf-8")
+    assert path.stat().st_size < 5_000_000
+    return path
+
+
+def text_of(browser: Browser, selector: str) -> Any:
+    """The text of the first element of a selector."""
+    return browser.run(f"document.querySelector({selector!r})?.textContent")

@@ -1,39 +1,13 @@
 """The page in headless Chromium: a real run and hostile text. Nothing executes, nothing breaks, pointing works."""
 
 import dataclasses
-import os
 
 import pytest
-from browser import Browser, find_chromium
+from browser import text_of, write
+from hostile import HOSTILE
 
 from dgpo.credit_log import LoggedStep
-from dgpo.lab.report.page import render_page
 from dgpo.lab.runs.reader import Run
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = find_chromium()
-    if executable is None:
-        if os.environ.get("DGPO_NEEDS_BROWSER"):
-            pytest.fail("No Chromium, though DGPO_NEEDS_BROWSER is set.")
-        pytest.skip(
-            "NO BROWSER: the page was not tested. Install Chromium (apt-get install chromium), or set CHROMIUM."
-        )
-    made = Browser(executable)
-    yield made
-    made.close()
-
-
-def write(path, runs, kind="report"):
-    path.write_text(render_page(runs, kind=kind, title="A page"), encoding="utf-8")
-    assert path.stat().st_size < 5_000_000
-    return path
-
-
-def text_of(browser, selector):
-    return browser.run(f"document.querySelector({selector!r})?.textContent")
-
 
 NAMES = {
     "w": "weight",
@@ -43,50 +17,6 @@ NAMES = {
     "s": "score",
     "r": "log-ratio",
 }
-
-HOSTILE = [
-    "</script><script>alert(1)</script>",
-    "<img src=x onerror=alert(2)>",
-    "<svg onload=alert(3)>",
-    "javascript:alert(4)",
-    "<!--",
-    "]]>",
-    "{{ 7 * 7 }}",
-    "{% for x in range(9) %}",
-    "${7*7}",
-    "&lt;b&gt;&amp;",
-    "'\"`${alert(5)}",
-    "\u2028\u2029",
-    "\ud83d",
-    "שלום עולם",
-    "مرحبا",
-    "\u202egnp.exe",
-    "👩‍👩‍👧‍👦",
-    "🙂",
-    "",
-    "\x00\x07\x1b[31m\x7f",
-    "\n",
-    "\t",
-    "\r\n",
-    "__proto__",
-    "x" * 5000,
-    "a\u034fb",
-    "\U000e0041\U000e0042",
-    "\U000e0101\u180b",
-    "❤\ufe0f é",
-]
-
-
-@pytest.fixture
-def hostile(completion):
-    alternatives = {i: {"policy": [(t, 0.5)], "reference": [(t, 0.25)]} for i, t in enumerate(HOSTILE)}
-    made = completion(
-        *HOSTILE, prompt="".join(HOSTILE), alternatives=alternatives, rewards={"<b>": 1.0, "</script>": 0.5}
-    )
-    steps = [LoggedStep(1, {"out_of": 8}, [made]), LoggedStep(20, {"out_of": 8}, [made, completion("a", reward=0.0)])]
-    return Run(
-        "<script>alert(6)</script>", {"<img onerror=alert(7)>": [(1, 0.0), (2, 1.0)]}, {"a<b>": "<i>"}, {}, steps
-    )
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -133,10 +63,7 @@ def test_every_measure_step_reward_and_order_can_be_chosen(browser, hostile, tmp
     browser.open(write(tmp_path / "page.html", [hostile]))
 
     def choose(name, value):
-        browser.run(
-            f"(() => {{ const e = document.getElementById('by-{name}'); e.value = '{value}';"
-            " e.dispatchEvent(new Event('change')); })()"
-        )
+        browser.enter(f"by-{name}", value)
         return browser.run("document.querySelectorAll('.card').length")
 
     assert choose("step", "20") == 2
@@ -155,8 +82,7 @@ def test_every_measure_step_reward_and_order_can_be_chosen(browser, hostile, tmp
     assert choose("reward", "1|1") == 2
     assert choose("order", "newest") == 2
     assert text_of(browser, ".group .meta b") == "20"
-    search = "const e = document.getElementById('search'); e.value = 'nowhere'; e.dispatchEvent(new Event('input'));"
-    browser.run(f"(() => {{ {search} }})()")
+    browser.enter("search", "nowhere")
     assert text_of(browser, "#cards .nothing") == "No completion fits these filters."
     assert browser.problems == []
 
@@ -289,8 +215,7 @@ def test_completions_of_two_runs_stand_side_by_side(browser, completion, tmp_pat
     assert browser.run("[...document.querySelectorAll('#side .big')].map((e) => e.textContent)") == ["0.9", "0.4"]
     browser.point_at("#cards .t", 2)
     assert text_of(browser, "#tip .what code") == "right"
-    choose = "const e = document.getElementById('by-run'); e.value = '1'; e.dispatchEvent(new Event('change'));"
-    browser.run(f"(() => {{ {choose} }})()")
+    browser.enter("by-run", "1")
     assert browser.run("document.querySelectorAll('#cards article').length") == 2
     assert browser.problems == []
 

@@ -1,5 +1,6 @@
 """What `DGPOTrainer` refuses before compute is spent, and what it says about a reference that is not the policy."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from dgpo.engines.trl.config import DGPOConfig
 from dgpo.engines.trl.rollout import holds_whole_groups
 from dgpo.errors import ConfigError, DgpoError, TrainingError
 from dgpo.rules import CreditRule
+
+_INIT = re.compile(r"init_(\w+_)?weights")
 
 
 def check_config(args: Any) -> None:
@@ -75,7 +78,13 @@ def credit_error(error: Exception | None, stats: TokenStats, step: int, output_d
 
 
 def check_model(model: Any, *, is_peft: bool) -> None:
-    """Refuse a model in memory that names no checkpoint, since the reference is loaded from there."""
+    """Refuse a model in memory that names no checkpoint, and an adapter that TRL cannot copy as the reference."""
+    adapters = getattr(model, "peft_config", {})
+    if adapters and "default" not in adapters:
+        raise ConfigError(
+            f"The model's adapters are named {', '.join(adapters)}; TRL trains and copies the one named 'default'. Load"
+            " it with PeftModel.from_pretrained(model, folder, is_trainable=True), which names it so."
+        )
     if isinstance(model, str) or is_peft:
         return
     if not getattr(model.config, "_name_or_path", ""):
@@ -135,13 +144,20 @@ def check_adapter(config: Any, *, has_copy: bool) -> None:
             f"The adapter trains biases of the model itself (bias={bias!r}); they stay changed when the adapter is"
             " switched off, so that the reference would follow the policy unseen. Use bias='none'."
         )
-    init = getattr(config, "init_lora_weights", True)
-    if not has_copy and init not in (True, "gaussian", "eva"):
+    if has_copy or config is None:
+        return
+    remedy = "wrap the model with get_peft_model yourself and pass it: its adapter is then copied as the reference."
+    if getattr(config, "is_prompt_learning", False):
         raise ConfigError(
-            f"init_lora_weights={init!r} starts from another policy than the model without the adapter, which would be"
-            " the reference. Use True or 'gaussian'; or wrap the model with get_peft_model yourself and pass it: its"
-            " adapter is then copied as the reference."
+            f"{type(config).__name__} puts new prompt vectors in front of every prompt, so that the policy is another"
+            f" one than the model without the adapter, which would be the reference. Use LoRA; or {remedy}"
         )
+    for name, init in vars(config).items():
+        if _INIT.fullmatch(name) and init not in (True, None, "gaussian", "eva"):
+            raise ConfigError(
+                f"{name}={init!r} starts from another policy than the model without the adapter, which would be the"
+                f" reference. Use {name}=True; or {remedy}"
+            )
 
 
 def check_trainer(trainer: Any) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from dgpo.errors import RewardError
-from dgpo.lab.rewards.answers.check import BAD_GOLD, CRASH
+from dgpo.lab.rewards.answers.outcomes import BAD_GOLD, CRASH
 from dgpo.lab.rewards.verifier import OUTCOMES, TIMEOUT, Question, Verdict, Verifier
 
 __all__ = ["OUTCOMES", "Question", "Verdict", "VerifierPool"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import dgpo.lab.rewards.answers as answers
 from dgpo.errors import RewardError
-from dgpo.lab.rewards.answers.check import BAD_GOLD, CORRECT, CRASH, UNPARSEABLE, WRONG
+from dgpo.lab.rewards.answers.outcomes import BAD_GOLD, CORRECT, CRASH, UNPARSEABLE, WRONG
 
 TIMEOUT = "timeout"
 OUTCOMES = (CORRECT, WRONG, UNPARSEABLE, TIMEOUT, CRASH, BAD_GOLD)

@@ -121,9 +121,7 @@ def _datasets() -> dict[str, tuple[Any, Any]]:
             warnings.simplefilter("ignore", SyntaxWarning)
             from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise ConfigError(
-            "tasks of reasoning_gym need the package reasoning-gym: pip install 'dgpo[lab]'."
-        ) from error
+        raise ConfigError("tasks of reasoning_gym need the package reasoning-gym: pip install 'dgpo[lab]'.") from error
     return DATASETS
 
 

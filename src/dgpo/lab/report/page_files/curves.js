@@ -36,7 +36,7 @@ function drawCurves() {
   const several = (name) => runs.some((run) => (run.curves[name] || []).length > 1);
   const first = ["reward", ...names.filter(isHeldOut), ...(rewards.length > 1 ? rewards : []), ...Object.keys(KNOWN).slice(1)];
   const moves = (name) => new Set(runs.flatMap((run) => (run.curves[name] || []).map((p) => p[1]))).size > 1;
-  // One update a rollout never clips; the share of all clipped tokens says so once.
+  // One update a rollout never clips; the share of all clipped tokens is enough then.
   const isIdle = (name) => /^clip_ratio\/(low|high)_mean$/.test(name) && !moves(name);
   const credit = names.filter((name) => name.startsWith("dgpo/") && !KNOWN[name]);
   const main = [...first, ...credit].filter((name) => names.includes(name) && several(name) && !isIdle(name));

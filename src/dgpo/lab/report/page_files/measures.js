@@ -36,7 +36,7 @@ function measureScales(completions) {
     measure.logarithmic = key === "w" && measure.low > 0;
     const sizes = values.map((value) => Math.abs(distance(measure, value))).sort((a, b) => a - b);
     // The strongest colour from the 99.5 % point on: one extreme token must not pale all others.
-    const top = sizes.length ? sizes[Math.floor(0.995 * (sizes.length - 1))] || sizes[sizes.length - 1] : 0;
+    const top = sizes.length ? sizes[Math.min(sizes.length - 1, Math.floor(0.995 * sizes.length))] || sizes[sizes.length - 1] : 0;
     measure.reach = Math.max(top, key === "w" ? Math.log(1.001) : 1e-9);
   }
   if (!MEASURES[state.by].any) state.by = Object.keys(MEASURES).find((key) => MEASURES[key].any) || "w";

@@ -1,4 +1,4 @@
-/* What is said of the token that one points at. */
+/* The tooltip of a token. */
 function showTip(span) {
   hideTip();
   const { entry, index: i } = span, c = entry.completion, tip = $("tip");

@@ -1,35 +1,26 @@
-"""Whether an answer equals the gold answer, by math-verify."""
+"""Whether an answer equals the gold answer."""
 
-import functools
 import re
-import unicodedata
 from typing import Any
 
-_ARITHMETIC = re.compile(r"[-(]*[0-9][-+*/^(). 0-9]*\*\*[-+*/^(). 0-9]*")
+from .compare import equal
+from .evaluate import TooLargeError, UndefinedError, exact, symbols
+from .outcomes import BAD_GOLD, CORRECT, UNPARSEABLE, WRONG
+from .parser import Tree
+from .reading import clean, readings
 
-# A number and words after it. LaTeX has no words, only products of letters: `18 dollars` would be 18 d o l l a r s.
-_COUNTED = re.compile(
-    r"(?P<number>\\?\$?\s?[-+]?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]+)?\s?\$?)\s+"
-    r"(?P<words>(?:[A-Za-z]{3,}|[A-Za-z]{2,}/[A-Za-z]+)(?:[ -/]+[A-Za-z]+)*)\.?"
-)
-# Words that are no unit: they change the number, or join it to something else.
-_NO_UNITS = re.compile(
-    r"and|n?or|not|if|plus|minus|times|over|mod|modulo|less|more|than|remainder|choose|factorial|squared|cubed|percent|"
-    r"hundreds?|thousands?|millions?|billions?|trillions?|dozens?|score|"
-    r"hal(?:f|ves)|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?|"
-    r"sqrt|root|log|exp|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|gcd|lcm|max|min|det|lim|sum|prod|int|inf|infinity|nan|"
-    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|rho|sigma|tau|phi|chi|psi|omega|"
-    r"abcd?|bcd|mnp|pqr|rst|uvw|xyz"
-)
 _MAX_VALUE_CHARS = 200
-
-CORRECT, WRONG, UNPARSEABLE, CRASH, BAD_GOLD = "correct", "wrong", "unparseable", "crash", "unparseable_gold"
+_CHOICE = re.compile(r"\(?\s*(?P<letter>[A-Z])\s*\)?|\(\s*(?P<small>[a-z])\s*\)")
+_CHOSEN = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?[(\[]?\s*(?P<letter>[A-Za-z])\s*(?:[)\]][.:]?|[.:])?(?P<rest>\s.*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+# What math-verify's parser reads and the one here does not.
+_FOREIGN = re.compile(r"\\(?:int|iint|oint|sum|prod|lim|partial|overline\{[^0-9])(?![a-z])")
 
 
 def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str | None, str | None]:
-    """Return the outcome, the answer as math-verify reads it, and its value.
-
-    Words after a number are a unit and say nothing, unless the answer is right with their letters as factors.
+    """Return the outcome, the answer as it was read, and its value.
 
     Args:
         gold: The right answer.
@@ -39,92 +30,89 @@ def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str 
     Returns:
         One of the outcomes above; a text or `None`; and a text that most spellings of an equal answer share, or `None`.
     """
-    golds = _parsed_gold(gold)
+    from . import library
+
+    if raw:
+        return library.check_completion(gold, answer)
+    golds = readings(gold)
     if not golds:
-        return BAD_GOLD, None, None
+        if not library.is_readable(gold, _FOREIGN):
+            return BAD_GOLD, None, None
+        return library.check_expression(gold, answer)
     if answer is None or not answer.strip():
         return UNPARSEABLE, None, None
-    outcome, text, value = _compared(gold, golds, answer, raw)
-    if outcome != CORRECT and not raw and (bare := _without_unit(answer)) is not None:
-        return _compared(gold, golds, bare, raw)
-    return outcome, text, value
-
-
-def _compared(gold: str, golds: tuple[Any, ...], answer: str, raw: bool) -> tuple[str, str | None, str | None]:
+    answers = readings(answer)
+    if gold.strip() == answer.strip() or _is_choice(gold, answer):
+        return CORRECT, answer, None
+    if not answers:
+        if _FOREIGN.search(answer):
+            return library.check_expression(gold, answer)
+        return UNPARSEABLE, answer, None
     try:
-        parsed = _parse(answer, raw=raw)
-    except MemoryError:
-        raise
-    except Exception:
-        parsed = []
-    text = next((part for part in parsed if isinstance(part, str)), None)
-    if gold.strip() in (text, answer.strip()):
-        return CORRECT, text, None  # what is no number, such as 12:00, equals itself all the same
-    values = [part for part in parsed if not isinstance(part, str)]
-    if not values:
-        return UNPARSEABLE, text, None
-    from math_verify import verify
+        correct = _any_equal(golds, answers)
+    except TooLargeError:
+        return library.check_expression(gold, answer)  # within the limits of this process
+    return (
+        CORRECT if correct else WRONG,
+        answer,
+        canonical(answers[-1 if len(answers) > 1 and symbols(answers[0]) else 0]),
+    )
 
+
+def _any_equal(golds: tuple[Tree, ...], answers: tuple[Tree, ...]) -> bool:
+    if len(symbols(golds[0])) == 1:
+        golds = golds[:1]  # 5m is five times m; 5 cm is a length
+    for gold in golds:
+        for index, answer in enumerate(answers):
+            # Letters after a number are a unit only where the gold answer has none.
+            if (index == 0 or not symbols(gold)) and equal(gold, answer):
+                return True
+    return False
+
+
+def _is_choice(gold: str, answer: str) -> bool:
+    """Whether the gold answer is a letter to choose, such as `B` or `(b)`, and the answer chooses it."""
+    wanted = _CHOICE.fullmatch(clean(gold))
+    chosen = _CHOSEN.fullmatch(clean(answer))
+    if wanted is None or chosen is None:
+        return False
+    marked = re.match(r"\W*\(?[A-Za-z]\s*[).:\]]", clean(answer))
+    if (chosen["rest"] or "").strip() and not marked:
+        return False
+    return (wanted["letter"] or wanted["small"]).lower() == chosen["letter"].lower()
+
+
+def canonical(tree: Tree) -> str | None:
+    """Return the value as text: fractions reduced, decimals as fractions, sets sorted.
+
+    Args:
+        tree: A tree.
+
+    Returns:
+        The text; `None` if it is too long or has no value.
+    """
     try:
-        equal = verify(list(golds), values, timeout_seconds=None, raise_on_error=True)
-    except MemoryError:
-        raise
-    except Exception:
-        equal = False  # what cannot be compared with the gold answer is not equal to it
-    return CORRECT if equal else WRONG, text, _canonical(values[0])
-
-
-def _without_unit(answer: str) -> str | None:
-    """A number with its unit as LaTeX text, which math-verify leaves out; `None` if the answer is something else."""
-    match = _COUNTED.fullmatch(_plain_characters(answer.strip()))
-    if match is None or any(map(_NO_UNITS.fullmatch, re.findall("[a-z]+", match["words"].lower()))):
-        return None
-    return f"{match['number']} \\text{{ {match['words']}}}"
-
-
-def _canonical(value: Any) -> str | None:
-    """The value as text: fractions reduced, decimals as fractions. Nothing is worked out, which might take for ever."""
-    try:
-        if value.is_Relational and value.rel_op == "==" and value.lhs.is_Symbol:
-            value = value.rhs
-        if value.is_Float:
-            from sympy import Rational
-
-            value = Rational(str(value))
-        text = str(value)
-    except Exception:
+        text = _canonical(tree)
+    except (TooLargeError, UndefinedError):
         return None
     return text if len(text) <= _MAX_VALUE_CHARS else None
 
 
-@functools.lru_cache(maxsize=4096)
-def _parsed_gold(gold: str) -> tuple[Any, ...]:
-    try:
-        return tuple(part for part in _parse(gold, raw=False) if not isinstance(part, str))
-    except MemoryError:
-        raise
-    except Exception:
-        return ()
-
-
-def _parse(text: str, *, raw: bool) -> list[Any]:
-    """What math-verify reads: values of sympy, and the text they came from."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-
-    expression = ExprExtractionConfig()
-    targets = (LatexExtractionConfig(boxed_match_priority=0), expression)
-    text = _plain_characters(text)
-    if not raw and _ARITHMETIC.fullmatch(text):
-        # `2**10` is no LaTeX; sums of plain numbers are read as a programmer would.
-        return parse(text, (expression,), parsing_timeout=None, raise_on_error=True)
-    return parse(text if raw else f"\\boxed{{{text}}}", targets, parsing_timeout=None, raise_on_error=True)
-
-
-def _plain_characters(text: str) -> str:
-    """Digits of any script as ASCII digits, and the minus of typeset mathematics as a hyphen."""
-    if text.isascii():
-        return text
-    return "".join(
-        str(unicodedata.decimal(char)) if unicodedata.decimal(char, None) is not None else "-" if char == "−" else char
-        for char in text
-    )
+def _canonical(node: Any) -> str:
+    if isinstance(node, list):
+        return ", ".join(map(_canonical, node))
+    if not isinstance(node, tuple):
+        return str(node)
+    if node[0] == "named":
+        return _canonical(node[2])
+    if node[0] == "seq":
+        items = sorted(map(_canonical, node[3])) if node[1] in ("{", ",") else list(map(_canonical, node[3]))
+        return f"{'{' if node[1] == ',' else node[1]}{', '.join(items)}{'}' if node[2] == ',' else node[2]}"
+    value = exact(node)
+    if value is not None:
+        return str(value)
+    if node[0] in ("sym", "const", "text"):
+        return str(node[1])
+    if node[0] in ("add", "mul"):
+        return f"({(' + ' if node[0] == 'add' else '*').join(sorted(map(_canonical, node[1])))})"
+    return f"{node[0]}({', '.join(map(_canonical, node[1:]))})"

@@ -1,4 +1,4 @@
-"""Kills an actor of Ray in the middle of a call while the news of it is held back; prints the error of the caller."""
+"""Kills a Ray actor in the middle of a call while Ray's control service is suspended; prints the caller's error."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     actor = Actor.remote()
     pid = ray.get(actor.pid.remote())
     children = psutil.Process().children(recursive=True)
-    (service,) = (child for child in children if child.name() == "gcs_server")  # which tells of deaths
+    (service,) = (child for child in children if child.name() == "gcs_server")  # which reports deaths
     answer = actor.work.remote()
     time.sleep(1)
     service.suspend()

@@ -1,4 +1,4 @@
-"""A rank that fails ends its test at once and is quoted; one that says much does not stop the others."""
+"""A rank that fails ends its test at once and is quoted; one that prints much does not stop the others."""
 
 import os
 import sys
@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from meeting_place import run_together
+from process_groups import run_processes
 
 HEAD = "import os, sys, time; from pathlib import Path; rank = int(os.environ['RANK'])\n"
 
 
 def run(code: str, *args: str, patience: float = 300) -> list[str]:
-    return run_together([sys.executable, "-c", HEAD + code, *args], os.environ, ranks=2, patience=patience)
+    return run_processes([sys.executable, "-c", HEAD + code, *args], os.environ, ranks=2, patience=patience)
 
 
 def test_what_each_rank_printed_is_returned_in_their_order():
@@ -33,7 +33,7 @@ def test_a_rank_that_fails_ends_the_others_and_is_quoted(tmp_path):
     assert time.monotonic() - began < 100  # rank 0 would wait for ever
 
 
-def test_a_rank_that_says_much_before_the_others_are_done_does_not_wait_for_a_reader(tmp_path):
+def test_a_rank_that_prints_much_before_the_others_are_done_does_not_wait_for_a_reader(tmp_path):
     code = (
         "marker = Path(sys.argv[1])\n"
         "if rank == 1: sys.stderr.write('a warning\\n' * 50_000); sys.stderr.flush(); marker.touch()\n"

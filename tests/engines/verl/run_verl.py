@@ -1,4 +1,4 @@
-"""A whole run of verl on the CPU through Ray: python drive.py MODEL [overrides ...]"""
+"""A whole run of verl on the CPU through Ray: python run_verl.py MODEL [overrides ...]"""
 
 import sys
 
