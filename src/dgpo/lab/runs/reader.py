@@ -8,7 +8,7 @@ from dgpo.credit_log.reader import FOLDER, read_intact_steps
 from dgpo.credit_log.record import LoggedStep
 from dgpo.errors import DataError
 from dgpo.lab import yaml12
-from dgpo.lab.runs.files import CHECKPOINTS, ENVIRONMENT, METRICS, RECIPE, SUMMARY, TRAINER_STATE
+from dgpo.lab.runs.files import AFTER, BEFORE, CHECKPOINTS, ENVIRONMENT, METRICS, RECIPE, SUMMARY, TRAINER_STATE
 from dgpo.lab.runs.intact import as_finite, if_intact, intact_lines, intact_mapping, is_step
 
 
@@ -152,7 +152,7 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     """The figures of `summary.json` as text."""
     figures: dict[str, str] = {}
     held_out = summary.get("held_out_accuracy") or {}
-    for phase in (files.BEFORE, files.AFTER):
+    for phase in (BEFORE, AFTER):
         accuracy = held_out.get(phase)
         if accuracy:
             interval = f" ({accuracy['low']:.3f} to {accuracy['high']:.3f})" if "low" in accuracy else ""

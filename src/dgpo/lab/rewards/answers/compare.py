@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from .evaluate import TooLargeError, exact, symbols
+from .evaluate import TooLargeError, symbols
 from .terms import Tree
 from .values import constant_ratio, values_equal
 

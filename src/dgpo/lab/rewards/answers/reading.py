@@ -163,7 +163,9 @@ def _without_lead_in(text: str) -> list[str]:
 def _without_unit(text: str) -> list[Tree]:
     """A number, or an expression without letters, before words or short units."""
     text = spell_out_scales(text)
-    match = re.search(r"(?:[0-9)}%]|\\pi)\s*(?=[A-Za-z\-])", text) or re.search(r"[0-9)}%](?=\s*\^?\s*\\?[A-Za-z])", text)
+    match = re.search(r"(?:[0-9)}%]|\\pi)\s*(?=[A-Za-z\-])", text) or re.search(
+        r"[0-9)}%](?=\s*\^?\s*\\?[A-Za-z])", text
+    )
     while match:
         number, rest = text[: match.end()], text[match.end() :]
         if is_unit(rest) or (match[0][0] == "%" and _is_of(rest)) or _is_of(rest):
