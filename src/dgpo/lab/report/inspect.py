@@ -56,8 +56,10 @@ class InspectRequest:
             raise ConfigError(f"--kappa must be at least 0, got {self.kappa}. 0 is no entropy gate.")
         for name in ("tau", "kappa"):
             value = getattr(self, name)
-            if value is not None and self.options.setdefault(name, value) != value:
+            if value is not None and name in self.options:
                 raise ConfigError(f"--{name} and --options.{name} are the same option; give one of them.")
+            if value is not None:
+                self.options = {**self.options, name: value}
 
 
 def inspect_pair(request: InspectRequest) -> None:
