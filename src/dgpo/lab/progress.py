@@ -159,6 +159,9 @@ def step_bar(description: str, total: int, *, figure: str, show: bool = True) ->
         total: How many steps there are.
         figure: What the figure is called.
         show: Whether there is a bar at all.
+
+    Yields:
+        A function of the figure, to call once a step.
     """
     bar = Bar(
         TextColumn("{task.description}"),
