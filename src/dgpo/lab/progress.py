@@ -161,7 +161,7 @@ def step_bar(description: str, total: int, *, figure: str, show: bool = True) ->
         show: Whether there is a bar at all.
 
     Yields:
-        A function of the figure, to call once a step.
+        Callable[[float], None]: To call once a step, with the figure.
     """
     bar = Bar(
         TextColumn("{task.description}"),
