@@ -159,6 +159,9 @@ def step_bar(description: str, total: int, *, figure: str, show: bool = True) ->
         total: How many steps there are.
         figure: What the figure is called.
         show: Whether there is a bar at all.
+
+    Yields:
+        Callable[[float], None]: To call once a step, with the figure.
     """
     bar = Bar(
         TextColumn("{task.description}"),

@@ -86,7 +86,7 @@ def test_another_process_keeps_out_until_it_dies(tmp_path):
     run(tmp_path / "a")
 
 
-@pytest.mark.parametrize("left", [[], [".lock"], [".settings.json.tmp"], [".lock", ".settings.json.tmp"]])
+@pytest.mark.parametrize("left", [[], [".lock"], ["settings.json.tmp"], [".lock", "settings.json.tmp"]])
 def test_a_kill_before_there_are_settings_does_not_spoil_the_folder(tmp_path, left):
     (tmp_path / "a").mkdir()
     for name in left:
