@@ -80,7 +80,7 @@ def test_what_is_no_run_directory_is_refused(tmp_path):
 
 def test_another_recipe_is_refused_field_by_field(tmp_path, recipe_file, schema):
     (tmp_path / "environment.json").write_text(json.dumps({"num_processes": 1}))
-    stored = load_recipe(recipe_file(BASE + "tau: 0.5\nlearning_rate: 1e-4\n"), [], schema)
+    stored = load_recipe(recipe_file(BASE + "inert_warning_steps: 50\nlearning_rate: 1e-4\n"), [], schema)
     path = recipe_file(BASE + "learning_rate: 2e-4\nmax_steps: 9\nsave_steps: 3\nseed: 7\n")
     current = load_recipe(path, [], schema).everything()
     with pytest.raises(RecipeError) as caught:
