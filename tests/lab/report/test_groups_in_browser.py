@@ -1,5 +1,8 @@
 """The page by prompts, in headless Chromium: groups, measures of any rule, filters, links."""
 
+from pathlib import Path
+
+import pytest
 from browser import text_of, write
 
 from dgpo.credit_log import LoggedStep
@@ -163,3 +166,20 @@ def test_twenty_thousand_tokens_are_drawn_at_once(browser, completion, tmp_path)
     })"""
     assert browser.run(paint) < 5000  # below 1 s on a machine at rest
     assert browser.run("document.querySelectorAll('#cards .t').length") == 1200
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing(browser, completion, hostile, tmp_path, dark, width):
+    """The rules of axe-core for people who use a keyboard, a screen reader or strong contrast."""
+    axe = pytest.importorskip("axe_core_python")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    mixed = group_of(completion, 1, [1.0, -1.0, 0.0], answer="42", ended="length")
+    silent = group_of(completion, 2, [0.0, 0.0], prompt="a prompt that scrolls\n" * 50)
+    curves = {"reward": [(step, step / 9) for step in range(9)]}
+    one = Run("one", curves, {"tau": 0.5}, {"steps": "9"}, [LoggedStep(1, {}, [*mixed, *silent])], ["a note"])
+    for name, runs in {"one": [one], "two": [one, hostile]}.items():
+        browser.open(write(tmp_path / f"{name}.html", runs), dark=dark, width=width)
+        browser.run(f"{script}; 0")
+        violations = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 200))]))"
+        assert browser.run(violations) == []

@@ -23,6 +23,10 @@ function drawCards() {
   $("cards").replaceChildren(...cards);
   $("cards").className = `cards${state.numbers ? " numbers" : ""}${runs.length > 1 ? ` beside-${runs.length}` : ""}`;
   $("columns").classList.toggle("beside", runs.length > 1);
+  // A prompt that scrolls must be in reach of the keyboard.
+  for (const prompt of document.querySelectorAll(".prompt")) {
+    if (prompt.scrollHeight > prompt.clientHeight) for (const [name, value] of [["tabindex", 0], ["role", "group"], ["aria-label", "Prompt"]]) prompt.setAttribute(name, value);
+  }
 }
 
 const fact = (label, value, title) => el("span", { title }, label + " ", el("b", { text: value }));
@@ -41,7 +45,7 @@ function makeGroup(group) {
   for (let i = 0; i + 1 < cards.length; i += 2) markFork(cards[i].entry, cards[i + 1].entry);
   for (const card of cards) addFirstTokens(card.entry);
   const text = el("div", { class: "prompt", dir: "auto" }, ...visibleLines(prompt));
-  return el("section", { class: `group${silent ? " silent" : ""}${all.length > 1 ? "" : " single"}`, "aria-label": `A prompt of step ${step}` }, meta, text, el("div", { class: "pairs" }, ...cards));
+  return el("div", { class: `group${silent ? " silent" : ""}`, role: "group", "aria-label": "Prompt and its completions" }, meta, text, el("div", { class: "pairs" }, ...cards));
 }
 function makeCard({ run, step }, c) {
   const meta = el("div", { class: "meta" });
