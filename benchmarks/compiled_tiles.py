@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from _common import save, spread
 
-from dgpo.lm_head.state import EMPTY_MAX, HALF_LOG2_E, reduce_pair
+from dgpo.lm_head.running_stats import EMPTY_MAX, HALF_LOG2_E, reduce_pair
 from dgpo.tensor_types import Tensor
 
 TRAINING_STEP_ENTRIES = 2048 * 49152  # of one head over 2,048 tokens
@@ -81,10 +81,10 @@ def main() -> None:
         "nanoseconds_per_entry": times,
         "start_up_seconds": start_up,
         "largest_difference": difference,
-        "saved_seconds_per_2048_tokens_of_49152_words": saved,
+        "saved_seconds_per_2048_tokens_of_vocabulary_49152": saved,
     }
-    for name, found in times.items():
-        print(f"{name:10} {found['median']:.2f} ns an entry ({found['min']:.2f} to {found['max']:.2f})")
+    for name, each in times.items():
+        print(f"{name:10} {each['median']:.2f} ns an entry ({each['min']:.2f} to {each['max']:.2f})")
     print(f"compiling takes {start_up:.1f} s and saves {saved:.3f} s a step of 2,048 tokens")
     save(arguments.save, result, "torch")
 

@@ -109,8 +109,8 @@ def coverage(case: Case, exams: int, seed: int) -> dict[str, float]:
         columns = np.stack([right, *(table[np.round(right * SAMPLES).astype(int)] for table in tables)], axis=1)
         estimates = bootstrap(columns.tolist(), kind="share", seed=exam)
         estimates += bootstrap((right - first)[:, None].tolist(), kind="difference", seed=exam)
-        for name, truth, found in zip(hits, truths, estimates, strict=False):
-            hits[name] += found.low <= truth <= found.high
+        for name, truth, estimate in zip(hits, truths, estimates, strict=False):
+            hits[name] += estimate.low <= truth <= estimate.high
         by_problem = 1.96 * right.std(ddof=1) / math.sqrt(PROBLEMS)
         by_completion = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / (PROBLEMS * SAMPLES))
         hits["normal, by problem"] += abs(right.mean() - mean) <= by_problem
@@ -124,18 +124,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "interval_coverage.json")
     options = parser.parse_args()
     intervals.RESAMPLES = 2000  # of 10,000; more exams are worth more here
-    found = {}
+    coverages = {}
     for name, case in CASES.items():
         beta = case.facts.pop("beta")
-        found[name] = {"beta": beta, **coverage(case, options.exams, seed=101), **case.facts}
-        print(name, found[name], flush=True)
+        coverages[name] = {"beta": beta, **coverage(case, options.exams, seed=101), **case.facts}
+        print(name, coverages[name], flush=True)
     result = {
         "exams": options.exams,
         "problems": PROBLEMS,
         "samples_per_problem": SAMPLES,
         "resamples": intervals.RESAMPLES,
         "standard_error": math.sqrt(0.95 * 0.05 / options.exams),
-        "coverage": found,
+        "coverage": coverages,
     }
     save(options.output, result, "numpy")
 

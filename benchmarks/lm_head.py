@@ -62,7 +62,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.device == "cuda":
         torch.cuda.empty_cache()  # what this process has cached is out of reach for those that measure the peaks
     peaks, without_peak = peaks_of([name for name in seconds if name != FLOOR], shape, arguments)
-    found = {
+    results = {
         "shape": dict(zip(("N", "H", "V", "dtype"), shape, strict=True)),
         "seconds": {name: spread(times) for name, times in seconds.items()},
         "seconds_all": seconds,
@@ -74,8 +74,8 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "command": command(),
         "machine": machine(*PACKAGES),
     }
-    print_case(case, found)
-    return found
+    print_case(case, results)
+    return results
 
 
 def peaks_of(
@@ -124,34 +124,34 @@ def sweep(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def print_case(case: str, found: dict[str, Any]) -> None:
+def print_case(case: str, results: dict[str, Any]) -> None:
     """Print one case as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    shape = found["shape"]
+    shape = results["shape"]
     table = Table(title=f"{case}: N={shape['N']} H={shape['H']} V={shape['V']}, forward + backward")
     for column in ("", "seconds", "min to max", "DGPO / it", "peak MiB"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, times in found["seconds"].items():
-        ratio, peak = found["dgpo_over"].get(name), found["peak_mib_above_weight_gradient"].get(name)
+    for name, times in results["seconds"].items():
+        ratio, peak = results["dgpo_over"].get(name), results["peak_mib_above_weight_gradient"].get(name)
         table.add_row(
             name, f"{times['median']:.3f}", f"{times['min']:.3f} to {times['max']:.3f}",
             "" if ratio is None else f"{ratio['median']:.2f}", "" if peak is None else f"{peak:.0f}",
         )  # fmt: skip
     console = Console(width=110)
     console.print(table)
-    share = found["share_of_matrix_products"]
+    share = results["share_of_matrix_products"]
     console.print(
         f"DGPO reaches {share['median']:.0%} of its matrix products ({share['min']:.0%} to {share['max']:.0%})"
     )
-    for name, reason in found["skipped"].items():
+    for name, reason in results["skipped"].items():
         console.print(f"left out: {name}: {reason}")
-    for name, reason in found["without_peak"].items():
+    for name, reason in results["without_peak"].items():
         console.print(f"no peak: {name}: {reason}")
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
+def plot(results: dict[str, Any], path: Path) -> None:
     """Draw seconds and peak memory of every case, relative to DGPO."""
     import matplotlib
 
@@ -159,9 +159,9 @@ def plot(found: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-    names = [name for name in (OURS, *PEERS) if any(name in case["seconds"] for case in found.values())]
-    height = 0.8 / len(found)
-    for index, (case, values) in enumerate(found.items()):
+    names = [name for name in (OURS, *PEERS) if any(name in case["seconds"] for case in results.values())]
+    height = 0.8 / len(results)
+    for index, (case, values) in enumerate(results.items()):
         places = [len(names) - i - index * height for i, name in enumerate(names)]
         times = [values["seconds"].get(name, {}).get("median", 0.0) for name in names]
         peaks = [values["peak_mib_above_weight_gradient"].get(name, 0.0) for name in names]
@@ -171,7 +171,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     axes[0].set_xlabel("time, DGPO = 1")
     axes[1].set_xlabel("peak memory above inputs and weight gradient, MiB")
     axes[1].set_xscale("log")
-    axes[0].set_yticks([len(names) - i - height * (len(found) - 1) / 2 for i in range(len(names))], names)
+    axes[0].set_yticks([len(names) - i - height * (len(results) - 1) / 2 for i in range(len(names))], names)
     axes[1].legend(fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,14 +201,14 @@ def main() -> None:
     if arguments.peak_of:
         print(json.dumps(own_peak(arguments)))
         return
-    kept: dict[str, Any] = {}
+    previous: dict[str, Any] = {}
     if arguments.update and arguments.save and arguments.save.exists():
-        kept = json.loads(arguments.save.read_text())
-    measured = kept.get("cases", {})
+        previous = json.loads(arguments.save.read_text())
+    measured = previous.get("cases", {})
     every = GPU_CASES if arguments.device == "cuda" else CPU_CASES
     cases = arguments.cases or (() if arguments.sweep and measured else every)
     result = {"threads": arguments.threads, "device": arguments.device, "repeats": arguments.repeats}
-    result |= {key: kept[key] for key in ("cases", "sweep") if key in kept}
+    result |= {key: previous[key] for key in ("cases", "sweep") if key in previous}
     for case in cases:
         measured[case] = measure(case, arguments)
         result["cases"] = {case: measured[case] for case in CASES if case in measured}

@@ -20,13 +20,14 @@ import torch
 from _common import save
 from torch import Tensor
 
+from dgpo.lm_head.dispatch import choose_tile_ops
 from dgpo.lm_head.reference import reference_stats
-from dgpo.lm_head.sharded import merge_shards, reduce_shard, shard_grads
-from dgpo.lm_head.state import finish
-from dgpo.lm_head.stats import tile_work_of
-from dgpo.lm_head.streamed import TORCH_TILES, Plan, streamed_stats
-from dgpo.lm_head.tiles import choose_tiling
+from dgpo.lm_head.running_stats import finalize
+from dgpo.lm_head.streamed import Plan, streamed_stats
+from dgpo.lm_head.tiles_torch import TORCH_TILES
+from dgpo.lm_head.tiling import choose_tiling
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
+from dgpo.lm_head.vocab_parallel import merge_shards, reduce_shard, shard_grads
 
 DISTANCES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)
 LOW_DISTANCES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1)
@@ -50,14 +51,14 @@ def full_logits(policy: Head, ref: Head, targets: Tensor) -> LMHeadStats:
     return reference_stats(policy, ref, targets, PLAIN, policy.hidden.dtype)
 
 
-def tiles_by(tile_work: Any) -> Callable[[Head, Head, Tensor], LMHeadStats]:
+def tiles_by(tile_ops: Any) -> Callable[[Head, Head, Tensor], LMHeadStats]:
     return lambda policy, ref, targets: streamed_stats(
-        policy, ref, targets, PLAIN, policy.hidden.dtype, tile_work=tile_work
+        policy, ref, targets, PLAIN, policy.hidden.dtype, tile_ops=tile_ops
     )
 
 
 def three_shards(policy: Head, ref: Head, targets: Tensor, upstream: Tensor) -> tuple[LMHeadStats, tuple[Tensor, ...]]:
-    """What `sharded_lm_head_stats` computes on three ranks, without the ranks."""
+    """What `lm_head_stats` computes with `vocab_parallel` on three ranks, without the ranks."""
     vocab_size, (num_rows, hidden_size) = policy.weight.shape[0], policy.hidden.shape
     ends = (vocab_size // 5, vocab_size // 2, vocab_size)
     shards = [slice(*edge) for edge in zip((0, *ends[:-1]), ends, strict=True)]
@@ -69,7 +70,7 @@ def three_shards(policy: Head, ref: Head, targets: Tensor, upstream: Tensor) -> 
 
     parts = [reduce_shard(cut(policy, s), cut(ref, s), targets - s.start, plan) for s in shards]
     whole = merge_shards(parts, ends, targets)
-    stats = finish(*whole, vocab_size)
+    stats = finalize(*whole, vocab_size)
     rows = (stats.logps, stats.entropy, whole.target_logits, whole.state.mz, whole.state.sz.log())
     grads = [
         shard_grads(cut(policy, s), (targets - s.start, *rows), tuple(upstream), (True, True, False), plan)
@@ -95,7 +96,7 @@ def naive(form: str) -> Contender:
 
 def contenders(device: torch.device) -> dict[str, Contender]:
     """Return what is compared, by name."""
-    found = {
+    by_name = {
         "full logits": with_gradients(full_logits),
         "streamed": with_gradients(tiles_by(TORCH_TILES)),
         "3 shards merged": three_shards,
@@ -103,8 +104,8 @@ def contenders(device: torch.device) -> dict[str, Contender]:
         "-expm1(log BC)": naive("expm1"),
     }
     if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
-        found["triton"] = with_gradients(tiles_by(tile_work_of("triton", device)))
-    return found
+        by_name["triton"] = with_gradients(tiles_by(choose_tile_ops("triton", torch.float32, device)))
+    return by_name
 
 
 def at_distance(distance: float, num_rows: int, vocab_size: int, dtype: torch.dtype) -> tuple[Head, Head]:

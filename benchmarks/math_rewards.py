@@ -20,8 +20,8 @@ from pathlib import Path
 
 from _common import RESULTS, save
 
-from dgpo.lab.rewards._pool import VerifierPool
 from dgpo.lab.rewards.math import MathReward
+from dgpo.lab.rewards.pool import VerifierPool
 
 HANGING = "9^{9^{9^{9}}}"
 ALONE = """

@@ -120,8 +120,8 @@ def compiled_tiles() -> str:
         [name, f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"] for name, found in times.items()
     ]
     once = f"{result['start_up_seconds']:.1f} s in every process"
-    saved = f"{result['saved_seconds_per_2048_tokens_of_49152_words']:.3f} s"
-    rows += [["compiling takes", once], ["and saves, 2,048 tokens of 49,152 words", saved]]
+    saved = f"{result['saved_seconds_per_2048_tokens_of_vocabulary_49152']:.3f} s"
+    rows += [["compiling takes", once], ["and saves, 2,048 tokens of a vocabulary of 49,152", saved]]
     return table(["", "ns an entry (least to most)"], rows) + origin(result)
 
 

@@ -158,8 +158,8 @@ def scoring_of(contender: str) -> Iterator[None]:
 @contextmanager
 def log_probabilities_alone() -> Iterator[None]:
     """Let our head leave out the entropy inside of the block: GRPO+KL asks its reference for none."""
-    chosen = head_stats.tile_work_of
-    with patch.object(head_stats, "tile_work_of", lambda *place: without_entropy(chosen(*place))):
+    choose = head_stats.choose_tile_ops
+    with patch.object(head_stats, "choose_tile_ops", lambda *place: without_entropy(choose(*place))):
         yield
 
 

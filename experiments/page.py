@@ -2,12 +2,14 @@
 
 import argparse
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
-from experiments import _earlier
-from experiments._report import ROOT, Verdict, markdown_table
+from experiments import single_runs
+from experiments.report import ROOT, Verdict, markdown_table
 
 PAGE = ROOT / "docs" / "results.md"
 EXPERIMENTS = {
@@ -20,22 +22,21 @@ EXPERIMENTS = {
 _HEADER = """# Results
 
 What this project has measured for and against the claims of the paper (arXiv:2605.03327), at sizes that run on two
-processor cores. This page is generated: `python -m experiments.page` writes it from the results that the commands below
-have left in `experiments/*/results`, `docs/results` and `benchmarks/results`, and a test fails where the two differ.
-Each chapter ends with its command, date, machine and versions. Intervals are 95 % unless said otherwise; those over
-seeds are Student's, of differences between runs of equal seeds where two methods are compared. Ranges from the smallest
-to the largest seed are called so where they stand.
+processor cores. This page is generated: `python -m experiments.page` writes it from the committed results in
+`experiments/*/results`, `docs/results` and `benchmarks/results`, and a test fails where the two differ. Each chapter
+ends with its command, date, machine and versions. Intervals are 95 % unless stated otherwise. Those over seeds are
+Student's; where two methods are compared, they are of the paired differences between runs of equal seeds. A range from
+the smallest to the largest seed is named as such.
 
-Speed, memory, and the other measurements that are about this implementation rather than about the method:
-[benchmarks.md](benchmarks.md)."""
+Speed, memory and other properties of this implementation: [benchmarks.md](benchmarks.md)."""
 
 _FIGURES_OF_THE_PAPER = Verdict(
     "60.0 Avg@32 on AIME 2024, 46.0 on AIME 2025 with Qwen2.5-32B, ahead of DAPO",
     "not testable at this size",
-    "It takes a 32-billion-parameter model and a cluster. The recipe and the evaluation protocol are there, ready to "
-    "launch; nobody has run them here.",
+    "It takes a 32-billion-parameter model and a cluster. The recipes and the evaluation protocol exist and have not "
+    "been run.",
 )
-_UNREPORTED = "Not run yet: `{command}`."
+_NO_RESULTS = "Not run yet: `{command}`."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,34 +60,36 @@ def page() -> str:
     Returns:
         Markdown.
     """
-    modules = {name: _page_of(name) for name in EXPERIMENTS}
-    chapters = [_chapter(name, module) for name, module in modules.items()]
-    return "\n\n".join([_HEADER, _verdicts(modules), *chapters, *_earlier.chapters()]) + "\n"
+    results = {name: _committed(name) for name in EXPERIMENTS}
+    chapters = [_chapter(name, one) for name, one in results.items()]
+    return "\n\n".join([_HEADER, _verdicts(results), *chapters, *single_runs.chapters()]) + "\n"
 
 
-def _page_of(name: str) -> ModuleType | None:
-    """The module that describes an experiment's results; `None` if there are no such results."""
-    results = ROOT / "experiments" / name / "results"
-    if not any(results.glob("*.json")):
-        return None
+def _committed(name: str) -> dict[str, Any] | None:
+    """The committed results of an experiment, or `None`."""
+    files = sorted((ROOT / "experiments" / name / "results").glob("*.json"))
+    return json.loads(files[0].read_text()) if files else None
+
+
+def _page_of(name: str) -> ModuleType:
     return importlib.import_module(f"experiments.{name}.page")
 
 
-def _chapter(name: str, module: ModuleType | None) -> str:
-    if module is None:
-        return f"## `{name}`\n\n{_UNREPORTED.format(command=EXPERIMENTS[name])}"
-    return module.section().strip()
+def _chapter(name: str, results: dict[str, Any] | None) -> str:
+    if results is None:
+        return f"## `{name}`\n\n{_NO_RESULTS.format(command=EXPERIMENTS[name])}"
+    return str(_page_of(name).section(results)).strip()
 
 
-def _verdicts(modules: dict[str, ModuleType | None]) -> str:
+def _verdicts(results: dict[str, dict[str, Any] | None]) -> str:
     rows = [("the paper", _FIGURES_OF_THE_PAPER)]
-    for name, module in modules.items():
-        rows += [(f"`{name}`", verdict) for verdict in (module.verdicts() if module else ())]
-    rows += [("`train_step`", verdict) for verdict in _earlier.costs()]
-    # What did not hold up comes first.
-    rows.sort(key=lambda row: _WORDS.index(row[1].verdict))
-    missing = [name for name, module in modules.items() if module is None]
-    note = "".join(f"\n\n`{name}`: {_UNREPORTED.format(command=EXPERIMENTS[name])}" for name in missing)
+    for name, one in results.items():
+        rows += [(f"`{name}`", verdict) for verdict in (_page_of(name).verdicts(one) if one else ())]
+    rows += [("`train_step`", verdict) for verdict in single_runs.costs()]
+    # Claims without support come first.
+    rows.sort(key=lambda row: _VERDICTS.index(row[1].verdict))
+    missing = [name for name, one in results.items() if one is None]
+    note = "".join(f"\n\n`{name}`: {_NO_RESULTS.format(command=EXPERIMENTS[name])}" for name in missing)
     parts = [
         _counted("Claims of the paper", [row for row in rows if row[1].asked_by == "the paper"]),
         _counted("Questions of our own", [row for row in rows if row[1].asked_by == "us"]),
@@ -97,16 +100,16 @@ def _verdicts(modules: dict[str, ModuleType | None]) -> str:
 def _counted(title: str, rows: list[tuple[str, Verdict]]) -> str:
     if not rows:
         return ""
-    counts = {word: sum(v.verdict == word for _, v in rows) for word in _WORDS}
-    said = ", ".join(f"{count} {word}" for word, count in counts.items())
+    counts = {word: sum(v.verdict == word for _, v in rows) for word in _VERDICTS}
+    summary = ", ".join(f"{count} {word}" for word, count in counts.items())
     table = markdown_table(
         ["claim", "verdict", "why", "from"],
         [[v.claim, f"**{v.verdict}**", v.why, source] for source, v in rows],
     )
-    return f"### {title}\n\nOf {len(rows)}: {said}.\n\n{table}"
+    return f"### {title}\n\nOf {len(rows)}: {summary}.\n\n{table}"
 
 
-_WORDS = ("not supported", "supported", "not testable at this size")
+_VERDICTS = ("not supported", "supported", "not testable at this size")
 
 if __name__ == "__main__":
     sys.exit(main())

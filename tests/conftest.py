@@ -25,7 +25,7 @@ def checked_modules() -> list[str]:
     with the names of the module that the wrapper comes from.
     """
     folder = Path(find_spec("dgpo").origin).parent / "lm_head"
-    plain = (path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "triton_tiles"))
+    plain = (path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "tiles_triton"))
     return ["dgpo.core", *(f"dgpo.lm_head.{name}" for name in sorted(plain))]
 
 

@@ -1,1 +1,1 @@
-"""Which redistribution of the advantage learns forks best, where the credit lands, and what an oracle could gain."""
+"""Which redistribution of the advantage learns forks best, where the credit goes, and what an oracle gains."""

@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments._code import CORE, digest, digest_of_files, only
-from experiments._harness import Cell
 from experiments.credit.layout import Layout
-from experiments.credit.rules import RULES
+from experiments.credit.rules import ARMS
 from experiments.credit.train import train
 from experiments.credit.variants import REDUCED, VARIANTS, Variant, WarmUp
+from experiments.digests import CORE, digest_of_files, files_in
+from experiments.harness import Cell
 
 # What computes a cell besides its rule: where it changes, all cells are computed again.
 CODE = (
     *CORE,
     "src/dgpo/lab/tasks/forks/language.py",
-    *only(("layout", "measure", "model", "train", "warm_up"), "experiments/credit"),
+    *files_in("experiments/credit", ("layout", "measure", "model", "train", "warm_up")),
 )
 # Seeds that are trained as one stack, which takes less time than two of half the size; a stack is a unit of work, and
 # of loss when a process dies.
 STACK = 10
-ALL_RULES_IN = "small groups"
+ALL_ARMS_IN = "small groups"
 # What says whether a variant can judge at all, and the paper's rule, at the temperatures that the paper calls good and
 # at sharper ones.
 EVERYWHERE = (
@@ -58,7 +58,7 @@ ALSO = {
 OFF_POLICY_ONLY = ("fipo",)
 
 
-def planned(seeds: Sequence[int], *, reduced: bool) -> list[Cell]:
+def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
     """Return all cells, in the order of their importance.
 
     Args:
@@ -69,10 +69,10 @@ def planned(seeds: Sequence[int], *, reduced: bool) -> list[Cell]:
         The cells.
     """
     if reduced:
-        return [Cell("reduced", rule, seed) for rule in RULES for seed in seeds]
+        return [Cell("reduced", rule, seed) for rule in ARMS for seed in seeds]
     pairs = [(variant, rule) for rule in EVERYWHERE for variant in VARIANTS]
     pairs += [(variant, rule) for variant in TELLING for rule in (*IN_TELLING_VARIANTS, *ALSO.get(variant, ()))]
-    pairs += [(ALL_RULES_IN, rule) for rule in RULES if rule not in OFF_POLICY_ONLY]
+    pairs += [(ALL_ARMS_IN, rule) for rule in ARMS if rule not in OFF_POLICY_ONLY]
     return [Cell(*pair, seed) for pair in dict.fromkeys(pairs) for seed in seeds]
 
 
@@ -85,8 +85,7 @@ def settings(cell: Cell) -> dict[str, Any]:
     """Return what decides the result of a cell: the variant, what the rule does, and the code that trains."""
     options = dataclasses.asdict(variant_named(cell.variant))
     options.pop("why")
-    rule = dataclasses.replace(RULES[cell.rule], ceiling=False)  # a label, which trains nothing
-    return options | {"rule": digest(rule), "code": digest_of_files(CODE)}
+    return options | {"rule": ARMS[cell.rule].digest(), "code": digest_of_files(CODE)}
 
 
 def stack_of(cell: Cell) -> tuple[str, str, int]:
@@ -108,14 +107,14 @@ def run(cells: Sequence[Cell], options: Sequence[Mapping[str, Any]], *, models: 
     _keep_memory()
     chosen = dict(options[0])
     if chosen.pop("rule") != settings(cells[0])["rule"]:
-        raise RuntimeError(f"{cells[0].rule} is another rule in this process: rules are read from rules.RULES.")
+        raise RuntimeError(f"{cells[0].rule} is another rule in this process: rules are read from rules.ARMS.")
     chosen.pop("code")
     warm_up = dict(chosen.pop("warm_up"))
     config = WarmUp(Layout(**warm_up.pop("layout")), **warm_up)
     variant = Variant("", config, **chosen)
     # How many are asked in the full experiment stands in `train`, whose code is part of the key.
     fewer = {"eval_prompts": 8} if cells[0].variant == "reduced" else {}
-    return train(variant, RULES[cells[0].rule], [cell.seed for cell in cells], models, **fewer)
+    return train(variant, ARMS[cells[0].rule], [cell.seed for cell in cells], models, **fewer)
 
 
 def _keep_memory() -> None:

@@ -1,23 +1,14 @@
 """The differences from GRPO that tables, figures and verdicts are made of, from the committed results."""
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import interval, paired_difference, shown
-from experiments.credit.rules import RULES
+from experiments.credit.rules import ARMS
+from experiments.report import interval, paired_difference, shown
 
-RESULTS = Path(__file__).parent / "results" / "credit.json"
 BASELINE = "grpo"
-
-
-def load(path: Path = RESULTS) -> dict[str, Any]:
-    """Return the committed results."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def per_seed(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> dict[int, float]:
@@ -71,9 +62,9 @@ def points(estimate: Estimate) -> str:
 
 
 def names(results: Mapping[str, Any], variant: str, *, ceilings: bool) -> list[str]:
-    """Return the ceilings, or the rules that know nothing they should not, in the order of `RULES`; GRPO is neither."""
-    found = results["rules"][variant]
-    return [rule for rule in RULES if rule in found and rule != BASELINE and found[rule]["ceiling"] == ceilings]
+    """Return the ceilings, or the rules that know nothing they should not, in the order of `ARMS`; GRPO is neither."""
+    entries = results["rules"][variant]
+    return [rule for rule in ARMS if rule in entries and rule != BASELINE and entries[rule]["ceiling"] == ceilings]
 
 
 def headroom(
@@ -94,19 +85,19 @@ def headroom(
     Returns:
         Name, gain, and whether its interval lies above 0; `None` if no such ceiling was run.
     """
-    tried = [rule for rule in names(results, variant, ceilings=True) if signed or not RULES[rule].signed]
+    tried = [rule for rule in names(results, variant, ceilings=True) if signed or not ARMS[rule].signed]
     if not tried:
         return None
-    found = {rule: difference(results, variant, rule, figure, comparisons=variants * len(tried)) for rule in tried}
-    best = max(found, key=lambda rule: found[rule].value)
-    low = found[best].low
-    return best, found[best], low is not None and low > 0
+    gains = {rule: difference(results, variant, rule, figure, comparisons=variants * len(tried)) for rule in tried}
+    best = max(gains, key=lambda rule: gains[rule].value)
+    low = gains[best].low
+    return best, gains[best], low is not None and low > 0
 
 
 def judges(results: Mapping[str, Any], variant: str) -> bool:
     """Return whether some ceiling is above GRPO beyond its interval: only then can rules be told apart."""
-    found = headroom(results, variant)
-    return found is not None and found[2]
+    best = headroom(results, variant)
+    return best is not None and best[2]
 
 
 def judging(results: Mapping[str, Any]) -> list[str]:
@@ -122,17 +113,17 @@ def outcomes(
     Args:
         results: The committed results.
         figure: Of the seeds.
-        together: Widen the intervals so that all of them hold together: with so many comparisons at 95 % each, several
+        together: Widen the intervals so that they are simultaneous: with so many comparisons at 95 % each, several
             lie beyond 0 by chance alone.
 
     Returns:
         Side to variant, rule and difference.
     """
     pairs = [(variant, rule) for variant in results["rules"] for rule in names(results, variant, ceilings=False)]
-    found: dict[str, list[tuple[str, str, Estimate]]] = {"better": [], "worse": [], "neither": []}
+    sides: dict[str, list[tuple[str, str, Estimate]]] = {"better": [], "worse": [], "neither": []}
     for variant, rule in pairs:
         estimate = difference(results, variant, rule, figure, comparisons=len(pairs) if together else 1)
         low, high = estimate.low, estimate.high
         side = "better" if low is not None and low > 0 else "worse" if high is not None and high < 0 else "neither"
-        found[side].append((variant, rule, estimate))
-    return found
+        sides[side].append((variant, rule, estimate))
+    return sides

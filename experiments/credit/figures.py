@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments._report import COLOURS, new_figure, save_figure
+from dgpo.lab.figures import PALETTE
 from experiments.credit import comparison
-from experiments.credit.rules import RULES
+from experiments.credit.rules import ARMS
+from experiments.report import new_figure, save_figure
 
 CURVES = ("grpo", "dgpo tau=.5", "dgpo tau=.1", "dgpo tau=.05", "entropy only tau=.1")
 _BAND = 0.15
@@ -49,7 +50,7 @@ def _curves(results: Mapping[str, Any]) -> Any:
     figure, panels = _panels(len(results["rules"]), width=2.8, height=2.2)
     for axes, (variant, rules) in zip(panels, results["rules"].items(), strict=True):
         best = comparison.headroom(results, variant)
-        for colour, rule in zip(COLOURS, [name for name in CURVES if name in rules], strict=False):
+        for colour, rule in zip(PALETTE, [name for name in CURVES if name in rules], strict=False):
             _line(axes, rules[rule]["curve"], colour, rule)
         if best is not None:
             _line(axes, rules[best[0]]["curve"], "#000000", "best ceiling", dashed=True)
@@ -81,11 +82,11 @@ def _differences(results: Mapping[str, Any]) -> Any:
         strict=True,
     ):
         for row, rule in enumerate(rules):
-            found = comparison.difference(results, variant, rule, figure_name)
-            colour = COLOURS[4] if ceilings[rule]["ceiling"] else COLOURS[0]
-            axes.barh(row, found.value, color=colour, alpha=0.7)
-            if found.low is not None:
-                axes.plot([found.low, found.high], [row, row], color="#000000", linewidth=1)
+            estimate = comparison.difference(results, variant, rule, figure_name)
+            colour = PALETTE[4] if ceilings[rule]["ceiling"] else PALETTE[0]
+            axes.barh(row, estimate.value, color=colour, alpha=0.7)
+            if estimate.low is not None:
+                axes.plot([estimate.low, estimate.high], [row, row], color="#000000", linewidth=1)
         axes.axvline(0, color="#000000", linewidth=0.8)
         axes.set_title(f"{title}: difference from GRPO", fontsize=9)
     axes.set_yticks(range(len(rules)), rules, fontsize=7)
@@ -101,7 +102,7 @@ def _by_role(results: Mapping[str, Any], figure_name: str, label: str) -> Any:
     figure, panels = _panels(len(shown), width=2.7, columns=5)
     for axes, rule in zip(panels, shown, strict=True):
         credit = rules[rule]["credit"]
-        for colour, role in zip(COLOURS, [role for role in credit if role != "step"], strict=False):
+        for colour, role in zip(PALETTE, [role for role in credit if role != "step"], strict=False):
             axes.plot(credit["step"], credit[role][figure_name], color=colour, label=role, linewidth=1.3)
         axes.set_title(rule, fontsize=9)
         axes.set_xlabel("rollout", fontsize=8)
@@ -115,12 +116,12 @@ def _by_role(results: Mapping[str, Any], figure_name: str, label: str) -> Any:
 
 def _shares(results: Mapping[str, Any]) -> Any:
     variant = main_variant(results)
-    rules = [rule for rule in RULES if rule in results["rules"][variant]]
+    rules = [rule for rule in ARMS if rule in results["rules"][variant]]
     figure = new_figure(7, 0.22 * len(rules) + 1)
     axes = figure.subplots()
     left = [0.0] * len(rules)
     roles = [role for role in results["rules"][variant]["grpo"]["credit"] if role != "step"]
-    for colour, role in zip(COLOURS, roles, strict=False):
+    for colour, role in zip(PALETTE, roles, strict=False):
         widths = [late_share(results, variant, rule, role) for rule in rules]
         axes.barh(range(len(rules)), widths, left=left, color=colour, label=role)
         left = [start + width for start, width in zip(left, widths, strict=True)]

@@ -121,13 +121,13 @@ def rewards(completions: Tensor, digits: Tensor) -> Tensor:
         (B,) float32.
     """
     length, num_forks = completions.shape[1], digits.shape[1]
-    spoken = trained_mask(completions) & (completions != EOS)
+    trained = trained_mask(completions) & (completions != EOS)
     positions = torch.arange(length)
-    start = torch.where((completions == EQUALS) & spoken, positions, -1).amax(-1)
-    fits = (start >= 0) & (spoken.sum(-1) == start + 1 + num_forks)
+    start = torch.where((completions == EQUALS) & trained, positions, -1).amax(-1)
+    fits = (start >= 0) & (trained.sum(-1) == start + 1 + num_forks)
     where = (start[:, None] + 1 + torch.arange(num_forks)).clamp(max=length - 1)
-    said = completions.gather(1, where)
-    return (fits & (said == digits.amax(-1) + DIGIT).all(-1)).float()
+    answer = completions.gather(1, where)
+    return (fits & (answer == digits.amax(-1) + DIGIT).all(-1)).float()
 
 
 def token_roles(layout: Layout, completions: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.core import gated_scores
+from dgpo.core import Credit, TokenStats, gated_scores
 from dgpo.lab.evaluation.metrics import pass_at_k
 from experiments.credit import layout as language
 from experiments.credit.model import Parameters, sample
@@ -65,27 +65,29 @@ class Log:
             self._norms[index].append(norm)
             self._clipped[index].append(share)
 
-    def credit(self, step: int, stats: Sequence[Any], credited: Sequence[Tensor], rollout: Any) -> None:
+    def credit(self, step: int, stats: Sequence[TokenStats], credit: Sequence[Credit], rollout: Any) -> None:
         """Take where the credit of a rollout went.
 
         Args:
             step: Of the training.
-            stats: `Known` of each seed.
-            credited: Weights or token advantages of each seed.
+            stats: Of each seed.
+            credit: Of each seed.
             rollout: The completions.
         """
-        for index, (one, given) in enumerate(zip(stats, credited, strict=True)):
-            mask, size = one.completion_mask, given.abs()
+        for index, (one, assigned) in enumerate(zip(stats, credit, strict=True)):
+            mask = one.completion_mask
+            size = (assigned.token_advantages if assigned.weights is None else assigned.weights).abs()
+            assert one.hellinger_sq is not None
             row: dict[str, Any] = {"step": step, "entropy": float(one.entropy[mask].mean())}
-            causes = (one.causal != 0)[mask]
+            causes = (rollout.causal[index] != 0)[mask]
             row["auroc"] = auroc(size[mask], causes)
             # Of the signals themselves on these very completions, whatever the rule makes of them: between rules they
             # would also differ by what the policies have become.
             score = gated_scores(one.hellinger_sq, one.entropy, vocab_size=one.vocab_size)
             for name, signal in (("d", one.hellinger_sq), ("h", one.entropy), ("d*h", score)):
                 row[f"auroc {name}"] = auroc(signal[mask], causes)
-            held = size.sum(-1).square() / size.square().sum(-1).clamp(min=1e-12) / mask.sum(-1)
-            row["effective_share"] = float(held[size.sum(-1) > 0].mean()) if bool((size > 0).any()) else float("nan")
+            shares = size.sum(-1).square() / size.square().sum(-1).clamp(min=1e-12) / mask.sum(-1)
+            row["effective_share"] = float(shares[size.sum(-1) > 0].mean()) if bool((size > 0).any()) else float("nan")
             row["max_weight"] = float(size.max())
             total = float(size[mask].sum())
             for role, where in rollout.roles.items():
@@ -135,9 +137,9 @@ def final_figures(
     every = digits.expand(len(seeds), *digits.shape)
     size = (num_prompts * EVAL_SAMPLES, layout.length)
     uniforms = torch.stack([torch.rand(size, generator=torch.Generator().manual_seed(5000 + seed)) for seed in seeds])
-    found: list[dict[str, Any]] = [{} for _ in seeds]
+    figures: list[dict[str, Any]] = [{} for _ in seeds]
     for copies, luck in ((EVAL_SAMPLES, uniforms), (1, None)):
-        spoken = sample(
+        sampled = sample(
             parameters,
             language.prompt_ids(every),
             luck,
@@ -146,15 +148,15 @@ def final_figures(
             eos=language.EOS,
             pad=language.PAD,
         )
-        for index, completions in enumerate(spoken):
+        for index, completions in enumerate(sampled):
             scores = language.rewards(completions, digits.repeat_interleave(copies, 0)).view(num_prompts, copies)
             if luck is None:
-                found[index]["greedy"] = float(scores.mean())
+                figures[index]["greedy"] = float(scores.mean())
                 continue
             picks = language.token_roles(layout, completions)["pivot"].sum(-1)
-            found[index]["accuracy"] = float(scores.mean())
-            found[index]["malformed"] = float((picks != layout.num_forks).float().mean())
+            figures[index]["accuracy"] = float(scores.mean())
+            figures[index]["malformed"] = float((picks != layout.num_forks).float().mean())
             for k in (2, 4, 8):
                 each = [pass_at_k(copies, int(right), k) for right in scores.sum(1)]
-                found[index][f"pass@{k}"] = sum(each) / num_prompts
-    return found
+                figures[index][f"pass@{k}"] = sum(each) / num_prompts
+    return figures

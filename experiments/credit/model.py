@@ -93,8 +93,10 @@ def completion_logits(parameters: Parameters, prompts: Tensor, completions: Tens
         q, k, v = _qkv(parameters, layer, x, total)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = _rest_of_layer(parameters, layer, x, mixed)
-    kept = x.view(num_seeds, batch, total, -1)[:, :, length - 1 :]
-    return _logits(parameters, kept.reshape(num_seeds, -1, x.shape[-1])).view(num_seeds, batch, -1, _vocab(parameters))
+    predicting = x.view(num_seeds, batch, total, -1)[:, :, length - 1 :]
+    return _logits(parameters, predicting.reshape(num_seeds, -1, x.shape[-1])).view(
+        num_seeds, batch, -1, _vocab(parameters)
+    )
 
 
 @torch.no_grad()

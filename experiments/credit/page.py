@@ -1,42 +1,41 @@
-"""What the experiment says, as Markdown and verdicts, generated from its committed results."""
+"""What the experiment says, as Markdown and verdicts, from its results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import markdown_table, record_line, shown
 from experiments.credit import comparison
-from experiments.credit import verdicts as said
+from experiments.credit import verdicts as claims
 from experiments.credit.comparison import points
 from experiments.credit.figures import late_share, main_variant
+from experiments.report import markdown_table, record_line, shown
 
-verdicts = said.verdicts
+verdicts = claims.verdicts
 
 
-def section(results: Mapping[str, Any] | None = None) -> str:
-    """Return the chapter of docs/results.md, from the committed results unless others are given."""
-    results = comparison.load() if results is None else results
+def section(results: Mapping[str, Any]) -> str:
+    """Return the chapter of docs/results.md."""
     main = main_variant(results)
     parts = [
         "## Which credit learns best: rules and ceilings on `forks`",
         _summary(results),
         "### Headroom: what an oracle gains over GRPO",
-        "An oracle knows which picks decided the outcome. Where the best one is not above GRPO, no rule can be judged. "
-        "Area under the learning curve (the mean reward over all rollouts); the interval is widened for the number of "
-        "oracles, of which the best is shown. Weights only: the oracle knows which picks mattered, not whether they "
-        "were right, and multiplies the advantage by w >= 0, as the paper's rule does.",
-        said.weights_only(results, list(results["rules"])),
+        "An oracle knows which picks decided the outcome. Where the best one is not above GRPO, rules cannot be "
+        "compared. Area under the learning curve (the mean reward over all rollouts); the interval is widened for "
+        "the number of oracles, of which the best is shown. Weights only: the oracle knows which picks mattered, not "
+        "whether they were right, and multiplies the advantage by w >= 0, as the paper's rule does.",
+        claims.weights_only(results, list(results["rules"])),
         _headroom_table(results),
         "### The paper's rule at its temperatures",
-        "Area less GRPO's, points, intervals that hold together over the table (Bonferroni); below it, "
+        "Area less GRPO's, points, simultaneous intervals over the table (Bonferroni); below it, "
         "the variance of the gradient norm over the updates of a training as a multiple of GRPO's (geometric mean, "
         "95 % each).",
-        _temperature_table(results, said.areas(results, results["rules"]), points),
-        _temperature_table(results, said.variances(results), lambda found: shown(found, digits=2)),
+        _temperature_table(results, claims.areas(results, results["rules"]), points),
+        _temperature_table(results, claims.variances(results), lambda estimate: shown(estimate, digits=2)),
         "### Where the signals point",
         "AUROC for the picks that caused the outcome, of d, h and d * h on the same completions, those of GRPO's "
-        "policies; .5 is chance. The first measurement, where policy and reference are the same, is left out. "
-        "Differences: intervals that hold together.",
+        "policies; .5 is chance. The first measurement, where policy and reference are equal, is left out. "
+        "Differences: simultaneous intervals.",
         _signals_table(results),
         "### The entropy gate at equal shares",
         "tau is solved for each batch so that both have the same effective share; at one tau the gated weights are the "
@@ -46,7 +45,7 @@ def section(results: Mapping[str, Any] | None = None) -> str:
         "### Mode collapse",
         "Share of the entropy of the style words that is gone at the end of the training; what the paper's rule at tau "
         "= .5 loses more; right answers among 8 samples, points more than GRPO. A variant can judge where an effect of "
-        "68 % would lie outside of the interval. Intervals of differences hold together over the variants.",
+        "68 % would lie outside of the interval. Intervals of differences are simultaneous over the variants.",
         _collapse_table(results),
         f"### All rules on `{main}`",
         "Differences from GRPO on the same seeds, 95 % each (Student's t over seeds, pairs). AUROC: of the weights, "
@@ -57,11 +56,10 @@ def section(results: Mapping[str, Any] | None = None) -> str:
         _variants_table(results),
         "### How to read this",
         "Weights multiply gradients, and the gradient of a token whose probability is near 1 is near 0 whatever its "
-        "weight: with even weights GRPO already spends next to nothing on tokens that are sure, and moves the "
-        "uncertain ones. A weight can only shift credit among those. The oracles tell what else there is to gain: with "
-        "weights alone (which picks mattered), or with signs (whether each was right), within groups of mixed "
-        "rewards or in all. "
-        "All rules share one learning rate, chosen on GRPO alone; Adam takes out a rule's scale but not its noise. "
+        "weight: with even weights almost no gradient comes from low-entropy tokens in GRPO either. A weight can only "
+        "shift credit among the uncertain tokens. The oracles show what else there is to gain: with weights alone "
+        "(which picks mattered), or with signs (whether each was right), within groups of mixed rewards or in all. "
+        "All rules share one learning rate, chosen on GRPO alone; Adam normalises a rule's scale, not its noise. "
         "Larger gradients are clipped to a norm of 1.",
         *(
             f"![{title}](figures/{name}.png)"
@@ -78,44 +76,47 @@ def section(results: Mapping[str, Any] | None = None) -> str:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    found, singly = comparison.outcomes(results), comparison.outcomes(results, together=False)
-    total = sum(map(len, found.values()))
+    sides, singly = comparison.outcomes(results), comparison.outcomes(results, together=False)
+    total = sum(map(len, sides.values()))
     judging = comparison.judging(results)
-    if found["better"]:
-        first = f"**{len(found['better'])} of {total} comparisons beat GRPO**: {_listed(found['better'])}."
+    if sides["better"]:
+        first = f"**{len(sides['better'])} of {total} comparisons beat GRPO**: {_listed(sides['better'])}."
     else:
         first = f"**No rule beats GRPO beyond its interval** in any of {total} comparisons."
-    worse = f"{len(found['worse'])} are worse: {_listed(found['worse'])}." if found["worse"] else "None is worse."
+    worse = f"{len(sides['worse'])} are worse: {_listed(sides['worse'])}." if sides["worse"] else "None is worse."
     each = "; ".join(f"{side}: {_listed(singly[side]) or 'none'}" for side in ("better", "worse"))
     return "\n\n".join(
         [
-            f"{first} {worse} {len(found['neither'])} cannot be told apart from GRPO. These intervals of the area "
-            f"under the learning curve, in points, hold together (Bonferroni over all {total}). Ceilings are not "
+            f"{first} {worse} {len(sides['neither'])} cannot be told apart from GRPO. These intervals of the area "
+            f"under the learning curve, in points, are simultaneous (Bonferroni over all {total}). Ceilings are not "
             f"counted. {len(judging)} of {len(results['rules'])} variants have headroom"
             + (f": {', '.join(f'`{variant}`' for variant in judging)}." if judging else "."),
-            f"Looked at one by one, at 95 % each, where about {0.025 * total:.1f} of {total} would lie beyond 0 on "
+            f"One by one, at 95 % each, where about {0.025 * total:.1f} of {total} would lie beyond 0 on "
             f"either side by chance alone: {each}.",
         ]
     )
 
 
 def _temperature_table(
-    results: Mapping[str, Any], found: Mapping[tuple[str, str], Estimate], form: Callable[[Estimate], str]
+    results: Mapping[str, Any], estimates: Mapping[tuple[str, str], Estimate], form: Callable[[Estimate], str]
 ) -> str:
-    rows = [
-        [f"`{variant}`", *(form(found[variant, rule]) if (variant, rule) in found else "-" for rule in said.PAPERS)]
-        for variant in results["rules"]
-    ]
-    return markdown_table(["variant", *said.PAPERS], rows)
-
-
-def _signals_table(results: Mapping[str, Any]) -> str:
-    found, gains = said.signals(results), said.signal_differences(results)
     rows = [
         [
             f"`{variant}`",
-            *(shown(found[variant, name], digits=2) for name in said.SIGNALS),
-            *(shown(gains[variant, name], digits=2, signed=True) for name in said.SIGNALS[1:]),
+            *(form(estimates[variant, rule]) if (variant, rule) in estimates else "-" for rule in claims.PAPERS),
+        ]
+        for variant in results["rules"]
+    ]
+    return markdown_table(["variant", *claims.PAPERS], rows)
+
+
+def _signals_table(results: Mapping[str, Any]) -> str:
+    aurocs, gains = claims.signals(results), claims.signal_differences(results)
+    rows = [
+        [
+            f"`{variant}`",
+            *(shown(aurocs[variant, name], digits=2) for name in claims.SIGNALS),
+            *(shown(gains[variant, name], digits=2, signed=True) for name in claims.SIGNALS[1:]),
         ]
         for variant in results["rules"]
     ]
@@ -125,10 +126,10 @@ def _signals_table(results: Mapping[str, Any]) -> str:
 def _gate_table(results: Mapping[str, Any]) -> str:
     rows = []
     for variant in results["rules"]:
-        areas = said.gate_at_equal_shares(results, variant, "area")
+        areas = claims.gate_at_equal_shares(results, variant, "area")
         has_habit = "habit" in results["rules"][variant]["grpo"]["credit"]
         credit, per_token = (
-            said.gate_at_equal_shares(results, variant, figure) if has_habit else {}
+            claims.gate_at_equal_shares(results, variant, figure) if has_habit else {}
             for figure in ("credit_habit", "credit_per_token_habit")
         )
         rows += [
@@ -154,7 +155,7 @@ def _collapse_table(results: Mapping[str, Any]) -> str:
             points(passed),
             "yes" if judges else "no",
         ]
-        for variant, (lost, more, passed, judges) in said.collapse(results).items()
+        for variant, (lost, more, passed, judges) in claims.collapse(results).items()
     ]
     return markdown_table(["variant", "GRPO loses", "tau = .5 loses more", "pass@8", "can judge?"], rows)
 
@@ -177,7 +178,7 @@ def _headroom_table(results: Mapping[str, Any]) -> str:
                 len(comparison.per_seed(results, variant, "grpo", "area")),
                 shown(comparison.mean(results, variant, "grpo", "area")),
                 shown(comparison.mean(results, variant, "grpo", "accuracy")),
-                *(f"{found[0]}: {points(found[1])}" if found else "not run" for found in (best, unsigned)),
+                *(f"{ceiling[0]}: {points(ceiling[1])}" if ceiling else "not run" for ceiling in (best, unsigned)),
                 "yes" if comparison.judges(results, variant) else "no",
             ]
         )

@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments._harness import Outcome
 from experiments.credit.cells import variant_named
 from experiments.credit.layout import ROLES
-from experiments.credit.rules import RULES
+from experiments.credit.rules import ARMS
+from experiments.harness import Outcome
 
 CURVE_POINTS = 20
 
@@ -30,7 +30,7 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
     rules: dict[str, dict[str, Any]] = {}
     for (variant, rule), records in by_pair.items():
         rules.setdefault(variant, {})[rule] = {
-            "ceiling": RULES[rule].ceiling,
+            "ceiling": ARMS[rule].ceiling,
             "seeds": {str(seed): _figures(record) for seed, record in records.items()},
             "curve": _curve([record["rewards"] for record in records.values()]),
             "credit": _credit([record["credit"] for record in records.values()]),
@@ -77,12 +77,12 @@ def _lost(credit: Sequence[Mapping[str, Any]], role: str) -> float:
 def _late_shares(credit: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Each role's share of the credit in the second half of the training, and how often its share of the tokens."""
     late = credit[len(credit) // 2 :]
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for role in ROLES:
         shares, tokens = (_mean(row[role][name] for row in late if role in row) for name in ("credit", "tokens"))
         if math.isfinite(shares):
-            found |= {f"credit_{role}": shares, f"credit_per_token_{role}": shares / tokens}
-    return found
+            figures |= {f"credit_{role}": shares, f"credit_per_token_{role}": shares / tokens}
+    return figures
 
 
 def _curve(curves: Sequence[Sequence[float]]) -> dict[str, list[float]]:
@@ -101,19 +101,19 @@ def _curve(curves: Sequence[Sequence[float]]) -> dict[str, list[float]]:
 def _credit(series: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Per role, averaged over seeds at each measured step: share of the tokens and of the credit, d and entropy."""
     steps = [row["step"] for row in series[0]]
-    found: dict[str, Any] = {"step": steps}
+    by_role: dict[str, Any] = {"step": steps}
     for role in ROLES:
         rows = [[one[index].get(role) for one in series] for index in range(len(steps))]
         if not any(any(row) for row in rows):
             continue
-        found[role] = {
+        by_role[role] = {
             name: [_mean(item[name] for item in row if item) for row in rows]
             for name in ("tokens", "credit", "d", "entropy")
         }
-    return found
+    return by_role
 
 
 def _mean(values: Any) -> float:
     """Mean of the finite ones; nan of none. A figure that does not exist (AUROC without a cause) is left out."""
-    kept = [value for value in values if value is not None and math.isfinite(value)]
-    return math.fsum(kept) / len(kept) if kept else math.nan
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan

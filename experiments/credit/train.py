@@ -1,4 +1,4 @@
-"""Training of several seeds at once with one rule: sample, credit, update. All of the method is `dgpo.core`'s."""
+"""Training of several seeds at once in one arm: sample, score, credit, update. All of the method is `dgpo.core`'s."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from dgpo.core import (
+    TokenStats,
     aggregate_loss,
+    assign_credit,
     clipped_policy_loss,
     group_advantages,
     per_token_entropy,
     per_token_hellinger_sq,
     per_token_kl,
-    redistribute,
 )
 from experiments.credit import layout as language
 from experiments.credit import measure
 from experiments.credit.model import Parameters, completion_logits, sample
-from experiments.credit.rules import Known, Rule
+from experiments.credit.oracles import CreditArm, OracleStats
 from experiments.credit.variants import Variant
 from experiments.credit.warm_up import started_models
 
@@ -54,14 +55,14 @@ class Rollout:
 
 
 def train(
-    variant: Variant, rule: Rule, seeds: Sequence[int], models: Path, *, eval_prompts: int = 128
+    variant: Variant, arm: CreditArm, seeds: Sequence[int], models: Path, *, eval_prompts: int = 128
 ) -> list[dict[str, Any]]:
     """Return what happened to each seed; a seed's result does not depend on the others.
 
     Args:
         variant: The setting.
-        rule: How tokens are credited.
-        seeds: Of weights, prompts and samples: equal ones meet equal conditions under every rule.
+        arm: How tokens are credited.
+        seeds: Of weights, prompts and samples: equal ones meet equal conditions in every arm.
         models: Folder of the warmed-up models.
         eval_prompts: Held-out prompts at the end.
 
@@ -74,23 +75,25 @@ def train(
     log = measure.Log(len(seeds))
     for step, rollout in enumerate(_rollouts(variant, seeds, parameters)):
         optimizer.param_groups[0]["lr"] = variant.learning_rate * (1 - step / variant.num_rollouts)
-        if rule.refresh_every and step and step % rule.refresh_every == 0:
+        if arm.refresh_every and step and step % arm.refresh_every == 0:
             reference = {name: value.detach().clone() for name, value in parameters.items()}
         with torch.no_grad():
             ref_logits = completion_logits(reference, rollout.prompts, rollout.completions)
         log.rewards(rollout.rewards, rollout.advantages)
+        rules = [arm.rule_for(OracleStats(causal, rollout.num_picks)) for causal in rollout.causal]
         old_logps = None
         for update in range(variant.num_updates):
             logits = completion_logits(parameters, rollout.prompts, rollout.completions)
-            stats = token_statistics(logits, ref_logits, rollout, old_logps, variant.num_generations)
+            stats = token_stats(logits, ref_logits, rollout, old_logps, variant.num_generations)
             old_logps = old_logps if old_logps is not None else [one.logps for one in stats]
-            credited = [rule.fn(one) for one in stats]
-            loss = policy_loss(logits, rollout, old_logps, credited, ref_logits, rule)
+            credit = [assign_credit(one, rule) for one, rule in zip(stats, rules, strict=True)]
+            token_advantages = [one.token_advantages for one in credit]
+            loss = policy_loss(logits, rollout, old_logps, token_advantages, ref_logits, beta=arm.beta)
             optimizer.zero_grad()
             loss.backward()
             log.update(clip_each_seed(parameters), clipped_share(logits, rollout, old_logps))
             if update == 0 and (step % MEASURED_EVERY == 0 or step == variant.num_rollouts - 1):
-                log.credit(step, stats, credited, rollout)
+                log.credit(step, stats, credit, rollout)
             optimizer.step()
     trained = {name: value.detach() for name, value in parameters.items()}
     return log.records(measure.final_figures(trained, variant.warm_up.layout, seeds, eval_prompts))
@@ -146,10 +149,10 @@ def _logps(logits: Tensor, completions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def token_statistics(
+def token_stats(
     logits: Tensor, ref_logits: Tensor, rollout: Rollout, old_logps: Sequence[Tensor] | None, num_generations: int
-) -> list[Known]:
-    """Return what the rule may read, of each seed.
+) -> list[TokenStats]:
+    """Return what a rule may read, of each seed.
 
     Args:
         logits: (S, B, T, V) of the policy being updated.
@@ -167,20 +170,20 @@ def token_statistics(
         per_token_kl(logits, ref_logits),
         per_token_entropy(logits),
     )
+    group = torch.arange(logits.shape[1]) // num_generations
     return [
-        Known(
-            hellinger_sq=distance[index],
-            kl=kl[index],
+        TokenStats(
+            completion_mask=rollout.mask[index],
+            advantages=rollout.advantages[index],
             entropy=entropy[index],
             logps=logps[index],
             old_logps=logps[index] if old_logps is None else old_logps[index],
-            ref_logps=ref_logps[index],
-            completion_mask=rollout.mask[index],
-            advantages=rollout.advantages[index],
-            num_generations=num_generations,
             vocab_size=logits.shape[-1],
-            causal=rollout.causal[index],
-            num_picks=rollout.num_picks,
+            hellinger_sq=distance[index],
+            ref_logps=ref_logps[index],
+            rewards=rollout.rewards[index],
+            group=group,
+            kl=kl[index],
         )
         for index in range(len(logits))
     ]
@@ -190,9 +193,10 @@ def policy_loss(
     logits: Tensor,
     rollout: Rollout,
     old_logps: Sequence[Tensor],
-    credited: Sequence[Tensor],
+    token_advantages: Sequence[Tensor],
     ref_logits: Tensor,
-    rule: Rule,
+    *,
+    beta: float = 0.0,
 ) -> Tensor:
     """Return the sum over seeds of each seed's own loss, so that each seed's gradient is its own.
 
@@ -200,23 +204,22 @@ def policy_loss(
         logits: (S, B, T, V) with gradient.
         rollout: The completions.
         old_logps: Per seed (B, T).
-        credited: Per seed weights, or token advantages.
+        token_advantages: Per seed (B, T).
         ref_logits: (S, B, T, V).
-        rule: Says whether `credited` are token advantages, and the KL penalty, exp(x) - x - 1 with
-            x = ref logp - logp, as in GRPO's paper (TRL: `use_bias_correction_kl=False`).
+        beta: Factor of the KL penalty exp(x) - x - 1 with x = ref logp - logp, as in GRPO's paper (TRL:
+            `use_bias_correction_kl=False`).
 
     Returns:
         A scalar.
     """
     logps, ref_logps = _logps(logits, rollout.completions), _logps(ref_logits, rollout.completions)
     total = logits.new_zeros(())
-    for index, weights in enumerate(credited):
+    for index, advantages in enumerate(token_advantages):
         mask = rollout.mask[index]
-        advantages = weights if rule.signed else redistribute(rollout.advantages[index], weights)
         loss = clipped_policy_loss(logps[index], old_logps[index], advantages, completion_mask=mask)
-        if rule.kl_beta:
+        if beta:
             ahead = ref_logps[index] - logps[index]
-            loss = loss + rule.kl_beta * (ahead.exp() - ahead - 1)
+            loss = loss + beta * (ahead.exp() - ahead - 1)
         total = total + aggregate_loss(loss, mask)
     return total
 

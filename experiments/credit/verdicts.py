@@ -4,29 +4,28 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import Verdict
 from experiments.credit import comparison
 from experiments.credit.comparison import points
 from experiments.credit.figures import late_share, main_variant
+from experiments.report import Verdict
 
 PAPERS = ("dgpo tau=1", "dgpo tau=.5", "dgpo tau=.1", "dgpo tau=.05")
 DEFAULT, SHARP, UNGATED = "dgpo tau=.5", "dgpo tau=.1", "deviation only tau=.1"
 SIGNALS = ("d*h", "d", "h")
 SHARES = (97, 80, 50)
 LESS_VARIANCE, LESS_COLLAPSE = 0.41, 0.68
-"""What is said of the paper, second-hand."""
+"""Second-hand figures of the paper."""
 
 
-def verdicts(results: Mapping[str, Any] | None = None) -> list[Verdict]:
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says about each claim of the paper that it can be asked about.
 
     Args:
-        results: The committed ones by default.
+        results: What the command has written.
 
     Returns:
         Verdicts.
     """
-    results = comparison.load() if results is None else results
     return [
         _learns_better(results),
         _finds_causes(results),
@@ -37,7 +36,7 @@ def verdicts(results: Mapping[str, Any] | None = None) -> list[Verdict]:
 
 
 def areas(results: Mapping[str, Any], variants: Iterable[str]) -> dict[tuple[str, str], Estimate]:
-    """Return the paper's rule's area less GRPO's per variant and temperature, intervals that hold together."""
+    """Return the paper's rule's area less GRPO's per variant and temperature, simultaneous intervals."""
     pairs = [(variant, rule) for variant in variants for rule in PAPERS if rule in results["rules"][variant]]
     return {pair: comparison.difference(results, *pair, "area", comparisons=len(pairs)) for pair in pairs}
 
@@ -47,35 +46,35 @@ def _learns_better(results: Mapping[str, Any]) -> Verdict:
     judging = comparison.judging(results)
     if not judging:
         return Verdict(claim, "not testable at this size", "No variant of the task has headroom above GRPO.")
-    found = areas(results, judging)
-    better = [f"{rule} in {variant} {points(e)}" for (variant, rule), e in found.items() if above(e, 0)]
-    worse = [f"{rule} in {variant} {points(e)}" for (variant, rule), e in found.items() if below(e, 0)]
+    differences = areas(results, judging)
+    better = [f"{rule} in {variant} {points(e)}" for (variant, rule), e in differences.items() if above(e, 0)]
+    worse = [f"{rule} in {variant} {points(e)}" for (variant, rule), e in differences.items() if below(e, 0)]
     even = [comparison.mean(results, variant, DEFAULT, "effective_share").value for variant in judging]
-    gains = [found[variant, DEFAULT].value for variant in judging]
+    gains = [differences[variant, DEFAULT].value for variant in judging]
     why = (
         f"{weights_only(results, judging)} "
         f"With the paper's tau = .5 the credit stays even (effective share {min(even):.2f} to {max(even):.2f}) and the "
         f"difference from GRPO is {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points of the area under the "
         f"curve. At tau = 1, .5, .1 and .05 in the {len(judging)} variants in which an oracle with signs is above "
-        f"GRPO, intervals widened for {len(found)} comparisons: Better: {len(better)}, worse: {len(worse)}"
+        f"GRPO, intervals widened for {len(differences)} comparisons: Better: {len(better)}, worse: {len(worse)}"
         + (f" ({'; '.join([*better, *worse])})" if better or worse else "")
-        + ". All of them stand in the chapter."
+        + ". The chapter has all of them."
     )
-    return Verdict(claim, "supported" if better and not worse else "not supported", why, flat(found))
+    return Verdict(claim, "supported" if better and not worse else "not supported", why, flat(differences))
 
 
 def weights_only(results: Mapping[str, Any], variants: list[str]) -> str:
     """Return what an oracle gains that may only weigh the advantages, in a sentence."""
     counts = []
     for together in (len(variants), 1):
-        found = {v: comparison.headroom(results, v, signed=False, variants=together) for v in variants}
-        ran = {variant: one for variant, one in found.items() if one}
+        ceilings = {v: comparison.headroom(results, v, signed=False, variants=together) for v in variants}
+        ran = {variant: one for variant, one in ceilings.items() if one}
         counts.append(sum(one[2] for one in ran.values()))
     words = ", ".join(f"{variant} {points(one[1])}" for variant, one in ran.items())
     return (
         "The best oracle that knows the decisive picks but, like this rule, only multiplies the group's advantage by "
-        f"w >= 0 is above GRPO in {counts[0]} of {len(ran)} variants beyond intervals that hold together, in "
-        f"{counts[1]} beyond its own (points, 95 % each: {words})."
+        f"w >= 0 is above GRPO in {counts[0]} of {len(ran)} variants by simultaneous intervals (Bonferroni), in "
+        f"{counts[1]} by intervals of 95 % each (points: {words})."
     )
 
 
@@ -89,7 +88,7 @@ def signals(results: Mapping[str, Any]) -> dict[tuple[str, str], Estimate]:
 
 
 def signal_differences(results: Mapping[str, Any]) -> dict[tuple[str, str], Estimate]:
-    """Return the AUROC of d * h less that of d, and of h, on the same completions, intervals that hold together."""
+    """Return the AUROC of d * h less that of d, and of h, on the same completions, simultaneous intervals."""
     pairs = [(variant, name) for variant in results["rules"] for name in SIGNALS[1:]]
     return {
         (variant, name): comparison.difference_of_figures(
@@ -102,8 +101,8 @@ def signal_differences(results: Mapping[str, Any]) -> dict[tuple[str, str], Esti
 def _finds_causes(results: Mapping[str, Any]) -> Verdict:
     claim = "The score d * h ** kappa points at the tokens that decide the outcome, better than d or h alone"
     main, variants = main_variant(results), list(results["rules"])
-    found, gain = signals(results), signal_differences(results)
-    ours = [found[variant, "d*h"] for variant in variants]
+    aurocs, gain = signals(results), signal_differences(results)
+    ours = [aurocs[variant, "d*h"] for variant in variants]
     counts = {
         name: (sum(above(gain[v, name], 0) for v in variants), sum(below(gain[v, name], 0) for v in variants))
         for name in SIGNALS[1:]
@@ -115,18 +114,18 @@ def _finds_causes(results: Mapping[str, Any]) -> Verdict:
         f"AUROC for the picks that caused the outcome, on the same completions of GRPO's policies in {len(variants)} "
         f"variants: {min(values):.2f} to {max(values):.2f} with d * h (.5 is chance). It is above that of the entropy "
         f"alone in {counts['h'][0]} variants and below it in {counts['h'][1]}, above that of d alone in "
-        f"{counts['d'][0]} and below it in {counts['d'][1]} (intervals widened for {len(gain)} comparisons; they "
-        f"stand in the chapter). And it is hardly where the credit goes: in {main}, the picks, {tokens:.0%} of the "
+        f"{counts['d'][0]} and below it in {counts['d'][1]} (intervals widened for {len(gain)} comparisons, see "
+        f"the chapter). Little of the credit goes there: in {main}, the picks, {tokens:.0%} of the "
         f"tokens, get {late_share(results, main, DEFAULT, 'pivot'):.0%} of it at tau = .5 and "
         f"{late_share(results, main, SHARP, 'pivot'):.0%} at tau = .1 in the second half of the training, the style "
         f"words that decide nothing {late_share(results, main, SHARP, 'decoy'):.0%}."
     )
     good = all(above(one, 0.5) for one in ours) and all(counts[name] == (len(variants), 0) for name in counts)
-    return Verdict(claim, "supported" if good else "not supported", why, flat(found))
+    return Verdict(claim, "supported" if good else "not supported", why, flat(aurocs))
 
 
 def gate_at_equal_shares(results: Mapping[str, Any], variant: str, figure: str) -> dict[int, Estimate]:
-    """Return a figure of d * h less that of d, at each effective share that both were run at; they hold together."""
+    """Return a figure of d * h less that of d at each effective share of both, with simultaneous intervals."""
     rules = results["rules"].get(variant, {})
     ran = [share for share in SHARES if {f"share {share} %", f"ungated share {share} %"} <= rules.keys()]
     return {
@@ -138,10 +137,10 @@ def gate_at_equal_shares(results: Mapping[str, Any], variant: str, figure: str) 
 
 
 def _gate(results: Mapping[str, Any]) -> Verdict:
-    claim = "The entropy gate keeps credit away from confident drift that never pays"
+    claim = "The entropy gate keeps credit off low-entropy drift that never changes the reward"
     area = gate_at_equal_shares(results, "habit", "area")
     if not area:
-        return Verdict(claim, "not testable at this size", "The variant with confident drift was not run.")
+        return Verdict(claim, "not testable at this size", "The variant with low-entropy drift was not run.")
     credit = gate_at_equal_shares(results, "habit", "credit_habit")
     rules = results["rules"]["habit"]
     tokens = rules["grpo"]["credit"]["habit"]["tokens"]
@@ -161,14 +160,14 @@ def _gate(results: Mapping[str, Any]) -> Verdict:
     why = (
         "d * h is smaller than d, so that at one tau the gated weights are merely the more even ones"
         f"{_at_one_tau(results)}. With tau solved for equal effective shares, gated less ungated, points, intervals "
-        f"widened for {len(area)} comparisons: {each}. The habit, tokens of which policy and reference are sure, but "
-        f"differently, is {sum(tokens) / len(tokens):.0%} of a completion; credit is of the second half of the "
+        f"widened for {len(area)} comparisons: {each}. The habit, tokens on which policy and reference are confident "
+        f"and disagree, is {sum(tokens) / len(tokens):.0%} of a completion; credit is of the second half of the "
         f"training.{others}"
     )
     learns = any(above(e, 0) for e in area.values()) and not any(below(e, 0) for e in area.values())
-    keeps = all(below(e, 0) for e in credit.values())
+    spares = all(below(e, 0) for e in credit.values())
     figures = {f"area at {s} %": e for s, e in area.items()} | {f"credit at {s} %": e for s, e in credit.items()}
-    return Verdict(claim, "supported" if learns and keeps else "not supported", why, flat(figures))
+    return Verdict(claim, "supported" if learns and spares else "not supported", why, flat(figures))
 
 
 def _at_one_tau(results: Mapping[str, Any]) -> str:
@@ -194,19 +193,19 @@ def variances(results: Mapping[str, Any]) -> dict[tuple[str, str], Estimate]:
 
 def _variance(results: Mapping[str, Any]) -> Verdict:
     claim = "The variance of the gradient norm is 41 % smaller than GRPO's"
-    found = variances(results)
-    default = [e for (_, rule), e in found.items() if rule == DEFAULT]
+    ratios = variances(results)
+    default = [e for (_, rule), e in ratios.items() if rule == DEFAULT]
     smaller = [e for e in default if below(e, 1)]
     ruled_out = sum(above(e, 1 - LESS_VARIANCE) for e in default)
-    sharp = [e.value for (_, rule), e in found.items() if rule == SHARP]
+    sharp = [e.value for (_, rule), e in ratios.items() if rule == SHARP]
     why = (
         "Variance of the norm before clipping over the updates of a training, as a multiple of GRPO's: at tau = .5 "
         f"{min(e.value for e in default):.2f} to {max(e.value for e in default):.2f} in {len(default)} variants, "
         f"below 1 beyond its interval in {len(smaller)}, above it in {sum(above(e, 1) for e in default)}; 41 % less is "
-        f"outside of the interval in {ruled_out}. At tau = .1 {min(sharp):.1f} to {max(sharp):.1f}. Each with its "
-        "interval in the chapter."
+        f"outside of the interval in {ruled_out}. At tau = .1 {min(sharp):.1f} to {max(sharp):.1f}. Intervals: see the "
+        "chapter."
     )
-    return Verdict(claim, "supported" if default and smaller == default else "not supported", why, flat(found))
+    return Verdict(claim, "supported" if default and smaller == default else "not supported", why, flat(ratios))
 
 
 def collapse(results: Mapping[str, Any]) -> dict[str, tuple[Estimate, Estimate, Estimate, bool]]:
@@ -220,7 +219,7 @@ def collapse(results: Mapping[str, Any]) -> dict[str, tuple[Estimate, Estimate, 
         GRPO's; whether a collapse that is 68 % smaller would lie outside of the second's interval.
     """
     variants = [variant for variant, rules in results["rules"].items() if DEFAULT in rules]
-    found = {}
+    changes = {}
     for variant in variants:
         lost = comparison.mean(results, variant, comparison.BASELINE, "decoy_entropy_lost")
         more, passed = (
@@ -228,31 +227,31 @@ def collapse(results: Mapping[str, Any]) -> dict[str, tuple[Estimate, Estimate, 
             for figure in ("decoy_entropy_lost", "pass@8")
         )
         half = (more.high - more.low) / 2 if more.low is not None and more.high is not None else float("inf")
-        found[variant] = lost, more, passed, above(lost, 0) and half < LESS_COLLAPSE * lost.value
-    return found
+        changes[variant] = lost, more, passed, above(lost, 0) and half < LESS_COLLAPSE * lost.value
+    return changes
 
 
 def _collapse(results: Mapping[str, Any]) -> Verdict:
     claim = "Less mode collapse than GRPO (second-hand: 68 % less)"
-    found = collapse(results)
-    judging = {variant: one for variant, one in found.items() if one[3]}
+    changes = collapse(results)
+    judging = {variant: one for variant, one in changes.items() if one[3]}
     less = [variant for variant, one in judging.items() if below(one[1], 0)]
-    losses = [one[0].value for one in found.values()]
+    losses = [one[0].value for one in changes.values()]
     ruled_out = sum(above(one[1], -LESS_COLLAPSE * one[0].value) for one in judging.values())
     words = "; ".join(
         f"{variant} {points(one[1])} where GRPO loses {one[0].value:.0%}" for variant, one in judging.items()
     )
     why = (
-        "What a policy can lose here is the even choice of style words. GRPO itself loses "
-        f"{min(losses):.0%} to {max(losses):.0%} of its entropy by the end, less than a tenth in "
-        f"{sum(one < 0.1 for one in losses)} variants; {len(judging)} of {len(found)} variants can judge: there the "
+        "Measured by the entropy of the style words, which are equally likely at the start. GRPO itself loses "
+        f"{min(losses):.0%} to {max(losses):.0%} of it by the end, less than a tenth in "
+        f"{sum(one < 0.1 for one in losses)} variants; {len(judging)} of {len(changes)} variants can judge: there the "
         f"interval is narrower than an effect of 68 %, which lies outside of it in {ruled_out}. What {DEFAULT} loses "
         "more than GRPO, in points, "
-        f"intervals widened for {len(found)} comparisons: {words or 'none'}. Right answers among 8 samples stand in "
+        f"intervals widened for {len(changes)} comparisons: {words or 'none'}. Right answers among 8 samples: see "
         "the chapter."
     )
     word = "not testable at this size" if not judging else "supported" if len(less) == len(judging) else "not supported"
-    figures = {f"{variant}: {name}": e for variant, one in found.items() for name, e in zip("lm", one, strict=False)}
+    figures = {f"{variant}: {name}": e for variant, one in changes.items() for name, e in zip("lm", one, strict=False)}
     return Verdict(claim, word, why, flat(figures))  # type: ignore[arg-type]
 
 
@@ -266,8 +265,9 @@ def below(estimate: Estimate, value: float) -> bool:
     return estimate.high is not None and estimate.high < value
 
 
-def flat(found: Mapping[Any, Estimate]) -> dict[str, Any]:
+def flat(estimates: Mapping[Any, Estimate]) -> dict[str, Any]:
     """Return estimates as plain values, by names in one text."""
     return {
-        " / ".join(key) if isinstance(key, tuple) else str(key): [e.value, e.low, e.high] for key, e in found.items()
+        " / ".join(key) if isinstance(key, tuple) else str(key): [e.value, e.low, e.high]
+        for key, e in estimates.items()
     }

@@ -1,4 +1,4 @@
-"""Models that speak the language and pick by chance, made once per seed and kept beside the cells."""
+"""Models that know the language and pick at random, trained once per seed and stored beside the cells."""
 
 import math
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from experiments._code import digest, digest_of_files, only
 from experiments.credit import layout as language
 from experiments.credit.model import Parameters, Shape, completion_logits, initial_parameters
 from experiments.credit.variants import WarmUp
+from experiments.digests import digest, digest_of_files, files_in
 
 # What makes a model besides its settings.
-CODE = ("src/dgpo/lab/tasks/forks/language.py", *only(("layout", "model", "warm_up"), "experiments/credit"))
+CODE = ("src/dgpo/lab/tasks/forks/language.py", *files_in("experiments/credit", ("layout", "model", "warm_up")))
 
 
 def started_models(config: WarmUp, seeds: Sequence[int], folder: Path) -> tuple[Parameters, Parameters]:
@@ -23,7 +23,7 @@ def started_models(config: WarmUp, seeds: Sequence[int], folder: Path) -> tuple[
     Args:
         config: What decides the weights.
         seeds: One slice per seed.
-        folder: Where they are kept.
+        folder: Where they are stored.
 
     Returns:
         Policies and references, without gradient.
@@ -38,9 +38,9 @@ def started_models(config: WarmUp, seeds: Sequence[int], folder: Path) -> tuple[
             partial = files[seed].with_suffix(f".{os.getpid()}")
             torch.save([{name: value[index].clone() for name, value in one.items()} for one in pair], partial)
             partial.replace(files[seed])
-    found = [torch.load(files[seed], weights_only=True) for seed in seeds]
+    pairs = [torch.load(files[seed], weights_only=True) for seed in seeds]
     policies, references = (
-        {name: torch.stack([pair[i][name] for pair in found]) for name in found[0][i]} for i in (0, 1)
+        {name: torch.stack([pair[i][name] for pair in pairs]) for name in pairs[0][i]} for i in (0, 1)
     )
     return policies, references
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments._report import COLOURS, new_figure, save_figure
+from dgpo.lab.figures import PALETTE
 from experiments.gradient_stability import summary
 from experiments.gradient_stability.theory import TERMS
 from experiments.gradient_stability.training import BETA, RULES
+from experiments.report import new_figure, save_figure
 
 _THEORY = {
     "surrogate": (TERMS["surrogate"].label, 1.0),
@@ -28,7 +29,7 @@ def draw(results: Mapping[str, Any], folder: Path | None = None) -> None:
     """Draw both figures.
 
     Args:
-        results: Of `summary.load`.
+        results: What the command has written.
         folder: `docs/figures` by default.
     """
     save_figure(_theory(results), "gradient-stability-theory", folder)
@@ -41,7 +42,7 @@ def _theory(results: Mapping[str, Any]) -> Any:
     titles = {"reference": "reference's probability q, p = 1/4", "policy": "policy's probability p, q = 1/4"}
     for axes, (side, title) in zip(panels, titles.items(), strict=True):
         rows = results["theory"][side]
-        for (name, (label, factor)), colour in zip(_THEORY.items(), COLOURS, strict=False):
+        for (name, (label, factor)), colour in zip(_THEORY.items(), PALETTE, strict=False):
             points = [factor * row[name] for row in rows]
             axes.loglog([row["probability"] for row in rows], points, label=label, color=colour)
         axes.invert_xaxis()
@@ -56,7 +57,7 @@ def _runs(results: Mapping[str, Any]) -> Any:
     figure = new_figure(10, 3.6)
     panels = figure.subplots(1, 3, sharey=True)
     for axes, (side, title) in zip(panels, _SIDES.items(), strict=True):
-        for (rule, (label, _)), colour in zip(RULES.items(), COLOURS, strict=False):
+        for (rule, (label, _)), colour in zip(RULES.items(), PALETTE, strict=False):
             points = summary.along(results, side, rule, "largest")
             if points:
                 axes.loglog(*zip(*points, strict=True), label=label, color=colour, marker="o", markersize=3)

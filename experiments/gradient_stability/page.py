@@ -2,49 +2,38 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import Verdict, interval, markdown_table, paired_difference, record_line, shown
-from experiments.gradient_stability import figures, summary
-from experiments.gradient_stability.summary import UNSWEPT, load, per_seed
+from experiments.gradient_stability import summary
+from experiments.gradient_stability.summary import UNSWEPT, per_seed
 from experiments.gradient_stability.theory import TERMS, largest_weight
 from experiments.gradient_stability.training import BETA, RULES, SETTINGS, WORD
+from experiments.report import Verdict, interval, markdown_table, paired_difference, record_line, shown
 
 _KL_RULES = ("k3", "reverse-kl", "k1-in-reward")
 _IN_REWARD = "k1-normalised"
 _SMALLEST = "reference=1e-12"
 
 
-def draw(folder: Path | None = None) -> None:
-    """Draw the figures.
-
-    Args:
-        folder: Of results, in which the figures will stand as well; the committed ones by default.
-    """
-    figures.draw(load() if folder is None else load(folder / summary.RESULTS.name), folder)
-
-
-def section() -> str:
+def section(results: Mapping[str, Any]) -> str:
     """Return the chapter of docs/results.md."""
-    results = load()
     steps, batch = SETTINGS["steps"], SETTINGS["prompts"] * SETTINGS["num_generations"]
     parts = [
         "## Does a KL penalty explode where DGPO does not?",
         _summary(results),
-        "### In theory: what one sampled token sends into its logits",
+        "### In theory: the gradient of one sampled token with respect to its logits",
         _THEORY_TEXT,
         _terms_table(results),
         _weights_text(),
         "![gradient norms in theory](figures/gradient-stability-theory.png)",
-        "### In a run: `forks`, with a word made nearly impossible",
-        f"The forks model says `{WORD}` with a probability of about 1/4 at each decoy. A constant on that word's logit "
-        f"takes the probability away: from the reference, from the policy, or from the policy after its completions "
-        f"were sampled (stale rollouts; no rule corrects the penalty for that, as TRL does not by default). {steps} "
-        f"steps of {batch} completions, learning rate {SETTINGS['learning_rate']:g}, beta {BETA}, gradients clipped to "
-        f"{SETTINGS['max_grad_norm']:g} after their norm was taken. Norm, and reward of the last five steps: mean over "
-        "the seeds, smallest and largest seed.",
+        "### In a run: `forks`, with one token of vanishing probability",
+        f"The forks model samples `{WORD}` with a probability of about 1/4 at each decoy. A constant added to that "
+        f"token's logit lowers the probability: under the reference, under the policy, or under the policy after its "
+        "completions were sampled (stale rollouts; no rule corrects the penalty for that, as TRL does not by default). "
+        f"{steps} steps of {batch} completions, learning rate {SETTINGS['learning_rate']:g}, beta {BETA}, gradients "
+        f"clipped to {SETTINGS['max_grad_norm']:g} after their norm was taken. Norm, and reward of the last five "
+        "steps: mean over the seeds, smallest and largest seed.",
         *(_runs_table(results, side) for side in ("reference", "policy", "stale")),
         "![gradient norms in runs](figures/gradient-stability-runs.png)",
         record_line(results["record"]),
@@ -55,7 +44,7 @@ def section() -> str:
 _THEORY_TEXT = f"""Policy p, reference q, sampled token y, e_y its one-hot vector. All formulas are checked against
 autograd in float64 (`tests/experiments/test_gradient_stability.py`). Norms for V = 100, the other 99 tokens alike, and
 without the factor beta (usually {BETA} or less) that a penalty is multiplied by. DGPO's weight is that of a token among
-999 others that agree with the reference."""
+999 others on which policy and reference agree."""
 
 
 def _terms_table(results: Mapping[str, Any]) -> str:
@@ -87,9 +76,9 @@ def _weights_text() -> str:
 
 def _runs_table(results: Mapping[str, Any], side: str) -> str:
     title = {
-        "reference": f"The reference finds `{WORD}` nearly impossible, the policy says it",
-        "policy": f"The policy hardly says `{WORD}`, the reference would",
-        "stale": f"The policy hardly says `{WORD}` any more, but the completions hold it",
+        "reference": f"`{WORD}` vanishes under the reference, and the policy samples it",
+        "policy": f"`{WORD}` vanishes under the policy, not under the reference",
+        "stale": f"`{WORD}` vanishes under the policy after the completions were sampled",
     }[side]
     variants = summary.variants(results, side)
     header = [
@@ -101,12 +90,12 @@ def _runs_table(results: Mapping[str, Any], side: str) -> str:
     for rule, (label, _) in RULES.items():
         # GRPO does not look at the reference: along that sweep it was trained once.
         looked_up = [UNSWEPT] * len(variants) if (side, rule) == ("reference", "grpo") else variants
-        found = [per_seed(results, variant, rule, "mean") for variant in looked_up]
-        if not any(found[1:]):
+        means = [per_seed(results, variant, rule, "mean") for variant in looked_up]
+        if not any(means[1:]):
             continue
         every = [value for v in looked_up for value in per_seed(results, v, rule, "largest").values()]
         reward = _spread(per_seed(results, looked_up[-1], rule, "reward"))
-        rows.append([label, *map(_spread, found), f"{max(every):.3g}", reward])
+        rows.append([label, *map(_spread, means), f"{max(every):.3g}", reward])
     return f"**{title}**\n\n" + markdown_table(header, rows)
 
 
@@ -130,7 +119,7 @@ def _growth(results: Mapping[str, Any], rule: str) -> dict[int, float]:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    told = [f"- {verdict.claim}: **{verdict.verdict}**." for verdict in verdicts(results)]
+    listed_verdicts = [f"- {verdict.claim}: **{verdict.verdict}**." for verdict in verdicts(results)]
     rewards = {
         "GRPO": (UNSWEPT, "grpo"),
         "q = 1/4": (UNSWEPT, _IN_REWARD),
@@ -139,22 +128,21 @@ def _summary(results: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{name} {_spread(per_seed(results, *of, 'reward'))}" for name, of in rewards.items())
     goal = (
         "- What a vanishing reference does change is the goal. k1 taken off the group's rewards is divided by the "
-        f"group's spread with them, so its gradient cannot explode; but {BETA} log(1/q) per word competes with a "
+        f"group's spread with them, so its gradient cannot explode; but {BETA} log(1/q) per token competes with a "
         f"reward of 1. Reward of the last steps, mean (smallest to largest seed): {listed}."
     )
-    return "\n".join(["The reasons stand in the table above.", "", *told, goal])
+    return "\n".join(["Reasons: see the table of verdicts.", "", *listed_verdicts, goal])
 
 
-def verdicts(results: Mapping[str, Any] | None = None) -> list[Verdict]:
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says about the claims on stability.
 
     Args:
-        results: Of `summary.load`; read from the file by default.
+        results: What the command has written.
 
     Returns:
         Verdicts.
     """
-    results = results or load()
     return [_bounded(results), _kl_explodes(results), _other_direction(results), _steadier(results)]
 
 
@@ -215,7 +203,7 @@ def _other_direction(results: Mapping[str, Any]) -> Verdict:
 
 
 def _steadier(results: Mapping[str, Any]) -> Verdict:
-    found = {}
+    ratios = {}
     for rule in ("dgpo", "dgpo-sharp"):
         treated: dict[int, list[float]] = {}
         for variant in summary.variants(results, "reference"):
@@ -223,9 +211,9 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
             for seed in ours.keys() & theirs.keys():
                 treated.setdefault(seed, []).append(ours[seed] - theirs[seed])
         means = {seed: sum(values) / len(values) for seed, values in treated.items()}
-        found[rule] = paired_difference(means, dict.fromkeys(means, 0.0))
-    ratio = {rule: shown(_exp10(estimate), digits=2) for rule, estimate in found.items()}
-    high = found["dgpo"].high
+        ratios[rule] = paired_difference(means, dict.fromkeys(means, 0.0))
+    ratio = {rule: shown(_exp10(estimate), digits=2) for rule, estimate in ratios.items()}
+    high = ratios["dgpo"].high
     largest = {
         rule: max(
             v
@@ -240,7 +228,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         f"Gradient norm of DGPO over that of GRPO + {BETA} KL (k3), geometric mean over the reference's probabilities: "
         f"{ratio['dgpo']} at tau = 0.5, {ratio['dgpo-sharp']} at tau = 0.05. Largest norm of any step: "
         f"{largest['k3']:.1f} with k3, {largest['dgpo']:.1f} and {largest['dgpo-sharp']:.1f} with DGPO.",
-        {"ratio_log10": {rule: estimate.value for rule, estimate in found.items()}, "largest": largest},
+        {"ratio_log10": {rule: estimate.value for rule, estimate in ratios.items()}, "largest": largest},
         asked_by="us",
     )
 

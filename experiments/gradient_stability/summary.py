@@ -1,39 +1,20 @@
 """Figures per rule, swept probability and seed, taken from the committed results."""
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "results.json"
 UNSWEPT = "reference=0.25"
 """The word's own probability: nothing is shifted, and all variants are this one."""
 _LAST = 5
-
-
-def load(path: Path = RESULTS) -> dict[str, Any]:
-    """Return results.
-
-    Args:
-        path: The committed ones by default.
-
-    Returns:
-        What `__main__` wrote.
-
-    Raises:
-        FileNotFoundError: If the experiment was not run yet.
-    """
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def per_seed(results: Mapping[str, Any], variant: str, rule: str, figure: str) -> dict[int, float]:
     """Return one figure for each seed.
 
     Args:
-        results: Of `load`.
+        results: What the command has written.
         variant: Such as `"reference=1e-8"`.
         rule: One of `training.RULES`.
         figure: `"mean"`, `"largest"` or `"log_mean"` of the gradient norms, or `"reward"`, of the last steps.
@@ -47,15 +28,15 @@ def per_seed(results: Mapping[str, Any], variant: str, rule: str, figure: str) -
         "largest": lambda cell: max(cell["grad_norm"]),
         "reward": lambda cell: statistics.fmean(cell["reward"][-_LAST:]),
     }[figure]
-    found = [cell for cell in results["cells"] if (cell["variant"], cell["rule"]) == (variant, rule)]
-    return {cell["seed"]: measure(cell) for cell in found}
+    cells = [cell for cell in results["cells"] if (cell["variant"], cell["rule"]) == (variant, rule)]
+    return {cell["seed"]: measure(cell) for cell in cells}
 
 
 def variants(results: Mapping[str, Any], side: str) -> list[str]:
     """Return the variants of a sweep, from the word's own probability to the smallest.
 
     Args:
-        results: Of `load`.
+        results: What the command has written.
         side: `"reference"`, `"policy"` or `"stale"`.
 
     Returns:
@@ -86,7 +67,7 @@ def along(results: Mapping[str, Any], side: str, rule: str, figure: str) -> list
     """Return a figure, averaged over seeds, along a sweep.
 
     Args:
-        results: Of `load`.
+        results: What the command has written.
         side: As for `variants`.
         rule: One of `training.RULES`; GRPO does not look at the reference and is the same along that sweep.
         figure: As for `per_seed`.

@@ -165,15 +165,15 @@ def norms(policy_probability: float, reference_probability: float, *, vocab_size
         with the token's weight, in a completion of 1000 tokens of which all others agree with the reference.
 
     Example:
-        >>> found = norms(0.25, 1e-8)
-        >>> {name: round(found[name], 2) for name in ("k3", "k1_in_reward", "reverse_kl", "dgpo_tau0.5")}
+        >>> by_term = norms(0.25, 1e-8)
+        >>> {name: round(by_term[name], 2) for name in ("k3", "k1_in_reward", "reverse_kl", "dgpo_tau0.5")}
         {'k3': 0.75, 'k1_in_reward': 12.84, 'reverse_kl': 3.26, 'dgpo_tau0.5': 0.95}
     """
     p, q = pair_with(policy_probability, reference_probability, vocab_size)
-    found = {name: term.gradient(p, q, 0).norm().item() for name, term in TERMS.items()}
+    by_term = {name: term.gradient(p, q, 0).norm().item() for name, term in TERMS.items()}
     for tau in (0.5, 0.05):
-        found[f"dgpo_tau{tau}"] = found["surrogate"] * weight_of(p, q, tau=tau, num_tokens=1000)
-    return found
+        by_term[f"dgpo_tau{tau}"] = by_term["surrogate"] * weight_of(p, q, tau=tau, num_tokens=1000)
+    return by_term
 
 
 def weight_of(p: Tensor, q: Tensor, *, tau: float, num_tokens: int) -> float:

@@ -1,10 +1,10 @@
-"""Short trainings of the forks model, with one word made nearly impossible for the reference or for the policy.
+"""Short trainings of the forks model in which one token has a vanishing probability under the reference or the policy.
 
-The word is `hmm`, one of the four that the model says at each decoy with a probability of about 1/4. A constant added
-to its logit gives it any other probability and leaves everything else as it was:
+The token is `hmm`, one of four that the model samples at each decoy with a probability of about 1/4. A constant on its
+logit gives it any other probability and changes nothing else:
 
-- `reference=PROBABILITY`: to the reference's logit. The policy goes on sampling what the reference finds impossible.
-- `policy=PROBABILITY`: to the policy's, sampling included. It is the other way round, and the word is hardly sampled.
+- `reference=PROBABILITY`: to the reference's logit; the policy goes on sampling the token.
+- `policy=PROBABILITY`: to the policy's, sampling included; the token is seldom sampled.
 - `stale=PROBABILITY`: to the policy's, but completions are sampled without it, as by an older policy.
 """
 
@@ -23,27 +23,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgpo.core import (
+    TokenStats,
     aggregate_loss,
+    assign_credit,
     clipped_policy_loss,
-    gated_scores,
     group_advantages,
     per_token_entropy,
     per_token_hellinger_sq,
     per_token_kl,
-    redistribute,
-    redistribution_weights,
 )
 from dgpo.lab.tasks.forks import language, warm_up_model
-from experiments._code import CORE, digest, digest_of_files
-from experiments._harness import Cell
+from experiments.arms import Arm
+from experiments.digests import CORE, digest, digest_of_files
+from experiments.harness import Cell
 
 CODE = (
     *CORE,
+    "src/dgpo/rules.py",
     "src/dgpo/lab/tasks/forks/language.py",
     "src/dgpo/lab/tasks/forks/model.py",
     "experiments/gradient_stability/training.py",
 )
-"""What computes a cell: where it changes, cells are computed again. Committed results keep what they were made with."""
+"""What computes a cell: where it changes, cells are computed again. Committed results hold the digest of their code."""
 BETA = 0.04
 WORD = "hmm"
 SETTINGS: Mapping[str, Any] = {
@@ -59,7 +60,7 @@ SETTINGS: Mapping[str, Any] = {
 
 @dataclass
 class Batch:
-    """One step's completions and what policy and reference say of them.
+    """One step's completions and their log-probabilities under policy and reference.
 
     Attributes:
         logits: Of the policy, (B, T, V), with gradient.
@@ -94,15 +95,21 @@ def _grpo(batch: Batch) -> Tensor:
 
 
 def _dgpo(tau: float) -> Callable[[Batch], Tensor]:
+    arm = Arm("dgpo", {"tau": tau})
+
     def loss(batch: Batch) -> Tensor:
         logits = batch.logits.detach()
-        scores = gated_scores(
-            per_token_hellinger_sq(logits, batch.ref_logits),
-            per_token_entropy(logits),
+        stats = TokenStats(
+            completion_mask=batch.mask,
+            advantages=batch.advantages,
+            entropy=per_token_entropy(logits),
+            logps=batch.logps.detach(),
+            old_logps=batch.old_logps,
             vocab_size=logits.shape[-1],
+            hellinger_sq=per_token_hellinger_sq(logits, batch.ref_logits),
+            ref_logps=batch.ref_logps,
         )
-        weights = redistribution_weights(scores, batch.mask, tau=tau)
-        return _surrogate(batch, redistribute(batch.advantages, weights))
+        return _surrogate(batch, assign_credit(stats, arm.credit_rule).token_advantages)
 
     return loss
 
@@ -151,8 +158,8 @@ def run(
         models: Folder of the warmed-up models, those of other code apart; `dgpo.lab.models.cache_dir()` by default.
 
     Returns:
-        Per cell `grad_norm` (before clipping) and `reward`, one value per step; `measured`, the mean probability that
-        the swept side gives the word at decoys before the first step.
+        Per cell `grad_norm` (before clipping) and `reward`, one value per step; `measured`, the mean probability of the
+        token at decoys under the swept side before the first step.
     """
     folder = {} if models is None else {"DGPO_CACHE": str(models / digest_of_files(CODE))}
     with patch.dict(os.environ, folder):
@@ -235,7 +242,7 @@ def _batch(
     ended = (completions == language.WORD_IDS[language.EOS]).cumsum(-1)
     mask = (ended == 0) | ((ended == 1) & (completions == language.WORD_IDS[language.EOS]))
     texts = [
-        " ".join(language.WORDS[token] for token, kept in zip(row, keep, strict=True) if kept and token > 3)
+        " ".join(language.WORDS[token] for token, trained in zip(row, keep, strict=True) if trained and token > 3)
         for row, keep in zip(completions.tolist(), mask.tolist(), strict=True)
     ]
     answers = [language.answer_text(pairs) for pairs in repeated]
@@ -275,7 +282,7 @@ def _sample(model: Any, shift: Tensor, prompts: Tensor, length: int, generator: 
 
 
 def _at_decoys(batch: Batch, completions: Tensor, side: str) -> float:
-    """Mean probability of the word where the model chooses a style word."""
+    """Mean probability of the token where the model samples a style word."""
     style = torch.tensor([language.WORD_IDS[word] for word in language.STYLE_WORDS])
     decoys = torch.isin(completions, style) & batch.mask
     logits = batch.ref_logits if side == "reference" else batch.logits.detach()

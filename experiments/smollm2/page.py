@@ -1,59 +1,19 @@
-"""What the experiment says, as Markdown and verdicts, generated from its committed results."""
+"""What the experiment says, as Markdown and verdicts, from its results."""
 
 import math
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import (
-    COLOURS,
-    Verdict,
-    interval,
-    markdown_table,
-    new_figure,
-    paired_difference,
-    record_line,
-    save_figure,
-    shown,
-)
+from experiments.report import Verdict, interval, markdown_table, paired_difference, record_line, shown
 from experiments.smollm2 import summary
-from experiments.smollm2.rules import BASE, GRPO, MODEL, RULES, TASKS
-from experiments.smollm2.summary import load, trained
+from experiments.smollm2.rules import ARMS, BASE, GRPO, MODEL, TASKS
+from experiments.smollm2.summary import trained
 
 
-def draw(folder: Path | None = None) -> None:
-    """Draw one figure per task: reward, entropy, gradient norm and effective share.
-
-    Args:
-        folder: Of results, in which the figures will stand as well; the committed ones by default.
-    """
-    results = load() if folder is None else load(folder / "results.json")
-    curves = {
-        "reward": "reward",
-        "entropy": "entropy, nats",
-        "grad_norm": "gradient norm",
-        "effective_share": "ESS / T",
-    }
-    for task, rules in trained(results).items():
-        figure = new_figure(11, 3)
-        panels = figure.subplots(1, len(curves))
-        for axes, (name, title) in zip(panels, curves.items(), strict=True):
-            for rule in rules:
-                points = summary.curve(results, task, rule, name)
-                colour = COLOURS[list(RULES).index(rule)]
-                axes.plot(range(1, len(points) + 1), points, label=RULES[rule].label, color=colour, linewidth=1.2)
-            axes.set_title(title, fontsize=9)
-            axes.set_xlabel("step")
-            axes.grid(alpha=0.3)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
-        save_figure(figure, f"smollm2-{task.replace('_', '-')}-rules", folder)
-
-
-def section() -> str:
+def section(results: Mapping[str, Any]) -> str:
     """Return the chapter of docs/results.md."""
-    results = load()
     parts = [
         "## A real small model: SmolLM2-135M-Instruct",
         _what_was_run(results),
@@ -69,7 +29,7 @@ def _what_was_run(results: Mapping[str, Any]) -> str:
     missing = [
         f"{task}: {', '.join(left)}"
         for task in TASKS
-        if (left := [rule for rule in RULES if rule not in trained(results).get(task, [])])
+        if (left := [rule for rule in ARMS if rule not in trained(results).get(task, [])])
     ]
     return (
         f"{MODEL}, weights dequantized from 4 bits, bfloat16, LoRA r = {settings['lora_r']} on the last "
@@ -77,7 +37,7 @@ def _what_was_run(results: Mapping[str, Any]) -> str:
         f"of {groups} prompts x {settings['num_generations']} completions of at most "
         f"{settings['max_completion_length']} tokens, plain-text prompts, `DGPOTrainer` for every rule. Held-out: "
         f"{settings['eval_size']} questions x {settings['eval_samples']} samples at T = 1 for each seed. This is a "
-        "very short training: it can show a large difference between rules and no small one."
+        "very short training, which can show a large difference between rules but not a small one."
         + (f" Of the grid, not run yet: {'; '.join(missing)}." if missing else "")
     )
 
@@ -101,7 +61,7 @@ def _accuracy_table(results: Mapping[str, Any], task: str, rules: list[str]) -> 
             continue
         listed = ", ".join(f"{values[seed]:.3f}" for seed in sorted(values))
         row = [
-            "before training" if rule == BASE else RULES[rule].label,
+            "before training" if rule == BASE else ARMS[rule].label,
             listed,
             shown(interval(list(values.values()))),
         ]
@@ -131,8 +91,8 @@ def _training_table(results: Mapping[str, Any], task: str, rules: list[str]) -> 
         shares = summary.steps(results, task, rule, "effective_share")
         rows.append(
             [
-                RULES[rule].label,
-                *(shown(interval(list(values.values()))) for values in ends.values()),
+                ARMS[rule].label,
+                *(shown(interval(list(values.values()))) if values else "-" for values in ends.values()),
                 f"{statistics.fmean(norms):.3f}",
                 f"{statistics.variance(norms):.4f}",
                 f"{max(norms):.3f}",
@@ -151,11 +111,10 @@ def _training_table(results: Mapping[str, Any], task: str, rules: list[str]) -> 
     return markdown_table(["", *header], rows)
 
 
-def verdicts() -> list[Verdict]:
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says about the claims it can be asked about."""
-    results = load()
-    found = [_learns_better(results, rule) for rule in ("dgpo", "entropy") if _comparable(results, rule)]
-    return [*found, *([_steadier(results)] if _comparable(results, "dgpo") else [])]
+    learning = [_learns_better(results, rule) for rule in ("dgpo", "entropy") if _comparable(results, rule)]
+    return [*learning, *([_steadier(results)] if _comparable(results, "dgpo") else [])]
 
 
 def _comparable(results: Mapping[str, Any], rule: str) -> list[str]:
@@ -171,13 +130,13 @@ def _comparable(results: Mapping[str, Any], rule: str) -> list[str]:
 def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
     differences = {task: summary.over_seeds(results, task, rule, GRPO) for task in _comparable(results, rule)}
     better = all(estimate.low is not None and estimate.low > 0 for estimate in differences.values())
-    told = "; ".join(f"`{task}` {shown(estimate, signed=True)}" for task, estimate in differences.items())
+    listed = "; ".join(f"`{task}` {shown(estimate, signed=True)}" for task, estimate in differences.items())
     shares = [summary.steps(results, task, rule, "effective_share") for task in differences]
     share = statistics.fmean(value for values in shares for value in values)
     return Verdict(
-        f"{RULES[rule].label}: learns arithmetic better than GRPO (SmolLM2-135M)",
+        f"{ARMS[rule].label}: learns arithmetic better than GRPO (SmolLM2-135M)",
         "supported" if better else "not supported",
-        f"Held-out accuracy minus GRPO's, 95 % over seeds: {told}. Mean effective share {share:.3f}: "
+        f"Held-out accuracy minus GRPO's, 95 % over seeds: {listed}. Mean effective share {share:.3f}: "
         + ("its weights are so even that it is nearly GRPO." if share > 0.97 else "its weights do differ from GRPO's."),
         {task: estimate.value for task, estimate in differences.items()},
         asked_by="the paper" if rule == "dgpo" else "us",
@@ -185,7 +144,7 @@ def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
 
 
 def _steadier(results: Mapping[str, Any]) -> Verdict:
-    told, good, figures = [], True, {}
+    listed, good, figures = [], True, {}
     for task in _comparable(results, "dgpo"):
         ours, theirs = (summary.norm_variance(results, task, rule) for rule in ("dgpo", GRPO))
         logs = {seed: math.log(ours[seed] / theirs[seed]) for seed in ours.keys() & theirs.keys()}
@@ -193,7 +152,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         change = _relative(log_ratio)
         entropy = paired_difference(*(summary.at_end(results, task, rule, "entropy") for rule in ("dgpo", GRPO)))
         good &= log_ratio.high is not None and log_ratio.high < 0 and entropy.low is not None and entropy.low > 0
-        told.append(
+        listed.append(
             f"`{task}`: variance {shown(change, digits=2, signed=True)} of GRPO's, entropy at the end "
             f"{shown(entropy, digits=2, signed=True)} nats"
         )
@@ -202,7 +161,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         "gradient variance -41 %, mode collapse -68 % (second-hand; SmolLM2-135M)",
         "supported" if good else "not supported",
         f"DGPO at tau = 0.5 beside GRPO, 95 % over seeds, variance of the gradient norm over the steps of a training: "
-        f"{'; '.join(told)}.",
+        f"{'; '.join(listed)}.",
         figures,
     )
 

@@ -1,40 +1,21 @@
-"""What is compared, and on what: every rule is `DGPOTrainer` with other weights, so that nothing else differs."""
+"""What is compared, and on what: every arm is `DGPOTrainer` with another credit rule, so that nothing else differs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.arms import Arm
+
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-EVEN = 1e9
-"""A tau at which every weight is 1: DGPO is then GRPO, as `tests/engines/trl/test_equals_grpo.py` asserts."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One way of training.
-
-    Attributes:
-        label: In tables and figures.
-        tau: Temperature of the weights.
-        beta: Factor of TRL's KL penalty.
-        score: `"gated"` for the paper's d h^kappa, `"entropy"` for h alone.
-    """
-
-    label: str
-    tau: float = EVEN
-    beta: float = 0.0
-    score: str = "gated"
-
-
 BASE = "base"
-"""The rule that trains nothing: held-out accuracy before training, shared by all others of the same task and seed."""
+"""The arm that trains nothing: held-out accuracy before training, shared by all others of the same task and seed."""
 GRPO = "grpo"
 
-RULES: Mapping[str, Rule] = {
-    GRPO: Rule("GRPO"),
-    "dgpo": Rule("DGPO, tau = 0.5", tau=0.5),
-    "grpo-kl": Rule("GRPO + 0.04 KL", beta=0.04),
-    "entropy": Rule("entropy only, tau = 0.5", tau=0.5, score="entropy"),
+ARMS: Mapping[str, Arm] = {
+    GRPO: Arm("even", label="GRPO"),
+    "dgpo": Arm("dgpo", {"tau": 0.5}, label="DGPO, tau = 0.5"),
+    "grpo-kl": Arm("even", label="GRPO + 0.04 KL", beta=0.04),
+    "entropy": Arm("entropy", {"tau": 0.5}, label="entropy only, tau = 0.5"),
 }
 
 

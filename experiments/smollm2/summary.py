@@ -1,48 +1,30 @@
 """Figures per task, rule and seed, taken from the committed results."""
 
-import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
-from experiments._report import interval, paired_difference
-from experiments.smollm2.rules import BASE, GRPO, RULES, TASKS
+from experiments.report import interval, paired_difference
+from experiments.smollm2.rules import ARMS, BASE, GRPO, TASKS
 
-RESULTS = Path(__file__).parent / "results" / "results.json"
 LAST = 4
 """Steps at the end of a training whose mean is quoted."""
 
 
-def load(path: Path = RESULTS) -> dict[str, Any]:
-    """Return results.
-
-    Args:
-        path: The committed ones by default.
-
-    Returns:
-        What `__main__` wrote.
-
-    Raises:
-        FileNotFoundError: If the experiment was not run yet.
-    """
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
 def trained(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the rules that were trained on each task, in the order of `RULES`.
+    """Return the rules that were trained on each task, in the order of `ARMS`.
 
     Args:
-        results: Of `load`.
+        results: What the command has written.
 
     Returns:
         Task to rules; tasks without any are left out.
     """
     done = {(cell["cell"][0], cell["cell"][1]) for cell in results["cells"]}
-    found = {task: [rule for rule in RULES if (task, rule) in done] for task in TASKS}
-    return {task: rules for task, rules in found.items() if rules}
+    by_task = {task: [rule for rule in ARMS if (task, rule) in done] for task in TASKS}
+    return {task: rules for task, rules in by_task.items() if rules}
 
 
 def cells_of(results: Mapping[str, Any], task: str, rule: str) -> dict[int, Mapping[str, Any]]:
@@ -54,9 +36,9 @@ def accuracy(results: Mapping[str, Any], task: str, rule: str) -> dict[int, floa
     """Return the held-out accuracy by seed: right answers among all samples of all questions.
 
     Args:
-        results: Of `load`.
+        results: What the command has written.
         task: One of `TASKS`.
-        rule: One of `RULES`, or `BASE` for the model before training.
+        rule: One of `ARMS`, or `BASE` for the model before training.
 
     Returns:
         Seed to accuracy.
@@ -73,7 +55,7 @@ def over_questions(results: Mapping[str, Any], task: str, rule: str, baseline: s
     It treats the trained models as given: it says how these models differ, not how the next training would.
 
     Args:
-        results: Of `load`.
+        results: What the command has written.
         task: One of `TASKS`.
         rule: The one of interest.
         baseline: The one it is compared with.
@@ -102,8 +84,9 @@ def curve(results: Mapping[str, Any], task: str, rule: str, name: str) -> list[f
 
 
 def at_end(results: Mapping[str, Any], task: str, rule: str, name: str) -> dict[int, float]:
-    """Return the mean of a curve over its last steps, by seed."""
-    return {seed: _mean(cell["curves"][name][-LAST:]) for seed, cell in cells_of(results, task, rule).items()}
+    """Return the mean of a curve over its last steps, by seed; empty for KL of an arm without a reference."""
+    ends = {seed: _mean(cell["curves"][name][-LAST:]) for seed, cell in cells_of(results, task, rule).items()}
+    return {seed: end for seed, end in ends.items() if not math.isnan(end)}
 
 
 def steps(results: Mapping[str, Any], task: str, rule: str, name: str) -> list[float]:
@@ -124,5 +107,5 @@ def baseline_of(rule: str) -> str:
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    kept = [value for value in values if value is not None]
-    return statistics.fmean(kept) if kept else float("nan")
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present else float("nan")

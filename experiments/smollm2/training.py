@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from experiments._code import CORE, digest_of_files, only
-from experiments._harness import Cell
-from experiments.smollm2.rules import BASE, GRPO, MODEL, RULES, TASKS, TRAINING
+from experiments.digests import CORE, digest_of_files, files_in
+from experiments.harness import Cell
+from experiments.smollm2.rules import ARMS, BASE, GRPO, MODEL, TASKS, TRAINING
 
 Settings = Mapping[str, Any]
 CODE = (
     *CORE,
+    "src/dgpo/config.py",
     "src/dgpo/core/totals.py",
-    *only(("config", "heads", "trainer"), "src/dgpo/engines/trl"),
+    *files_in("src/dgpo/engines/trl"),
     "experiments/smollm2/training.py",
 )
-"""What computes a cell: where it changes, cells are computed again. Committed results keep what they were made with."""
+"""What computes a cell: where it changes, cells are computed again. Committed results hold the digest of their code."""
 CURVES = {
     "reward": "reward",
     "entropy": "entropy",
@@ -30,7 +31,7 @@ CURVES = {
     "frac_reward_zero_std": "frac_reward_zero_std",
     "length": "completions/mean_length",
 }
-"""What is kept of every step, and its key among the trainer's metrics."""
+"""What is recorded of every step, and its key among the trainer's metrics; nan where an arm has no reference."""
 
 
 def run(cells: Sequence[Cell], settings: Sequence[Settings]) -> list[dict[str, Any]]:
@@ -98,11 +99,13 @@ def _trainer(cell: Cell, options: Settings, task: Any, folder: str) -> Any:
     from dgpo import DGPOConfig, DGPOTrainer
     from dgpo.lab.models import resolve_model
 
-    rule = options["rule"]
+    arm = ARMS[GRPO if cell.rule == BASE else cell.rule]
+    assert isinstance(arm.rule, str)
     config = DGPOConfig(
         output_dir=folder,
-        tau=rule["tau"],
-        beta=rule["beta"],
+        credit_rule=arm.rule,
+        credit_options=dict(arm.options),
+        beta=arm.beta,
         max_steps=options["max_steps"],
         per_device_train_batch_size=options["per_device_train_batch_size"],
         num_generations=options["num_generations"],
@@ -131,33 +134,13 @@ def _trainer(cell: Cell, options: Settings, task: Any, folder: str) -> Any:
         layers_to_transform=_last_layers(model, options["lora_layers"]),
         task_type="CAUSAL_LM",
     )
-    trainer_class = {"gated": DGPOTrainer, "entropy": scored_by_entropy(DGPOTrainer)}[rule["score"]]
-    trainer = trainer_class(
+    trainer = DGPOTrainer(
         model, list(task.reward_funcs), config, train_dataset=task.train_dataset, peft_config=adapters
     )
     # torch multiplies a strided slice of three dimensions with a frozen head by copying the head once per row of the
     # batch: 1.8 GB, and more time than the rest of the prompts' forward pass. A contiguous slice avoids it.
     trainer.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     return trainer
-
-
-def scored_by_entropy(trainer_class: Any) -> Any:
-    """Return a trainer whose score is the entropy alone: how far a token is from the reference does not count.
-
-    Args:
-        trainer_class: `DGPOTrainer`.
-
-    Returns:
-        A subclass.
-    """
-
-    class EntropyOnlyTrainer(trainer_class):
-        """Its weights are those of the entropy gate, h^kappa, in place of d h^kappa."""
-
-        def _give_credit(self, inputs: dict[str, Any], per_token: dict[str, Any]) -> None:
-            super()._give_credit(inputs, per_token | {"scores": per_token["gate"]})
-
-    return EntropyOnlyTrainer
 
 
 def _last_layers(model: str, count: int) -> list[int]:
@@ -202,6 +185,7 @@ def settings_of(cell: Cell, overrides: Settings) -> dict[str, Any]:
     training = {**TRAINING, **overrides}
     if cell.rule == BASE:
         training["max_steps"] = 0
-    rule = RULES[GRPO if cell.rule == BASE else cell.rule]
-    settings = {"model": MODEL, "task": asdict(TASKS[cell.variant]), "rule": asdict(rule), **training}
+    arm = ARMS[GRPO if cell.rule == BASE else cell.rule]
+    rule = {"rule": arm.rule, "options": dict(arm.options), "beta": arm.beta, "digest": arm.digest()}
+    settings = {"model": MODEL, "task": asdict(TASKS[cell.variant]), "rule": rule, **training}
     return settings | {"code": digest_of_files(CODE)}

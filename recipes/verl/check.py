@@ -1,4 +1,4 @@
-"""Validates recipes of this folder without a GPU, a cluster or a model, and says what would run.
+"""Validates recipes of this folder without a GPU, a cluster or a model, and prints what would run.
 
     python recipes/verl/check.py                                   every recipe, scale and objective
     python recipes/verl/check.py math scale=7b objective=dapo ...  one run, as run.sh starts it
@@ -49,13 +49,13 @@ def compose(recipe: str, *overrides: str) -> Any:
 
 
 def placeholder_model(folder: Path, shape: str) -> Path:
-    """Write what verl reads of a model before its weights: the configuration's shape, and a tokenizer of two words."""
+    """Write what verl reads of a model before its weights: the configuration's shape, and a tokenizer of two tokens."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     path = folder / shape
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+    two_tokens = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=two_tokens, pad_token="<pad>", eos_token="<eos>")
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     tokenizer.save_pretrained(path)
     qwen = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 152064}
@@ -65,14 +65,15 @@ def placeholder_model(folder: Path, shape: str) -> Path:
 
 
 def problems_of(config: Any) -> list[str]:
-    """Return why a run of this configuration could not work; empty if nothing was found."""
-    found = []
+    """Return why a run of this configuration could not work; empty if no reason is known."""
+    problems = []
     for check in (_check_complete, _check_dgpo, _check_verl, _check_reward, _check_sizes):
         try:
             check(copy.deepcopy(config))
-        except Exception as error:  # verl asserts, raises ValueError, and more: all of them are findings here
-            found.append(f"{check.__name__.removeprefix('_check_')}: {type(error).__name__}: {error}")
-    return found
+        except Exception as error:  # verl asserts, raises ValueError, and more: all of them are problems here
+            if not any(str(error) in problem for problem in problems):
+                problems.append(f"{check.__name__.removeprefix('_check_')}: {type(error).__name__}: {error}")
+    return problems
 
 
 def is_dgpo(config: Any) -> bool:
@@ -92,7 +93,7 @@ def _check_complete(config: Any) -> None:
 
 def _missing(tree: Any, name: str = "") -> list[str]:
     if isinstance(tree, dict):
-        return [found for key, value in tree.items() for found in _missing(value, f"{name}.{key}")]
+        return [missing for key, value in tree.items() for missing in _missing(value, f"{name}.{key}")]
     return [name[1:]] if tree == "???" else []
 
 
@@ -118,7 +119,7 @@ def _check_dgpo(config: Any) -> None:
 
 
 def _why_inactive() -> str:
-    """Why verl does not know DGPO's trainer: verl itself says only that it does not."""
+    """Return why verl does not know DGPO's trainer: its own message is only that it does not."""
     from importlib.metadata import entry_points
 
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
@@ -127,7 +128,7 @@ def _why_inactive() -> str:
         return f"{start}dgpo is not installed in the environment of {sys.executable}. Run: pip install 'dgpo[verl]'"
     if policy.strip().lower() != "auto":
         return f"{start}VERL_USE_EXTERNAL_PLUGINS={policy} leaves it out. Unset it, or name dgpo in it."
-    return f"{start}verl was imported without it; `python -c 'import dgpo.engines.verl.plugin'` says why."
+    return f"{start}verl was imported without it; `python -c 'import dgpo.engines.verl.plugin'` gives the reason."
 
 
 def _check_verl(config: Any) -> None:
@@ -162,7 +163,7 @@ def _check_verl(config: Any) -> None:
 
 
 def _check_reward(config: Any) -> None:
-    """The reward function is found and its reward manager accepts the overlong penalty."""
+    """The reward function can be imported and its reward manager accepts the overlong penalty."""
     from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
 
     manager = resolve_reward_manager_cls(config)
@@ -217,12 +218,8 @@ def facts(config: Any) -> dict[str, str]:
     part, algorithm = config.actor_rollout_ref, config.algorithm
     actor, rollout, val = part.actor, part.rollout, part.rollout.val_kwargs
     penalty = config.reward.reward_kwargs.overlong_buffer_cfg
-    objective = "verl's own"
-    if is_dgpo(config):
-        settings = read_settings(config)
-        objective = f"DGPO tau={settings.tau:g} kappa={settings.kappa:g}"
     return {
-        "objective": objective,
+        "objective": f"DGPO, {read_settings(config).rule}" if is_dgpo(config) else "verl's own",
         "GPUs": f"{num_gpus(config)} ({config.trainer.device})",
         "a rollout": f"{config.data.train_batch_size} x {rollout.n}",
         "updates": str(config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs),
@@ -247,7 +244,7 @@ def table(rows: Sequence[dict[str, str]]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """verl and its libraries say much about the accelerators that are not here."""
+    """Silence verl and its libraries, which warn of every accelerator that is not here."""
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -257,25 +254,25 @@ def _quiet() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
-def _paths(words: Sequence[str], folder: Path) -> list[str]:
-    """Placeholders for the paths that the words do not give."""
-    shape = next((word.removeprefix("scale=") for word in words if word.startswith("scale=")), "32b")
-    shape = "quick" if words[0] == "quick" else shape if shape in SHAPES else "32b"
-    given = {word.partition("=")[0] for word in words}
-    values = {"paths.data": folder, "paths.recipe": HERE} if words[0] == "quick" else {"paths.data": folder}
+def _paths(arguments: Sequence[str], folder: Path) -> list[str]:
+    """Placeholders for the paths that the overrides do not give."""
+    shape = next((argument.removeprefix("scale=") for argument in arguments if argument.startswith("scale=")), "32b")
+    shape = "quick" if arguments[0] == "quick" else shape if shape in SHAPES else "32b"
+    given = {argument.partition("=")[0] for argument in arguments}
+    values = {"paths.data": folder, "paths.recipe": HERE} if arguments[0] == "quick" else {"paths.data": folder}
     if "paths.model" not in given:
         values["paths.model"] = placeholder_model(folder, shape)
     return [f"{name}={value}" for name, value in values.items() if name not in given]
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Check one run, or all of them; return 1 if there is a problem."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    runs = [tuple(words)] if words else list(RUNS)
+    runs = [tuple(arguments)] if arguments else list(RUNS)
     rows, failed = [], False
     with tempfile.TemporaryDirectory() as folder:
         for run in runs:
-            name = " ".join(word for word in run if not word.startswith("paths."))
+            name = " ".join(argument for argument in run if not argument.startswith("paths."))
             with _quiet():
                 try:
                     config = compose(*run, *_paths(run, Path(folder)))

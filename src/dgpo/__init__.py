@@ -24,18 +24,17 @@ if TYPE_CHECKING:
         per_token_hellinger_sq,
         redistribute,
         redistribution_weights,
-        sequence_parallel_weights,
     )
     from dgpo.engines.trl import DGPOConfig, DGPOTrainer
-    from dgpo.lm_head import LMHeadStats, lm_head_stats, sharded_lm_head_stats
+    from dgpo.lm_head import LMHeadStats, VocabParallel, lm_head_stats
 
 _HOME = {
     "dgpo.core": (
         *("Credit", "CreditStats", "TokenStats", "assign_credit", "clipped_policy_loss", "credit_rule", "credit_stats"),
         *("gated_scores", "group_advantages", "per_token_entropy", "per_token_hellinger_sq", "redistribute"),
-        *("redistribution_weights", "sequence_parallel_weights"),
+        "redistribution_weights",
     ),
-    "dgpo.lm_head": ("LMHeadStats", "lm_head_stats", "sharded_lm_head_stats"),
+    "dgpo.lm_head": ("LMHeadStats", "VocabParallel", "lm_head_stats"),
     "dgpo.engines.trl": ("DGPOConfig", "DGPOTrainer"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -47,6 +46,7 @@ __all__ = [
     "DGPOTrainer",
     "LMHeadStats",
     "TokenStats",
+    "VocabParallel",
     "__version__",
     "assign_credit",
     "clipped_policy_loss",
@@ -59,8 +59,6 @@ __all__ = [
     "per_token_hellinger_sq",
     "redistribute",
     "redistribution_weights",
-    "sequence_parallel_weights",
-    "sharded_lm_head_stats",
 ]
 
 

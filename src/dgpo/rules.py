@@ -176,10 +176,12 @@ def resolve(rule: str | Callable[..., Tensor] | CreditRule, /, **options: Any) -
         Traceback (most recent call last):
         dgpo.errors.ConfigError: There is no credit rule 'capt'. Did you mean 'capped'? Rules: dgpo, even, ...
     """
-    if isinstance(rule, CreditRule):
-        rule, options = rule.function, {**rule.options, **options}
-    name = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
-    function = _function_of(rule) if isinstance(rule, str) else rule
+    if isinstance(rule, str):
+        name, function = rule, _function_of(rule)
+    elif isinstance(rule, CreditRule):
+        name, function, options = rule.name, rule.function, {**rule.options, **options}
+    else:
+        name, function = getattr(rule, "__name__", type(rule).__name__), rule
     resolved = CreditRule(name, function, _checked_options(name, function, options), _source_of(function))
     _try(resolved)
     return resolved

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from dgpo.errors import UnsupportedVersionError
@@ -50,18 +51,18 @@ def check_version(
     supported: tuple[tuple[int, ...], tuple[int, ...]],
     installed: str | None = None,
     *,
-    differences: "list[str] | None" = None,
+    find_differences: Callable[[], list[str]] | None = None,
 ) -> None:
     """Refuse a package of a version whose hooks have not been tested.
 
     `DGPO_ALLOW_UNTESTED_TRL=1` (the package's name in capitals) tries another version all the same, with one warning,
-    if `differences` says that every hook is as it was.
+    if `find_differences` says that every hook is as it was.
 
     Args:
         package: Its name, which is also the extra that installs it.
         supported: The lowest release, and the first one that is not supported any more.
         installed: Version to judge; that of the installed package by default.
-        differences: What of the hooks differs from what is relied on; None where nobody has looked.
+        find_differences: Says what of the installed hooks differs from what is relied on; called where it matters.
 
     Raises:
         UnsupportedVersionError: If the package is absent or outside of the range, or a hook differs.
@@ -78,6 +79,8 @@ def check_version(
             ) from None
     wanted = requirement(package, supported)
     in_range = supported[0] <= release_of(installed, len(supported[0])) < supported[1]
+    allowed = os.environ.get(f"DGPO_ALLOW_UNTESTED_{package.upper()}") == "1"
+    differences = find_differences() if find_differences is not None and (in_range or allowed) else []
     if in_range and not differences:
         return
     remedy = f"Run: pip install '{wanted}'"
@@ -86,16 +89,15 @@ def check_version(
         raise UnsupportedVersionError(
             f"{package} {installed} is installed, and dgpo relies on hooks that differ in it: {listed}. {remedy}"
         )
-    variable = f"DGPO_ALLOW_UNTESTED_{package.upper()}"
-    if differences is not None and os.environ.get(variable) == "1":
+    if allowed and find_differences is not None:
         warnings.warn(
             f"{package} {installed} has not been tested with this version of dgpo ({wanted} has). Every hook that it"
             " relies on is there with the same parameters; what they do may differ all the same.",
             stacklevel=3,
         )
         return
-    hint = f" All hooks match: {variable}=1 tries it all the same." if differences is not None else ""
     raise UnsupportedVersionError(
         f"{package} {installed} is installed, but this version of dgpo has been tested with {wanted} only; it relies on"
-        f" {package}'s inner hooks. {remedy}.{hint}"
+        f" {package}'s inner hooks. {remedy}, or set DGPO_ALLOW_UNTESTED_{package.upper()}=1 to try this version if its"
+        " hooks match."
     )

@@ -82,12 +82,13 @@ def test_reference_logps_of_our_grpo_kl(monkeypatch):
     import _lm_head_contenders as heads
     import torch
 
-    from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
+    from dgpo.lm_head.streamed import streamed_stats
+    from dgpo.lm_head.tiles_torch import TORCH_TILES
 
     problem = heads.make_problem(24, 16, 300, "float32", "cpu")
-    works = (TORCH_TILES, TileWork(heads.LogpReduction, TORCH_TILES.logit_grad))
+    all_ops = (TORCH_TILES, TORCH_TILES._replace(reduction=heads.LogpReduction))
     args = (problem.ref, None, problem.targets, heads.PLAIN, torch.float32)
-    whole, alone = (streamed_stats(*args, tile_work=work).logps for work in works)
+    whole, alone = (streamed_stats(*args, tile_ops=tile_ops).logps for tile_ops in all_ops)
     torch.testing.assert_close(alone, whole, rtol=1e-6, atol=1e-6)
 
 

@@ -91,3 +91,31 @@ def test_bad_input_is_named_with_the_remedy(rewards, size, options, message, unc
 def test_an_accelerator_is_not_waited_for():
     """Infinite rewards are looked for on the CPU alone; meta tensors have no values to look at."""
     assert group_advantages(torch.zeros(4, device="meta"), 2).shape == (4,)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+@pytest.mark.parametrize("size", [1e30, 1.0, 1e-30])
+def test_advantages_do_not_depend_on_the_unit_of_the_reward(scale, size):
+    rewards = torch.tensor([1.0, 0.25, 0.0, 3.0])
+    expected = group_advantages(rewards.double(), 4, scale=scale, eps=0.0)
+    a = group_advantages(rewards * size, 4, scale=scale, eps=0.0)
+    torch.testing.assert_close(a.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_a_tiny_group_beside_a_huge_one():
+    rewards = torch.tensor([1e-30, 0.0, 1e30, 0.0])
+    assert group_advantages(rewards, 2, eps=0.0).tolist() == pytest.approx([0.5**0.5, -(0.5**0.5)] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_no_completion_has_no_advantage(scale):
+    assert group_advantages(torch.empty(0), 4, scale=scale).shape == (0,)
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4), st.sampled_from(["group", "batch", "none"]))
+def test_scaling_by_a_power_of_two_changes_no_bit(values, scale):
+    rewards = torch.tensor(values)
+    centred = rewards - rewards.sum() / 4
+    plain = centred / ((centred.square().sum() / 3).sqrt() + 1e-4) if scale != "none" else centred
+    if rewards.max() > rewards.min() and centred.abs().max() > 1e-10:
+        assert torch.equal(group_advantages(rewards, 4, scale=scale), plain)

@@ -140,3 +140,16 @@ def test_an_empty_mask_gives_zero():
 def test_bad_input_is_named(call, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("normalizer", [0, -1.0, float("nan"), float("inf")])
+def test_a_normalizer_that_is_no_count_is_refused(normalizer):
+    loss, mask = torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="normalizer must be a finite number above 0"):
+        aggregate_loss(loss, mask, normalizer=normalizer)
+
+
+def test_sums_of_half_precision_losses_do_not_overflow():
+    loss, mask = torch.full((1, 100), 1000.0, dtype=torch.float16), torch.ones(1, 100, dtype=torch.bool)
+    assert aggregate_loss(loss, mask).item() == 1000.0
+    assert aggregate_loss(loss, mask, reduction="sum").item() == 100_000.0

@@ -1,15 +1,18 @@
 """Stacked seeds are independent, and the update is that of `DGPOTrainer`."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
+from dgpo import TokenStats, assign_credit
 from experiments.credit import cells, layout, measure
 from experiments.credit.layout import Layout
 from experiments.credit.model import Shape, completion_logits, initial_parameters, sample
-from experiments.credit.rules import RULES, Known
-from experiments.credit.train import clip_each_seed, described, policy_loss, token_statistics, train
+from experiments.credit.oracles import CreditArm, OracleStats
+from experiments.credit.rules import ARMS
+from experiments.credit.train import clip_each_seed, described, policy_loss, token_stats, train
 from experiments.credit.variants import Variant, WarmUp
 
 SHAPE = Shape(vocab_size=layout.VOCAB_SIZE, num_positions=40, hidden_size=16)
@@ -76,24 +79,47 @@ def test_gradients_are_clipped_seed_by_seed():
 
 
 def test_a_seed_is_trained_as_it_would_be_alone(tmp_path):
-    rule = RULES["dgpo tau=.1"]
-    together = train(TINY, rule, [0, 1, 2], tmp_path, eval_prompts=4)
-    alone = train(TINY, rule, [1], tmp_path, eval_prompts=4)[0]
+    arm = ARMS["dgpo tau=.1"]
+    together = train(TINY, arm, [0, 1, 2], tmp_path, eval_prompts=4)
+    alone = train(TINY, arm, [1], tmp_path, eval_prompts=4)[0]
     assert alone["rewards"] == together[1]["rewards"]
     assert alone["grad_norms"] == pytest.approx(together[1]["grad_norms"], rel=1e-3)
     assert alone["final"] == together[1]["final"]
-    fresh = train(TINY, rule, [1], tmp_path / "again", eval_prompts=4)[0]
+    fresh = train(TINY, arm, [1], tmp_path / "again", eval_prompts=4)[0]
     assert fresh["grad_norms"] == pytest.approx(alone["grad_norms"], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ARMS)
 def test_every_rule_trains_to_finite_figures(name, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "models"
     variant = dataclasses.replace(TINY, num_rollouts=2, num_updates=2, learning_rate=1e-2)
-    record = train(variant, RULES[name], [0], folder, eval_prompts=2)[0]
+    record = train(variant, ARMS[name], [0], folder, eval_prompts=2)[0]
     assert len(record["rewards"]) == 2
     assert len(record["grad_norms"]) == 4
     assert all(norm == norm and norm < 1e3 for norm in record["grad_norms"])
+
+
+RULE = """
+from dgpo import credit_rule
+
+@credit_rule(reads=(), signed=True)
+def last_token(stats, *, size=1.0):
+    mask = stats.completion_mask
+    return size * stats.advantages[:, None] * (mask & (mask.cumsum(-1) == mask.sum(-1, keepdim=True)))
+"""
+
+
+def test_an_arm_may_be_any_rule_signed_ones_included(tmp_path):
+    (tmp_path / "my_rules.py").write_text(RULE)
+    path = f"{tmp_path / 'my_rules.py'}:last_token"
+    arm, other = (CreditArm(path, {"size": size}) for size in (1.0, 2.0))
+    assert arm.signed
+    assert arm.digest() != other.digest()
+    record = train(TINY, arm, [0], tmp_path, eval_prompts=2)[0]
+    alone = train(TINY, CreditArm(arm.credit_rule.function), [0], tmp_path, eval_prompts=2)[0]
+    assert json.dumps(record) == json.dumps(alone)
+    # The last token alone is <eos> or the last digit, of which the style words get nothing.
+    assert all(row["decoy"]["credit"] == 0 for row in record["credit"] if row["effective_share"] > 0)
 
 
 def test_auroc_counts_pairs():
@@ -124,30 +150,31 @@ def rollout_with_credit():
 
 def test_even_weights_are_grpo_written_out():
     rollout, logits, ref_logits = rollout_with_credit()
-    stats = token_statistics(logits, ref_logits, rollout, None, 4)
-    rule = RULES["grpo"]
-    loss = policy_loss(logits, rollout, [stats[0].logps], [rule.fn(stats[0])], ref_logits, rule)
-    (found,) = torch.autograd.grad(loss, logits)
+    (stats,) = token_stats(logits, ref_logits, rollout, None, 4)
+    credit = assign_credit(stats, ARMS["grpo"].credit_rule)
+    loss = policy_loss(logits, rollout, [stats.logps], [credit.token_advantages], ref_logits)
+    (gradient,) = torch.autograd.grad(loss, logits)
     groups = rollout.rewards.view(2, 4)
     advantages = ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).view(1, 8, 1)
     logps = logits.log_softmax(-1).gather(-1, rollout.completions[..., None])[..., 0]
     plain = -(logps * advantages * rollout.mask).sum() / rollout.mask.sum()
-    assert torch.allclose(found, torch.autograd.grad(plain, logits)[0], atol=1e-6)
+    assert torch.allclose(gradient, torch.autograd.grad(plain, logits)[0], atol=1e-6)
 
 
 def test_a_kl_penalty_pulls_towards_the_reference():
     rollout, logits, ref_logits = rollout_with_credit()
-    stats = token_statistics(logits, ref_logits, rollout, None, 4)
-    arguments = (logits, rollout, [stats[0].logps], [RULES["grpo"].fn(stats[0])], ref_logits)
-    ahead = (stats[0].ref_logps - stats[0].logps)[rollout.mask[0]]
-    penalty = policy_loss(*arguments, RULES["grpo+kl"]) - policy_loss(*arguments, RULES["grpo"])
+    (stats,) = token_stats(logits, ref_logits, rollout, None, 4)
+    credit = assign_credit(stats, ARMS["grpo+kl"].credit_rule)
+    arguments = (logits, rollout, [stats.logps], [credit.token_advantages], ref_logits)
+    ahead = (stats.ref_logps - stats.logps)[rollout.mask[0]]
+    penalty = policy_loss(*arguments, beta=ARMS["grpo+kl"].beta) - policy_loss(*arguments, beta=ARMS["grpo"].beta)
     assert penalty.item() == pytest.approx(0.04 * (ahead.exp() - ahead - 1).mean().item(), rel=1e-4)
 
 
 def test_cells_name_everything_that_decides_them():
     planned = cells.planned(range(10), reduced=False)
     assert len(planned) == len(set(planned))
-    assert {cell.rule for cell in planned} == set(RULES)
+    assert {cell.rule for cell in planned} == set(ARMS)
     one = cells.settings(planned[0])
     assert {"rule", "code", "warm_up", "num_rollouts", "learning_rate"} <= one.keys()
     pairs = [(cell.variant, cell.rule) for cell in planned]
@@ -160,19 +187,19 @@ def test_a_right_pick_of_the_signed_oracle_counts_alike_however_far_a_batch_gets
         causal = zeros.clone()
         causal[:, 3] = torch.tensor([1.0, -1.0])
         causal[0, 6] = last_pick
-        known = Known(zeros, zeros, zeros, zeros, zeros, zeros, mask, torch.ones(2), 2, 10, causal=causal, num_picks=4)
+        stats = TokenStats(mask, torch.ones(2), zeros, zeros, zeros, 10)
         for name in ("signed oracle", "signed in groups mixed .5"):
-            given = RULES[name].fn(known)
+            given = assign_credit(stats, ARMS[name].rule_for(OracleStats(causal, num_picks=4))).token_advantages
             even = 0.5 if "groups" in name else 0.0
             assert given[:, 3].tolist() == [even + (1 - even) * 12 / 4, even - (1 - even) * 12 / 4]
 
 
 def test_what_the_signals_point_at_is_taken_from_the_same_completions():
     rollout, logits, ref_logits = rollout_with_credit()
-    (stats,) = token_statistics(logits, ref_logits, rollout, None, 4)
-    assert stats.num_picks == 1
+    (stats,) = token_stats(logits, ref_logits, rollout, None, 4)
+    assert rollout.num_picks == 1
     log = measure.Log(1)
-    log.credit(0, [stats], [RULES["grpo"].fn(stats)], rollout)
+    log.credit(0, [stats], [assign_credit(stats, ARMS["grpo"].credit_rule)], rollout)
     log.rewards(rollout.rewards, rollout.advantages)
     (record,) = log.records([{}])
     row, mask = record["credit"][0], rollout.mask[0]
@@ -184,7 +211,7 @@ def test_what_the_signals_point_at_is_taken_from_the_same_completions():
     assert len({row[f"auroc {name}"] for name in ("d", "h", "d*h")}) == 3
 
 
-def test_models_are_kept_in_the_folder_that_a_cell_is_told(tmp_path):
+def test_models_are_written_to_the_folder_that_a_cell_is_told(tmp_path):
     (cell,) = cells.planned([0], reduced=True)[:1]
     (record,) = cells.run([cell], [cells.settings(cell)], models=tmp_path / "models")
     assert len(record["rewards"]) == 4

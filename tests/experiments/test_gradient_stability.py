@@ -4,10 +4,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from experiments._harness import Cell
 from experiments.gradient_stability import theory, training
 from experiments.gradient_stability.__main__ import REDUCED, grid
 from experiments.gradient_stability.theory import TERMS, largest_weight, norms
+from experiments.harness import Cell
 
 
 def disagreeing_pair(seed, vocab_size=37, spread=6.0):
@@ -23,16 +23,16 @@ def test_the_formula_is_what_autograd_finds(name, seed, token):
     logits, ref_logps = disagreeing_pair(seed)
     logits.requires_grad_(True)
     TERMS[name].loss(logits, ref_logps, token).backward()
-    found = TERMS[name].gradient(logits.detach().softmax(-1), ref_logps.exp(), token)
-    torch.testing.assert_close(found, logits.grad, rtol=1e-9, atol=1e-12)
+    closed_form = TERMS[name].gradient(logits.detach().softmax(-1), ref_logps.exp(), token)
+    torch.testing.assert_close(closed_form, logits.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_k2_in_the_loss_has_the_gradient_of_k1_in_the_reward():
     logits, ref_logps = disagreeing_pair(0)
     logits.requires_grad_(True)
     theory._k2(logits, ref_logps, 3).backward()
-    found = TERMS["k1_in_reward"].gradient(logits.detach().softmax(-1), ref_logps.exp(), 3)
-    torch.testing.assert_close(found, logits.grad, rtol=1e-9, atol=1e-12)
+    closed_form = TERMS["k1_in_reward"].gradient(logits.detach().softmax(-1), ref_logps.exp(), 3)
+    torch.testing.assert_close(closed_form, logits.grad, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["surrogate", "forward_kl", "hellinger"])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _harness
-from experiments._harness import Cell, run_cells
-from experiments._report import record_line
+from experiments.harness import ROOT, Cell, run_cells
+from experiments.provenance import write_json
+from experiments.report import record_line
 
 
 def squares(cells, settings):
@@ -101,7 +101,7 @@ def alive(pid):
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_harness as here\n"
-        "from experiments._harness import Cell, run_cells\n"
+        "from experiments.harness import Cell, run_cells\n"
         "if __name__ == '__main__':\n"
         "    cells = [Cell('v', 'r', seed) for seed in range(2)]\n"
         "    settings = lambda cell: {'calls': sys.argv[2]}\n"
@@ -110,7 +110,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script, calls = tmp_path / "program.py", tmp_path / "calls"
     script.write_text(program)
     calls.mkdir()
-    path = os.pathsep.join([str(_harness.ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     parent = subprocess.Popen(
         [sys.executable, str(script), str(Path(__file__).parent), str(calls)], env={**os.environ, "PYTHONPATH": path}
     )
@@ -163,10 +163,10 @@ def test_the_record_names_what_a_committed_figure_must_name(run):
 def test_cells_keep_when_and_on_what_they_were_made(run, tmp_path):
     run(GRID[:2])
     older = sorted((tmp_path / "cache").rglob("*.json"))[0]
-    kept = json.loads(older.read_text())
-    assert {"date", "machine", "python", "versions"} <= kept["made"].keys()
-    kept["made"] |= {"date": "2001-01-01T00:00Z", "machine": "an abacus", "versions": {"torch": "0.1"}}
-    older.write_text(json.dumps(kept))
+    cell_file = json.loads(older.read_text())
+    assert {"date", "machine", "python", "versions"} <= cell_file["made"].keys()
+    cell_file["made"] |= {"date": "2001-01-01T00:00Z", "machine": "an abacus", "versions": {"torch": "0.1"}}
+    older.write_text(json.dumps(cell_file))
     record = run(GRID)[0].record
     made = record["made"]
     assert (made["first"], made["last"] >= record["date"]) == ("2001-01-01T00:00Z", True)
@@ -178,6 +178,6 @@ def test_cells_keep_when_and_on_what_they_were_made(run, tmp_path):
 
 def test_results_have_no_nan_and_five_digits(tmp_path):
     path = tmp_path / "folder" / "results.json"
-    _harness.write_json(path, {"a": [float("nan"), 1 / 3, 1e-9 / 3], "b": 2})
+    write_json(path, {"a": [float("nan"), 1 / 3, 1e-9 / 3], "b": 2})
     assert json.loads(path.read_text()) == {"a": [None, 0.33333, 3.3333e-10], "b": 2}
     assert [child.name for child in path.parent.iterdir()] == ["results.json"]

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from experiments import _earlier, page
-from experiments._report import ROOT
+from experiments import page, single_runs
+from experiments.report import ROOT
 
 
 def test_results_md_is_what_the_committed_results_give():
@@ -74,8 +74,8 @@ def benchmarks(tmp_path, *, head, time, memory):
     ],
 )
 def test_cost_is_judged_like_for_like(tmp_path, monkeypatch, head, time, memory, words, said):
-    monkeypatch.setattr(_earlier, "BENCHMARKS", benchmarks(tmp_path, head=head, time=time, memory=memory))
-    verdicts = _earlier.costs()
+    monkeypatch.setattr(single_runs, "BENCHMARKS", benchmarks(tmp_path, head=head, time=time, memory=memory))
+    verdicts = single_runs.costs()
     assert tuple(verdict.verdict for verdict in verdicts) == words
     assert any(said in verdict.why for verdict in verdicts)
     # The comparison with another implementation is told and decides nothing.

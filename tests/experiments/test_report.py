@@ -2,13 +2,13 @@ import random
 
 import pytest
 
-from experiments._report import interval, paired_difference
+from experiments.report import interval, paired_difference
 
 
 def test_pairs_are_of_equal_seeds_and_cancel_what_these_share():
     seeds = {seed: seed / 10 for seed in range(10)}
-    found = paired_difference({seed: value + 0.05 for seed, value in seeds.items()}, seeds)
-    assert (found.low, found.value, found.high) == pytest.approx((0.05, 0.05, 0.05))
+    difference = paired_difference({seed: value + 0.05 for seed, value in seeds.items()}, seeds)
+    assert (difference.low, difference.value, difference.high) == pytest.approx((0.05, 0.05, 0.05))
     with pytest.raises(ValueError, match="no seed in common"):
         paired_difference({0: 1.0}, {1: 1.0})
 
@@ -16,7 +16,7 @@ def test_pairs_are_of_equal_seeds_and_cancel_what_these_share():
 def test_intervals_cover_as_often_as_they_say():
     rng = random.Random(0)
     samples = [[rng.gauss(1, 2) for _ in range(10)] for _ in range(2000)]
-    covered = sum(found.low <= 1 <= found.high for found in map(interval, samples))
+    covered = sum(estimate.low <= 1 <= estimate.high for estimate in map(interval, samples))
     assert 0.93 < covered / 2000 < 0.97
 
 

@@ -1,12 +1,11 @@
 import json
 
 import pytest
-import torch
 
-from experiments._harness import Cell
+from experiments.harness import Cell
 from experiments.smollm2 import page, summary, training
 from experiments.smollm2.__main__ import grid
-from experiments.smollm2.rules import BASE, REDUCED, RULES, TASKS
+from experiments.smollm2.rules import ARMS, BASE, REDUCED
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +43,27 @@ def test_the_base_model_is_measured_and_not_trained(tiny_model):
     assert len(result["correct"]) == REDUCED["eval_size"]
 
 
-def test_entropy_only_replaces_the_score_and_nothing_else():
-    class Trainer:
-        def _give_credit(self, inputs, per_token):
-            self.given = inputs, per_token
+def test_arms_are_rules_of_the_library():
+    assert str(ARMS["entropy"].credit_rule) == "entropy(tau=0.5, kappa=1.0)"
+    assert {name: arm.credit_rule.traits.needs_reference for name, arm in ARMS.items()} == {
+        "grpo": False, "dgpo": True, "grpo-kl": False, "entropy": False,
+    }  # fmt: skip
+    assert {name: arm.beta for name, arm in ARMS.items() if arm.beta} == {"grpo-kl": 0.04}
 
-    trainer = training.scored_by_entropy(Trainer)()
-    per_token = {"gate": torch.tensor([0.5]), "scores": torch.tensor([0.1]), "entropy": torch.tensor([2.0])}
-    trainer._give_credit("inputs", per_token)
-    inputs, given = trainer.given
-    assert inputs == "inputs"
-    assert given["scores"] is per_token["gate"]
-    assert {name: given[name] for name in ("gate", "entropy")} == {
-        name: per_token[name] for name in ("gate", "entropy")
-    }
-    assert per_token["scores"].item() == pytest.approx(0.1)
+
+def test_what_an_arm_without_a_reference_does_not_log_is_left_out():
+    one = cell("grpo", 0, [1])
+    one["curves"]["kl"] = [None] * 4
+    results = {"record": {}, "cells": [one, cell("dgpo", 0, [1])]}
+    assert summary.at_end(results, "chain_sum", "grpo", "kl") == {}
+    assert summary.at_end(results, "chain_sum", "dgpo", "kl") == {0: 2.0}
+    row = next(line for line in page._training_table(results, "chain_sum", ["grpo", "dgpo"]).splitlines()[2:])
+    assert row.split(" | ")[3] == "-"
 
 
 def test_every_cell_of_the_grid_has_settings_of_its_own():
-    cells = list(grid(TASKS, RULES, range(2)))
-    assert len(cells) == len(set(cells)) == 2 * 2 * (len(RULES) + 1)
+    cells = list(grid(range(2)))
+    assert len(cells) == len(set(cells)) == 2 * 2 * (len(ARMS) + 1)
     same_seed = [json.dumps(training.settings_of(cell, {}), sort_keys=True) for cell in cells if cell.seed == 0]
     assert len(same_seed) == len(set(same_seed))
 
@@ -79,7 +79,7 @@ def cell(rule, seed, correct, *, task="chain_sum", norm=1.0):
     }
 
 
-def test_differences_are_paired_by_seed_and_by_question(monkeypatch):
+def test_differences_are_paired_by_seed_and_by_question():
     # GRPO is right in 1 and 3 of 4 samples, DGPO in 2 and 4 of 4: +1/4 in both seeds, however far these lie apart.
     results = {
         "record": {},
@@ -91,20 +91,18 @@ def test_differences_are_paired_by_seed_and_by_question(monkeypatch):
     questions = summary.over_questions(results, "chain_sum", "dgpo", "grpo")
     assert questions.value == 0.25
     assert questions.high - questions.value == pytest.approx(0.459, abs=1e-3)
-    monkeypatch.setattr(page, "load", lambda: results)
-    assert page.verdicts()[0].verdict == "supported"
+    assert page.verdicts(results)[0].verdict == "supported"
     results["cells"][2]["correct"] = [0, 0]
-    assert page.verdicts()[0].verdict == "not supported"
+    assert page.verdicts(results)[0].verdict == "not supported"
 
 
 @pytest.mark.parametrize(("norm", "word"), [(0.5, "supported"), (2.0, "not supported")])
-def test_variance_and_collapse_take_a_smaller_variance_and_a_larger_entropy(norm, word, monkeypatch):
+def test_variance_and_collapse_take_a_smaller_variance_and_a_larger_entropy(norm, word):
     cells = [cell(rule, seed, [1, 1]) for rule in ("grpo", "dgpo") for seed in (0, 1)]
     for row in cells[2:]:
         row["curves"]["grad_norm"] = [norm, 3 * norm, norm, 3 * norm]
         row["curves"]["entropy"] = [2.0, 6.0, 2.0, 6.0]
-    monkeypatch.setattr(page, "load", lambda: {"record": {}, "cells": cells})
-    verdict = page.verdicts()[-1]
+    verdict = page.verdicts({"record": {}, "cells": cells})[-1]
     assert verdict.verdict == word
     # Norms scaled by a half have a quarter of the variance.
     assert verdict.figures["chain_sum"]["variance"] == pytest.approx(norm**2 - 1)

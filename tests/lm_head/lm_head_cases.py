@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from dgpo.lm_head.reference import reference_stats
-from dgpo.lm_head.sharded import merge_shards, reduce_shard, shard_grads
-from dgpo.lm_head.state import finish
-from dgpo.lm_head.streamed import TORCH_TILES, Plan, streamed_stats
-from dgpo.lm_head.tiles import Tiling
+from dgpo.lm_head.running_stats import finalize
+from dgpo.lm_head.streamed import Plan, streamed_stats
+from dgpo.lm_head.tiles_torch import TORCH_TILES
+from dgpo.lm_head.tiling import Tiling
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
+from dgpo.lm_head.vocab_parallel import merge_shards, reduce_shard, shard_grads
 
 SMALL = Tiling(rows=16, vocab=100, block=5)
 """Tiles that divide nothing: several of each kind in every case."""
@@ -61,10 +62,10 @@ def case_of_logits(z: Tensor, y: Tensor, targets: Tensor | None = None) -> Case:
     eye = torch.eye(z.shape[0], dtype=torch.float64)
 
     def head(x: Tensor) -> Head:
-        closed = torch.isinf(x).all(0)
-        assert not torch.isinf(x[:, ~closed]).any(), "-inf must hold for a whole column"
-        bias = torch.zeros(x.shape[1], dtype=torch.float64).masked_fill(closed, -torch.inf)
-        return Head(eye, x.double().masked_fill(closed, 0.0).T.contiguous(), bias)
+        masked = torch.isinf(x).all(0)
+        assert not torch.isinf(x[:, ~masked]).any(), "-inf must hold for a whole column"
+        bias = torch.zeros(x.shape[1], dtype=torch.float64).masked_fill(masked, -torch.inf)
+        return Head(eye, x.double().masked_fill(masked, 0.0).T.contiguous(), bias)
 
     return Case(head(z), head(y), torch.zeros(z.shape[0], dtype=torch.int64) if targets is None else targets)
 
@@ -116,12 +117,12 @@ def run_shards(
     with torch.no_grad():
         parts = [reduce_shard(shard(case.policy, *s), shard(case.ref, *s), case.targets - s[0], plan) for s in spans]
         whole = merge_shards(parts, ends, case.targets)
-        stats = finish(*whole, ends[-1])
+        stats = finalize(*whole, ends[-1])
         rows = (stats.logps, stats.entropy, whole.target_logits, whole.state.mz, whole.state.sz.log())
-        wanted = (True, True, case.policy.bias is not None)
+        needed = (True, True, case.policy.bias is not None)
         grads = [
-            shard_grads(shard(case.policy, *s), (case.targets - s[0], *rows), upstream, wanted, plan) for s in spans
+            shard_grads(shard(case.policy, *s), (case.targets - s[0], *rows), upstream, needed, plan) for s in spans
         ]
     hidden = sum(g.hidden for g in grads).to(case.policy.hidden.dtype)
-    rest = [torch.cat([g[i] for g in grads]) for i in (1, 2) if wanted[i]]
+    rest = [torch.cat([g[i] for g in grads]) for i in (1, 2) if needed[i]]
     return stats, [hidden, *rest]

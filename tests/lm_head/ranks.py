@@ -1,6 +1,6 @@
 """Worker of test_lm_head_sharded.py: `python ranks.py WORLD_SIZE FOLDER` runs every case on gloo ranks.
 
-Each rank compares what it got with the float64 oracle on the whole head, and writes the errors it found.
+Each rank compares what it got with the float64 oracle on the whole head, and writes the errors.
 """
 
 import json
@@ -17,8 +17,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from lm_head_cases import Case, gradients, make_case, run_reference
 
-from dgpo.core import redistribution_weights, sequence_parallel_weights
-from dgpo.lm_head import sharded_lm_head_stats
+from dgpo.core import redistribution_weights
+from dgpo.lm_head import VocabParallel, lm_head_stats
 from dgpo.lm_head.types import Head, LogitTransform
 
 V = 301
@@ -28,11 +28,11 @@ SPLITS = {
 }
 PLAIN, CAPPED = LogitTransform(), LogitTransform(0.3, 7.0, 0.7)
 HEAD_CASES = {
-    # name: (bias, transform, aliased, closed tokens, upstream gradient of entropy)
+    # name: (bias, transform, aliased, masked tokens, upstream gradient of entropy)
     "plain": (False, PLAIN, False, None, False),
     "everything": (True, CAPPED, False, None, True),
     "shared head": (True, PLAIN, True, None, True),
-    "a closed shard": (True, PLAIN, False, slice(0, 90), True),
+    "a masked shard": (True, PLAIN, False, slice(0, 90), True),
     "policy alone": (True, LogitTransform(1.0, None, 0.7), None, None, True),
 }
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,7 +42,7 @@ def shard(head: Head, rows: slice) -> Head:
     return Head(head.hidden, head.weight[rows], None if head.bias is None else head.bias[rows])
 
 
-def sharded(case: Case, transform: LogitTransform, rows: slice, aliased: bool | None, **options):
+def sharded(case: Case, transform: LogitTransform, rows: slice, aliased: bool | None, reduce_hidden_grad: bool = True):
     """The statistics of this rank, and the leaves whose gradients are wanted."""
     local = shard(case.policy, rows)
     leaves = Head(*(None if x is None else x.detach().clone().requires_grad_() for x in local))
@@ -53,15 +53,15 @@ def sharded(case: Case, transform: LogitTransform, rows: slice, aliased: bool | 
             ref_local = shard(case.ref, rows)
             ref |= {"ref_weight": ref_local.weight, "ref_bias": ref_local.bias}
     scale, softcap, temperature = transform
-    stats = sharded_lm_head_stats(
+    stats = lm_head_stats(
         leaves.hidden, leaves.weight, case.targets, bias=leaves.bias, temperature=temperature, logit_scale=scale,
-        softcap=softcap, **ref, **options,
+        softcap=softcap, vocab_parallel=VocabParallel(dist.group.WORLD, reduce_hidden_grad), **ref,
     )  # fmt: skip
     return Case(leaves, case.ref, case.targets), stats
 
 
 def built(name: str) -> tuple[Case, LogitTransform, bool | None, tuple]:
-    bias, transform, aliased, closed, with_entropy = HEAD_CASES[name]
+    bias, transform, aliased, masked, with_entropy = HEAD_CASES[name]
     case = make_case(23, 24, V, bias=bias, seed=5)
     # Targets at both edges of every shard, on every rank.
     case.targets[:8] = torch.tensor([0, 89, 90, 91, 119, 120, V - 1, 200])
@@ -69,8 +69,8 @@ def built(name: str) -> tuple[Case, LogitTransform, bool | None, tuple]:
         case = case._replace(ref=Head(case.ref.hidden, case.policy.weight, case.policy.bias))
     if aliased is None:
         case = case.alone()
-    if closed is not None:
-        case.policy.bias[closed] = -torch.inf
+    if masked is not None:
+        case.policy.bias[masked] = -torch.inf
         case.targets[:] = torch.randint(100, V, (23,), generator=torch.Generator().manual_seed(1))
     make = torch.Generator().manual_seed(3)
     upstream = torch.randn(2, 23, generator=make)
@@ -117,24 +117,24 @@ def head_case(name: str, split: str, dtype: torch.dtype, rank: int, world_size: 
 
 def head_extras(rank: int, world_size: int) -> dict[str, object]:
     """Equal models, no tokens, unreduced gradients, and what is refused on every rank."""
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     bounds = SPLITS[world_size]["uneven"]
     rows = slice(bounds[rank], bounds[rank + 1])
     case = make_case(9, 16, V, bias=True, spread=6.0).to(torch.float32)
     same = Case(case.policy, Head(*(x.clone() for x in case.policy)), case.targets)
     stats = sharded(same, CAPPED, rows, False)[1]
-    found["equal models"] = [stats.hellinger_sq.abs().max().item(), torch.equal(stats.logps, stats.ref_logps)]
+    results["equal models"] = [stats.hellinger_sq.abs().max().item(), torch.equal(stats.logps, stats.ref_logps)]
     none = make_case(0, 16, V).to(torch.float32)
     leaves, stats = sharded(none, PLAIN, rows, False)
     stats.logps.sum().backward()
-    found["no tokens"] = [list(stats.logps.shape), leaves.policy.weight.grad.abs().sum().item()]
+    results["no tokens"] = [list(stats.logps.shape), leaves.policy.weight.grad.abs().sum().item()]
     grads = []
     for reduce_hidden_grad in (True, False):
         leaves, stats = sharded(case, PLAIN, rows, False, reduce_hidden_grad=reduce_hidden_grad)
         stats.logps.sum().backward()
         grads.append(leaves.policy.hidden.grad)
     dist.all_reduce(grads[1])
-    found["unreduced"] = (grads[0] - grads[1]).abs().max().item()
+    results["unreduced"] = (grads[0] - grads[1]).abs().max().item()
 
     def refusal(**changes) -> str:
         hidden, weight, _ = shard(case.policy, rows)
@@ -142,12 +142,12 @@ def head_extras(rank: int, world_size: int) -> dict[str, object]:
         if rank == 1:
             arguments |= changes
         try:
-            sharded_lm_head_stats(**arguments)
+            lm_head_stats(**arguments, vocab_parallel=VocabParallel(dist.group.WORLD))
         except Exception as refused:
             return f"{type(refused).__name__}: {refused}"
         return "not refused"
 
-    found["refused"] = {
+    results["refused"] = {
         "tokens": refusal(hidden=case.policy.hidden[:4], targets=case.targets[:4]),
         "targets": refusal(targets=case.targets.flip(0)),
         "temperature": refusal(temperature=0.7),
@@ -161,7 +161,7 @@ def head_extras(rank: int, world_size: int) -> dict[str, object]:
         "no targets": refusal(targets=[0]),
         "reference impl": refusal(all={"impl": "reference"}),
     }
-    return found
+    return results
 
 
 def redistribution(rank: int, world_size: int) -> dict[str, object]:
@@ -172,30 +172,33 @@ def redistribution(rank: int, world_size: int) -> dict[str, object]:
     scores[4], scores[5] = 0.37, 0.37
     scores[5, 10] = 0.9
     scores[~mask] = torch.tensor([torch.nan, torch.inf, -torch.inf]).repeat(200)[: int((~mask).sum())]
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     bounds = {2: [(0, 20, 50), (0, 0, 50), (0, 50, 50)], 3: [(0, 7, 31, 50), (0, 20, 20, 50)]}[world_size]
     for tau in (0.5, 0.05, 1e-3, 1e-6, 1e9):
         for dtype in (torch.float32, torch.float64, torch.bfloat16):
             whole = redistribution_weights(scores.to(dtype), mask, tau=tau)
             for split in bounds:
                 part = slice(split[rank], split[rank + 1])
-                mine = sequence_parallel_weights(scores[:, part].to(dtype), mask[:, part], tau=tau)
+                mine = redistribution_weights(
+                    scores[:, part].to(dtype), mask[:, part], tau=tau, process_group=dist.group.WORLD
+                )
                 assert mine.dtype == whole.dtype
                 difference = ((mine - whole[:, part]).abs() / whole[:, part].clamp(min=1e-30)).flatten().tolist()
                 key = str(dtype)
-                found[key] = max([found.get(key, 0.0), *difference])
+                results[key] = max([results.get(key, 0.0), *difference])
                 equal = torch.equal(mine[4], mask[4, part].to(mine.dtype))
-                found["equal scores give 1"] = found.get("equal scores give 1", True) and equal
+                results["equal scores give 1"] = results.get("equal scores give 1", True) and equal
 
     def refusal(**changes) -> str:
         try:
-            sequence_parallel_weights(**{"scores": scores, "completion_mask": mask, "tau": 0.5} | changes)
+            arguments = {"scores": scores, "completion_mask": mask, "tau": 0.5} | changes
+            redistribution_weights(**arguments, process_group=dist.group.WORLD)
         except Exception as refused:
             return f"{type(refused).__name__}: {refused}"
         return "not refused"
 
     last = rank == world_size - 1
-    found["refused"] = {
+    results["refused"] = {
         "rows": refusal(**({"scores": scores[:5], "completion_mask": mask[:5]} if last else {})),
         "tau": refusal(tau=0.1 if last else 0.5),
         "own": refusal(tau=-1.0 if last else 0.5),
@@ -203,7 +206,7 @@ def redistribution(rank: int, world_size: int) -> dict[str, object]:
         "no mask": refusal(completion_mask=None if last else mask),
         "no scores": refusal(scores=None if last else scores),
     }
-    return found
+    return results
 
 
 def worker(rank: int, world_size: int, folder: str) -> None:
@@ -218,8 +221,8 @@ def worker(rank: int, world_size: int, folder: str) -> None:
             for split in SPLITS[world_size]:
                 for label, dtype in DTYPES.items():
                     if name == "everything" or label in ("fp64", "fp32"):
-                        found = head_case(name, split, dtype, rank, world_size)
-                        results["heads"][f"{name} | {split} | {label}"] = found
+                        errors = head_case(name, split, dtype, rank, world_size)
+                        results["heads"][f"{name} | {split} | {label}"] = errors
         results["extras"] = head_extras(rank, world_size)
         results["redistribution"] = redistribution(rank, world_size)
     except BaseException:

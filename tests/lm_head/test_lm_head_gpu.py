@@ -12,9 +12,9 @@ import pytest
 import torch
 from lm_head_cases import Case, gradients, make_case, rms_error, run_reference
 
-from dgpo.lm_head.stats import tile_work_of
+from dgpo.lm_head.dispatch import choose_tile_ops
 from dgpo.lm_head.streamed import streamed_stats
-from dgpo.lm_head.tiles import Tiling
+from dgpo.lm_head.tiling import Tiling
 from dgpo.lm_head.types import Head, LogitTransform
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -34,9 +34,9 @@ def on_gpu(case: Case) -> Case:
 def test_no_worse_than_full_logits(impl, dtype, transform, shape, tiling):
     case = on_gpu(make_case(*shape, bias=True))
     exact, dense, tiled = case.to(torch.float64, grad=True), case.to(dtype, grad=True), case.to(dtype, grad=True)
-    work = tile_work_of(impl, torch.device("cuda"))
+    tile_ops = choose_tile_ops(impl, dtype, torch.device("cuda"))
     truth, by_torch = run_reference(exact, transform), run_reference(dense, transform)
-    ours = streamed_stats(tiled.policy, tiled.ref, tiled.targets, transform, dtype, tiling, tile_work=work)
+    ours = streamed_stats(tiled.policy, tiled.ref, tiled.targets, transform, dtype, tiling, tile_ops=tile_ops)
     for name, true in truth._asdict().items():
         assert rms_error(getattr(ours, name), true) <= 1.5 * rms_error(getattr(by_torch, name), true) + 1e-6, name
     upstream = torch.randn(2, shape[0], generator=torch.Generator().manual_seed(3)).cuda()

@@ -7,6 +7,8 @@ from lm_head_cases import make_case, relative_error
 
 import dgpo
 from dgpo.lm_head import LMHeadStats, lm_head_stats, stats
+from dgpo.lm_head.arguments import check_targets
+from dgpo.lm_head.types import Head
 
 
 def arguments(dtype=torch.float32, **changes):
@@ -101,7 +103,10 @@ def test_gradients_flow_through_a_tied_head():
 
 
 BAD = {
-    "vocabulary": ({"ref_weight": torch.zeros(49, 8), "ref_bias": None}, "vocabulary of 49 .* 50.*same tokenizer"),
+    "vocabulary": (
+        {"ref_weight": torch.zeros(49, 8), "ref_bias": None},
+        "vocabulary sizes differ: policy 50, reference 49.*same tokenizer",
+    ),
     "ref hidden size": ({"ref_hidden": torch.zeros(6, 7)}, "ref_hidden has hidden size 7 .* 8"),
     "aliased hidden size": (
         {"ref_hidden": torch.zeros(6, 7), "ref_weight": None, "ref_bias": None},
@@ -156,8 +161,8 @@ def test_shape_annotations_are_checked(changes):
 
 def test_an_accelerator_never_waits_for_the_range_check(monkeypatch):
     """On anything but the CPU the targets' values are not looked at; meta tensors have none to look at."""
-    policy = stats.Head(torch.zeros(2, 3, device="meta"), torch.zeros(5, 3, device="meta"), None)
-    stats.check_targets(torch.zeros(2, dtype=torch.int64, device="meta"), policy)
+    policy = Head(torch.zeros(2, 3, device="meta"), torch.zeros(5, 3, device="meta"), None)
+    check_targets(torch.zeros(2, dtype=torch.int64, device="meta"), policy)
 
 
 def test_a_target_outside_that_was_not_checked_is_nan():

@@ -1,4 +1,4 @@
-"""What fp32 must survive: distances of 1e-7, disjoint supports, closed tokens, huge and shifted logits."""
+"""What fp32 must survive: distances of 1e-7, disjoint supports, masked tokens, huge and shifted logits."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_head_cases import Case, case_of_logits, gradients, make_case, relative_error, run_reference, run_streamed
 
-from dgpo.lm_head.tiles import Tiling
+from dgpo.lm_head.tiling import Tiling
 from dgpo.lm_head.types import Head, LogitTransform
 
 TILING = Tiling(rows=64, vocab=777, block=16)
@@ -97,35 +97,35 @@ def test_disjoint_supports_are_1_apart():
         assert stats.hellinger_sq.item() == pytest.approx(1.0, abs=1e-6)
         assert stats.hellinger_sq.item() <= 1.0
         assert stats.entropy.item() == pytest.approx(math.log(100), abs=1e-5)  # uniform over 100 tokens
-        assert stats.ref_logps.item() == -inf  # target 0 is closed to the reference
+        assert stats.ref_logps.item() == -inf  # target 0 is masked to the reference
     spikes = torch.zeros(1, 400), torch.zeros(1, 400)
     spikes[0][0, 7], spikes[1][0, 390] = 200.0, 200.0
     assert run_streamed(case_of_logits(*spikes).to(torch.float32)).hellinger_sq.item() == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    "closed", [slice(0, 777), slice(0, 900), slice(1500, 2331), slice(0, 2300), slice(5, 6)], ids=str
+    "masked", [slice(0, 777), slice(0, 900), slice(1500, 2331), slice(0, 2300), slice(5, 6)], ids=str
 )
 @pytest.mark.parametrize("which", ["policy", "ref", "both"])
 @pytest.mark.parametrize("low", [-math.inf, torch.finfo(torch.float32).min], ids=["-inf", "lowest float"])
-def test_closed_tokens(closed, which, low):
+def test_masked_tokens(masked, which, low):
     """Whole tiles of probability 0 through the bias, before, between and behind the others."""
     case = make_case(19, 12, 2331, bias=True)
     policy, ref = case.policy, case.ref
     if which != "ref":
-        policy.bias[closed] = low
+        policy.bias[masked] = low
     if which != "policy":
-        ref.bias[closed] = low
+        ref.bias[masked] = low
     exact = Case(policy, ref, torch.full((19,), 2320)).to(torch.float64, grad=True)
     rounded = exact.to(torch.float32, grad=True)
     truth, ours = run_reference(exact), run_streamed(rounded, tiling=TILING)
     for mine, true in zip((x.detach() for x in ours), (x.detach() for x in truth), strict=True):
-        if math.isinf(true[0]) or true[0] < -1e30:  # a closed target: log 0
+        if math.isinf(true[0]) or true[0] < -1e30:  # a masked target: log 0
             assert (mine < -1e30).all()
         else:
             torch.testing.assert_close(mine.double(), true, rtol=0, atol=1e-5)
     g, e = torch.randn(19), torch.randn(19)
-    if not (closed.stop > 2320 and which != "ref"):
+    if not (masked.stop > 2320 and which != "ref"):
         for mine, true in zip(gradients(rounded, ours, g, e), gradients(exact, truth, g, e), strict=True):
             assert mine.isfinite().all()
             assert relative_error(mine, true) <= 1e-5

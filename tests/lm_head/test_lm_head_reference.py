@@ -62,7 +62,7 @@ def test_agrees_with_distributions_and_the_core(transform):
     torch.testing.assert_close(stats.hellinger_sq, per_token_hellinger_sq(z, y))
 
 
-def test_closed_tokens_leave_gradients_finite():
+def test_masked_tokens_leave_gradients_finite():
     case = make_case(5, 4, 20, bias=True).to(torch.float64, grad=True)
     with torch.no_grad():
         case.policy.bias[3:9] = -math.inf

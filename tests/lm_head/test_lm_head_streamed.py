@@ -15,7 +15,7 @@ from lm_head_cases import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgpo.lm_head.streamed import streamed_stats
-from dgpo.lm_head.tiles import Tiling, choose_tiling
+from dgpo.lm_head.tiling import Tiling, choose_tiling
 from dgpo.lm_head.types import Head, LogitTransform
 
 # N, H, V: no dimension divides a tile; one row, one hidden unit, one and two tokens; smaller than any tile.
@@ -156,14 +156,14 @@ def test_only_what_needs_a_gradient_gets_one():
     shape = (12, 8, 350)
     everything = make_case(*shape, bias=True).to(torch.float32, grad=True)
     full = gradients(everything, run_streamed(everything), *upstream(12))
-    for kept in range(3):
+    for needed in range(3):
         case = make_case(*shape, bias=True).to(torch.float32)
-        case.policy[kept].requires_grad_()
+        case.policy[needed].requires_grad_()
         stats = run_streamed(case)
         loss = sum((out * u.float()).sum() for out, u in zip(stats, upstream(12), strict=False))
         loss.backward()
-        assert torch.equal(case.policy[kept].grad, full[kept])
-        assert all(x.grad is None for i, x in enumerate(case.policy) if i != kept)
+        assert torch.equal(case.policy[needed].grad, full[needed])
+        assert all(x.grad is None for i, x in enumerate(case.policy) if i != needed)
         assert all(x.grad is None for x in case.ref)
 
 
@@ -250,14 +250,14 @@ def test_hidden_gets_its_gradient_through_the_weight_that_was_multiplied():
     case = make_case(9, 16, 250)
     hidden, weight = case.policy.hidden.bfloat16(), (case.policy.weight * 1.001).float()
     grads = []
-    for kept in (weight, weight.bfloat16()):
-        head = Head(hidden.detach().requires_grad_(), kept, None)
+    for stored in (weight, weight.bfloat16()):
+        head = Head(hidden.detach().requires_grad_(), stored, None)
         out = streamed_stats(head, None, case.targets, LogitTransform(), torch.bfloat16, SMALL)
         grads.append(torch.autograd.grad(out.logps.sum(), head.hidden)[0])
     assert torch.equal(*grads)
 
 
-def test_a_closed_target_has_an_entropy_gradient():
+def test_a_masked_target_has_an_entropy_gradient():
     """log p = -inf at the target must not make nan of 0 * -inf; the gradient is that of any other token of p = 0."""
     exact = make_case(5, 4, 20, bias=True).to(torch.float64, grad=True)
     with torch.no_grad():

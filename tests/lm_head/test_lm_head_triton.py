@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgpo.lm_head import lm_head_stats, stats
-from dgpo.lm_head.streamed import TORCH_TILES
+from dgpo.lm_head import dispatch, lm_head_stats
+from dgpo.lm_head.tiles_torch import TORCH_TILES
 
 pytest.importorskip("triton", reason="Triton is not installed (it is part of the 'dev' extra on Linux)")
 
@@ -35,9 +35,9 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dgpo.lm_head import triton_tiles
+from dgpo.lm_head import tiles_triton
 
-POINTERS = dict(Z="*fp32", Y="*fp32", X="*fp32", STATE="*fp32", Z_PICKED="*fp32", Y_PICKED="*fp32", TARGETS="*i64",
+POINTERS = dict(Z="*fp32", Y="*fp32", X="*fp32", STATE="*fp32", Z_TARGET="*fp32", Y_TARGET="*fp32", TARGETS="*i64",
                 z_bias="*fp32", y_bias="*fp32", bias="*fp32", MINUS_LSE="*fp32", ROW_SCALE="*fp32", CONSTANT="*fp32",
                 E="*fp32", AT_TARGET="*fp32", factor="fp32", tanh_scale="fp32")
 
@@ -53,13 +53,13 @@ def compile(kernel, out, warps, **constants):
 for flag in (False, True):
     no_bias = {} if flag else dict(z_bias=None, y_bias=None)
     for pair, entropy in ((False, False), (False, True), (True, True)):
-        ptx = compile(triton_tiles._fold_kernel, "", 4, PAIR=pair, HAS_ENTROPY=entropy, HAS_Z_BIAS=flag,
+        ptx = compile(tiles_triton._accumulate_kernel, "", 4, PAIR=pair, HAS_ENTROPY=entropy, HAS_Z_BIAS=flag,
                       HAS_Y_BIAS=flag, HAS_SOFTCAP=flag, BLOCK=2048, **no_bias)
         assert ("div.rn.f32" in ptx) == pair, "|a| / |b| of equal heads must be exactly 1"
     for out in ("*fp32", "*bf16", "*fp16"):
-        compile(triton_tiles._turn_kernel, out, 8, HAS_BIAS=flag, HAS_SOFTCAP=flag, HAS_ENTROPY=flag,
+        compile(tiles_triton._dlogits_kernel, out, 8, HAS_BIAS=flag, HAS_SOFTCAP=flag, HAS_ENTROPY=flag,
                 ZERO_TARGETS=not flag, BLOCK=4096, **({} if flag else {"bias": None}))
-        compile(triton_tiles._put_targets_kernel, out, 4, ZERO=flag, BLOCK=256)
+        compile(tiles_triton._scatter_targets_kernel, out, 4, ZERO=flag, BLOCK=256)
 print("compiled with Triton", triton.__version__)
 """
 
@@ -82,13 +82,13 @@ def test_the_kernels_are_compiled_with_the_names_of_their_own_module():
     from triton.runtime import JITFunction
     from triton.runtime.interpreter import InterpretedFunction
 
-    from dgpo.lm_head import triton_tiles
+    from dgpo.lm_head import tiles_triton
 
-    kernels = [x for x in vars(triton_tiles).values() if isinstance(x, JITFunction | InterpretedFunction)]
-    assert triton_tiles._fold_kernel in kernels
+    kernels = [x for x in vars(tiles_triton).values() if isinstance(x, JITFunction | InterpretedFunction)]
+    assert tiles_triton._accumulate_kernel in kernels
     for kernel in kernels:
         assert kernel.fn.__globals__["tl"] is language
-        assert kernel.fn.__globals__ is vars(triton_tiles)
+        assert kernel.fn.__globals__ is vars(tiles_triton)
 
 
 def test_a_cpu_is_told_what_triton_needs(monkeypatch):
@@ -101,25 +101,24 @@ def test_on_a_cpu_nothing_of_triton_is_imported():
     code = (
         "import sys, torch, dgpo;"
         "dgpo.lm_head_stats(torch.ones(1, 2), torch.ones(3, 2), torch.tensor([0]));"
-        "assert 'triton' not in sys.modules and 'dgpo.lm_head.triton_tiles' not in sys.modules"
+        "assert 'triton' not in sys.modules and 'dgpo.lm_head.tiles_triton' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_kernels_that_cannot_compile_are_named_and_left_out(monkeypatch):
     """A GPU whose machine has no C compiler: training goes on with the torch implementation, and says so once."""
-    tiles = pytest.importorskip("dgpo.lm_head.triton_tiles")
 
-    def fail(device):
+    def fail(tile_ops, device):
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(tiles, "check_on", fail)
-    stats._triton_tiles.cache_clear()
+    monkeypatch.setattr(dispatch, "check_tiles", fail)
+    dispatch.load_triton_tiles.cache_clear()
     device = torch.device("cuda")
     with pytest.warns(RuntimeWarning, match="Failed to find C compiler"):
-        assert stats.choose_impl("auto", torch.bfloat16, device) == "streamed"
-    assert stats.choose_impl("auto", torch.bfloat16, device) == "streamed"
+        assert dispatch.choose_tile_ops("auto", torch.bfloat16, device) is TORCH_TILES
+    assert dispatch.choose_tile_ops("auto", torch.bfloat16, device) is TORCH_TILES
     with pytest.raises(ValueError, match=r"cuda: .* RuntimeError: Failed to find C compiler.*impl='auto'"):
-        stats.tile_work_of("triton", device)
-    assert stats.tile_work_of("streamed", device) is TORCH_TILES
-    stats._triton_tiles.cache_clear()
+        dispatch.choose_tile_ops("triton", torch.bfloat16, device)
+    assert dispatch.choose_tile_ops("streamed", torch.bfloat16, device) is TORCH_TILES
+    dispatch.load_triton_tiles.cache_clear()

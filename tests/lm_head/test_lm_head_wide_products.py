@@ -4,7 +4,8 @@ import pytest
 import torch
 from lm_head_cases import gradients, make_case, rms_error, run_reference, run_streamed
 
-from dgpo.lm_head.tiles import Tiling, Workspace
+from dgpo.lm_head.tiling import Tiling
+from dgpo.lm_head.workspace import Workspace
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def wide_products(monkeypatch):
 
     def init(self, *args):
         plain_init(self, *args)
-        self.wide_out = self.is_low
+        self.fp32_output = self.is_low
 
     def mm(a, b, out_dtype=None, *, out=None):
         if out_dtype is None:

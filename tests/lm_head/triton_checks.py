@@ -20,10 +20,12 @@ from lm_head_cases import (
     run_streamed,
 )
 
-from dgpo.lm_head import lm_head_stats, stats, triton_tiles
-from dgpo.lm_head.streamed import TORCH_TILES, TileWork, streamed_stats
-from dgpo.lm_head.tiles import Tiling
-from dgpo.lm_head.triton_tiles import TRITON_TILES
+from dgpo.lm_head import dispatch, lm_head_stats, tiles_triton
+from dgpo.lm_head.streamed import streamed_stats
+from dgpo.lm_head.tile_ops import TileOps
+from dgpo.lm_head.tiles_torch import TORCH_TILES
+from dgpo.lm_head.tiles_triton import TRITON_TILES
+from dgpo.lm_head.tiling import Tiling
 from dgpo.lm_head.types import Head, LMHeadStats, LogitTransform
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,10 +38,10 @@ def on_device(case: Case) -> Case:
     return Case(move(case.policy), None if case.ref is None else move(case.ref), case.targets.to(DEVICE))
 
 
-def run(case: Case, transform=None, tiling=TILING, tile_work: TileWork = TRITON_TILES) -> LMHeadStats:
+def run(case: Case, transform=None, tiling=TILING, tile_ops: TileOps = TRITON_TILES) -> LMHeadStats:
     dtype = case.policy.hidden.dtype
     return streamed_stats(
-        case.policy, case.ref, case.targets, transform or LogitTransform(), dtype, tiling, tile_work=tile_work
+        case.policy, case.ref, case.targets, transform or LogitTransform(), dtype, tiling, tile_ops=tile_ops
     )
 
 
@@ -63,7 +65,7 @@ def test_no_worse_than_torch(dtype, transform, bias):
         grads = zip(
             gradients(exact, run_reference(exact, transform), *upstream),
             gradients(dense, run_reference(dense, transform), *upstream),
-            gradients(tiled, run(tiled, transform, tile_work=TORCH_TILES), *upstream),
+            gradients(tiled, run(tiled, transform, tile_ops=TORCH_TILES), *upstream),
             gradients(ours, run(ours, transform), *upstream),
             strict=True,
         )
@@ -85,10 +87,10 @@ def test_equal_models_are_exactly_0_apart(dtype, transform):
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="stands in for a GPU's approximate division")
 def test_a_division_that_rounds_is_found_out_before_it_is_used(monkeypatch):
-    triton_tiles.check_on(DEVICE)
-    monkeypatch.setattr(triton_tiles.tl, "div_rn", lambda x, y: x * (1.0 / y))
-    with pytest.raises(RuntimeError, match="not exactly 0 apart"):
-        triton_tiles.check_on(DEVICE)
+    dispatch.check_tiles(TRITON_TILES, DEVICE)
+    monkeypatch.setattr(tiles_triton.tl, "div_rn", lambda x, y: x * (1.0 / y))
+    with pytest.raises(RuntimeError, match="is not exactly 0"):
+        dispatch.check_tiles(TRITON_TILES, DEVICE)
 
 
 def test_a_policy_alone():
@@ -109,18 +111,20 @@ def test_the_baseline_of_the_benchmark_takes_no_entropy_of_its_reference(monkeyp
     problem = heads.make_problem(9, 16, 130, "float32", DEVICE.type)
     args = (problem.ref, None, problem.targets, LogitTransform(), torch.float32, TILING)
     whole, alone = (
-        streamed_stats(*args, tile_work=work) for work in (TRITON_TILES, heads.without_entropy(TRITON_TILES))
+        streamed_stats(*args, tile_ops=work) for work in (TRITON_TILES, heads.without_entropy(TRITON_TILES))
     )
     assert torch.equal(alone.logps, whole.logps)
-    stats.tile_work_of("triton", DEVICE)  # the first call also tries the kernels
-    folded = []
-    fold = triton_tiles.TritonReduction.fold
+    dispatch.choose_tile_ops("triton", torch.float32, DEVICE)  # the first call also tries the kernels
+    accumulated = []
+    accumulate = tiles_triton.TritonReduction.accumulate
     monkeypatch.setattr(
-        triton_tiles.TritonReduction, "fold", lambda self, *a: folded.append(self.has_entropy) or fold(self, *a)
+        tiles_triton.TritonReduction,
+        "accumulate",
+        lambda self, *a: accumulated.append(self.has_entropy) or accumulate(self, *a),
     )
     grads = heads.grpo_kl(problem, "triton")
-    assert set(folded[: len(folded) // 2]) == {False}
-    assert set(folded[len(folded) // 2 :]) == {True}
+    assert set(accumulated[: len(accumulated) // 2]) == {False}
+    assert set(accumulated[len(accumulated) // 2 :]) == {True}
     for mine, truth in zip(grads, heads.dgpo_full_logits(problem), strict=True):
         torch.testing.assert_close(mine, truth, rtol=1e-4, atol=1e-6)
 
@@ -138,15 +142,15 @@ def test_one_gradient_alone(needs):
     assert relative_error(grads[1], grads[0]) <= 1e-6
 
 
-@pytest.mark.parametrize("closed", [slice(0, 100), slice(0, 130), slice(50, 210), slice(5, 6)], ids=str)
+@pytest.mark.parametrize("masked", [slice(0, 100), slice(0, 130), slice(50, 210), slice(5, 6)], ids=str)
 @pytest.mark.parametrize("which", ["policy", "ref", "both"])
-def test_closed_tokens(closed, which):
+def test_masked_tokens(masked, which):
     """Whole tiles of probability 0 through the bias, before, between and behind the others."""
     case = on_device(make_case(5, 12, 231, bias=True))
     if which != "ref":
-        case.policy.bias[closed] = -math.inf
+        case.policy.bias[masked] = -math.inf
     if which != "policy":
-        case.ref.bias[closed] = -math.inf
+        case.ref.bias[masked] = -math.inf
     exact = Case(case.policy, case.ref, torch.full((5,), 220, device=DEVICE)).to(torch.float64, grad=True)
     rounded = exact.to(torch.float32, grad=True)
     truth, ours = run_reference(exact), run(rounded)
@@ -164,7 +168,7 @@ def test_disjoint_supports_are_1_apart():
     stats = run(on_device(case_of_logits(z, y)).to(torch.float32))
     assert stats.hellinger_sq.item() == pytest.approx(1.0, abs=1e-6)
     assert stats.entropy.item() == pytest.approx(math.log(100), abs=1e-5)  # uniform over 100 tokens
-    assert stats.ref_logps.item() == -math.inf  # target 0 is closed to the reference
+    assert stats.ref_logps.item() == -math.inf  # target 0 is masked to the reference
 
 
 @pytest.mark.parametrize("offset", [1e4, -1e4])
@@ -225,7 +229,7 @@ def test_a_first_call_in_inference_mode_is_like_any_other():
     """Whether the kernels run is found out once, and by a backward pass, which inference mode has none of."""
     case = on_device(make_case(3, 8, 40)).to(torch.float32)
     hidden, weight, _ = case.policy
-    stats._triton_tiles.cache_clear()
+    dispatch.load_triton_tiles.cache_clear()
     with torch.inference_mode():
         first = lm_head_stats(hidden, weight, case.targets, impl="triton")
     assert torch.equal(first.logps, lm_head_stats(hidden, weight, case.targets, impl="triton").logps)

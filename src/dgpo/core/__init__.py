@@ -5,7 +5,6 @@ from dgpo.core.assign import Credit, Rule, RuleTraits, assign_credit, credit_rul
 from dgpo.core.credit import entropy_gate, gated_scores, redistribute, redistribution_weights
 from dgpo.core.divergences import per_token_entropy, per_token_hellinger_sq, per_token_kl
 from dgpo.core.policy_loss import aggregate_loss, clipped_policy_loss
-from dgpo.core.sequence_parallel import sequence_parallel_weights
 from dgpo.core.token_stats import REFERENCE_STATS, TokenStats
 from dgpo.core.totals import CreditStats, CreditTotals, credit_stats
 
@@ -30,6 +29,5 @@ __all__ = [
     "per_token_kl",
     "redistribute",
     "redistribution_weights",
-    "sequence_parallel_weights",
     "traits_of",
 ]

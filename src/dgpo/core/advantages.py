@@ -50,12 +50,18 @@ def group_advantages(
     dtype = torch.float64 if rewards.dtype == torch.float64 else torch.float32
     groups = rewards.detach().to(dtype).view(-1, num_generations)
     scored = ~groups.isnan()
-    centred = _centred(groups, scored)
+    if not len(groups):
+        return groups.reshape(-1)
+    # Squares of huge or tiny rewards leave the range of the dtype; division by a power of two changes no digit.
+    unit = _power_of_two(groups, scored, dim=1 if scale == "group" else None)
+    centred = _centred(groups / unit, scored)
     if scale == "group":
-        centred = _divided(centred, _deviation(centred, scored, dim=1) + eps)
+        centred = _divided(centred, _deviation(centred, scored) + eps / unit)
     elif scale == "batch":
-        every = _centred(groups.reshape(1, -1), scored.reshape(1, -1))
-        centred = _divided(centred, _deviation(every, scored.reshape(1, -1), dim=1) + eps)
+        every = _centred((groups / unit).reshape(1, -1), scored.reshape(1, -1))
+        centred = _divided(centred, _deviation(every, scored.reshape(1, -1)) + eps / unit)
+    else:
+        centred = centred * unit
     return centred.reshape(-1)
 
 
@@ -100,6 +106,17 @@ def _centred(groups: Tensor, scored: Tensor) -> Tensor:
     return torch.where(scored & (high > low), groups - mean, zero)
 
 
-def _deviation(centred: Tensor, scored: Tensor, dim: int) -> Tensor:
-    """Unbiased standard deviation of centred values over the scored ones."""
-    return (centred.square().sum(dim, keepdim=True) / (scored.sum(dim, keepdim=True) - 1).clamp(min=1)).sqrt()
+def _deviation(centred: Tensor, scored: Tensor) -> Tensor:
+    """Unbiased standard deviation of centred values over the scored ones of each row."""
+    return (centred.square().sum(1, keepdim=True) / (scored.sum(1, keepdim=True) - 1).clamp(min=1)).sqrt()
+
+
+def _power_of_two(groups: Tensor, scored: Tensor, dim: int | None) -> Tensor:
+    """A power of two of the size of the largest scored reward: of each row, (n, 1), or of all, (1, 1)."""
+    sizes = torch.where(scored, groups.abs(), torch.zeros_like(groups))
+    # One column more, so that there is a maximum without a reward too.
+    largest = torch.nn.functional.pad(sizes, (0, 1)).amax(1, keepdim=True)
+    if dim is None:
+        largest = torch.nn.functional.pad(largest, (0, 0, 0, 1)).amax(0, keepdim=True)
+    exponent = torch.where(largest > 0, largest.frexp().exponent, 0).clamp(-100, 100)
+    return torch.ldexp(torch.ones_like(largest), exponent)

@@ -156,9 +156,9 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
     given = torch.where(mask, given, torch.zeros_like(given))
     gate = scores = kl = None
     if stats.hellinger_sq is not None:
-        options = {"vocab_size": stats.vocab_size, "kappa": float(_options_of(rule).get("kappa", 1.0))}
-        gate = entropy_gate(stats.entropy, **options)
-        scores = gated_scores(stats.hellinger_sq, stats.entropy, **options)
+        kappa = float(_options_of(rule).get("kappa", 1.0))
+        gate = entropy_gate(stats.entropy, vocab_size=stats.vocab_size, kappa=kappa)
+        scores = gated_scores(stats.hellinger_sq, stats.entropy, vocab_size=stats.vocab_size, kappa=kappa)
     if stats.ref_logps is not None:
         log_ratio = stats.ref_logps - stats.logps
         kl = log_ratio.exp() - log_ratio - 1

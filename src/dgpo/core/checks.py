@@ -1,4 +1,4 @@
-"""Checks that several modules of the core share; each says what was wrong and what to pass instead."""
+"""Checks that several modules of the core share; each error names the value and the remedy."""
 
 import math
 from typing import SupportsFloat
@@ -9,7 +9,7 @@ from dgpo.tensor_types import Tensor
 
 
 def check_mask(name: str, values: Tensor, completion_mask: Tensor) -> None:
-    """Refuse a mask that is not boolean or not of the shape of `values`: a (B, 1) mask would broadcast silently."""
+    """Raise if a mask is not boolean or not of the shape of `values`: a (B, 1) mask would broadcast silently."""
     if completion_mask.dtype is not torch.bool:
         raise ValueError(
             f"completion_mask has dtype {completion_mask.dtype}; it must be torch.bool with True where a token is"
@@ -24,7 +24,7 @@ def check_mask(name: str, values: Tensor, completion_mask: Tensor) -> None:
 
 
 def check_two_dimensions(name: str, values: Tensor) -> None:
-    """Refuse per-token values that do not come as one row per completion."""
+    """Raise if per-token values are not (B, T)."""
     if values.dim() != 2:
         raise ValueError(
             f"{name} must have two dimensions (B, T), got shape {tuple(values.shape)}. Pass one row per completion and"
@@ -33,7 +33,7 @@ def check_two_dimensions(name: str, values: Tensor) -> None:
 
 
 def check_positive(name: str, value: float, remedy: str) -> float:
-    """Return a number as a float; refuse what is not a finite number above 0."""
+    """Return a number as a float; raise if it is not a finite number above 0."""
     number = _number(value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}. {remedy}")
@@ -41,7 +41,7 @@ def check_positive(name: str, value: float, remedy: str) -> float:
 
 
 def check_not_negative(name: str, value: float, remedy: str) -> float:
-    """Return a number as a float; refuse what is not a finite number of at least 0."""
+    """Return a number as a float; raise if it is not a finite number of at least 0."""
     number = _number(value)
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}. {remedy}")
@@ -49,18 +49,18 @@ def check_not_negative(name: str, value: float, remedy: str) -> float:
 
 
 def _number(value: object) -> float:
-    """Return a real number of any library as a float, and nan for everything else, truth values and text included."""
-    is_truth_value = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
-    if is_truth_value or not isinstance(value, SupportsFloat):
+    """Return a real number of any library as a float, and nan for everything else, booleans and strings included."""
+    is_bool = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if is_bool or not isinstance(value, SupportsFloat):
         return math.nan
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # an array of several, a whole number beyond float
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # an array of several, an integer beyond float
         return math.nan
 
 
 def check_advantages(advantages: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return advantages of shape (B,) as (B, 1) and leave (B, T) as it is; refuse everything else."""
+    """Return advantages of shape (B,) as (B, 1) and (B, T) unchanged; raise for any other shape."""
     if advantages.dim() == 1 and advantages.shape[0] == shape[0]:
         return advantages[:, None]
     if tuple(advantages.shape) == tuple(shape):

@@ -1,11 +1,12 @@
 """The redistribution of DGPO: deviation, gated by entropy, turned into weights with mean 1.
 
-Variations and the rules it is compared with stand in `rules.py`; a new one is one more function there.
+Other credit rules are in `dgpo.rules`.
 """
 
 import math
 
 import torch
+import torch.distributed as dist
 
 from dgpo.core.checks import (
     check_advantages,
@@ -14,6 +15,7 @@ from dgpo.core.checks import (
     check_positive,
     check_two_dimensions,
 )
+from dgpo.core.sequence_parallel import sequence_parallel_weights
 from dgpo.tensor_types import Bool, Float, Tensor
 
 
@@ -69,7 +71,7 @@ def gated_scores(
             uncertain tokens.
 
     Returns:
-        Scores in [0, 1], float32 (float64 from float64), no gradient. Rubbish in masked slots stays in those slots.
+        Scores in [0, 1], float32 (float64 from float64), no gradient. Values of masked slots affect no other slot.
 
     Raises:
         ValueError: If the shapes differ, `kappa` is negative or `vocab_size` is below 2.
@@ -95,6 +97,7 @@ def redistribution_weights(
     completion_mask: Bool[Tensor, "B T"],
     *,
     tau: float = 0.5,
+    process_group: dist.ProcessGroup | None = None,
 ) -> Float[Tensor, "B T"]:
     """Return the share of the completion's advantage that each token gets, as a weight with mean 1.
 
@@ -102,16 +105,23 @@ def redistribution_weights(
     equation 5 of `docs/equations.md`).
 
     Args:
-        scores: s, of any float dtype; what stands in masked slots is not read (nan and inf included).
+        scores: s, of any float dtype; masked slots are not read (they may be nan or inf).
         completion_mask: True where a token is trained.
         tau: Temperature of the softmax, above 0. Small: few tokens take all the credit. Large: GRPO.
+        process_group: The ranks that the tokens of these completions are split over (sequence parallelism;
+            `torch.distributed.group.WORLD` for all ranks), or None for whole completions. Scores and mask are then this
+            rank's part: T may differ between ranks and be 0; B, tau and the order of the completions are the same on
+            every rank. One all-gather of three numbers a completion, after one that compares the arguments.
 
     Returns:
-        Weights, float32 (float64 from float64), no gradient: mean 1 over the mask of each row, 0 off it, all 0 in a row
-        with an empty mask. Rows of equal scores get weights of exactly 1, so that DGPO is then exactly GRPO.
+        Weights, float32 (float64 from float64), no gradient: mean 1 over the mask of each completion (on all ranks
+        together), 0 off it, all 0 where the mask of a completion is empty. Completions of equal scores get weights of
+        exactly 1, so that DGPO is then exactly GRPO.
 
     Raises:
-        ValueError: If `tau` is not above 0, or the mask is not boolean or of another shape.
+        ValueError: If `tau` is not above 0, or the mask is not boolean or of another shape. With `process_group`, on
+            every rank if the arguments of one do not fit, or B or tau differ. Where checking its arguments raises
+            another error on a rank (None in place of a tensor), that rank raises it, and the others a ValueError.
 
     Example:
         >>> import torch
@@ -119,6 +129,8 @@ def redistribution_weights(
         >>> redistribution_weights(torch.tensor([[0.0, 1.0986123, float("nan")]]), mask, tau=1.0)    # e^s = 1, 3
         tensor([[0.5000, 1.5000, 0.0000]])
     """
+    if process_group is not None:
+        return sequence_parallel_weights(scores, completion_mask, tau, process_group)
     check_mask("scores", scores, completion_mask)
     tau = check_positive("tau", tau, "The paper uses 0.5; larger values come closer to GRPO.")
     dtype = torch.promote_types(scores.dtype, torch.float32)
@@ -145,8 +157,8 @@ def redistribute(
         weights: w of `redistribution_weights`.
 
     Returns:
-        Token advantages, in the promoted dtype, no gradient; exactly 0 where the weight is 0, whatever stands in
-        `advantages` there.
+        Token advantages, in the promoted dtype, no gradient; exactly 0 where the weight is 0, whatever the
+        value in `advantages` there.
 
     Raises:
         ValueError: If the shapes do not fit: nothing is broadcast but (B,) over the tokens.

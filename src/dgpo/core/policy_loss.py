@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from dgpo.core.checks import check_advantages, check_mask, check_not_negative
+from dgpo.core.checks import check_advantages, check_mask, check_not_negative, check_positive
 from dgpo.tensor_types import Bool, Float, Tensor
 
 Reduction = Literal["token_mean", "sequence_mean", "sum"]
@@ -91,10 +91,10 @@ def aggregate_loss(
             (`dapo` over several ranks), or B times the maximum length with `"sum"` (`dr_grpo`).
 
     Returns:
-        A scalar; its gradient flows to `per_token_loss` where the mask is True and is 0 elsewhere.
+        A scalar, float32 or wider; its gradient flows to `per_token_loss` where the mask is True and is 0 elsewhere.
 
     Raises:
-        ValueError: If the mask does not fit or `reduction` is unknown.
+        ValueError: If the mask does not fit, `reduction` is unknown, or `normalizer` is a number that is not above 0.
 
     Example:
         >>> import torch
@@ -105,12 +105,17 @@ def aggregate_loss(
         4.0
     """
     check_mask("per_token_loss", per_token_loss, completion_mask)
-    kept = torch.where(completion_mask, per_token_loss, torch.zeros_like(per_token_loss))
+    if normalizer is not None and not isinstance(normalizer, Tensor):
+        remedy = "Pass the number of trained tokens, or None for the count of this batch."
+        normalizer = check_positive("normalizer", normalizer, remedy)
+    # Half-precision sums overflow at 65,504.
+    dtype = torch.promote_types(per_token_loss.dtype, torch.float32)
+    trained = torch.where(completion_mask, per_token_loss, torch.zeros_like(per_token_loss)).to(dtype)
     if reduction == "token_mean":
-        return kept.sum() / (completion_mask.sum().clamp(min=1) if normalizer is None else normalizer)
+        return trained.sum() / (completion_mask.sum().clamp(min=1) if normalizer is None else normalizer)
     if reduction == "sequence_mean":
-        per_completion = kept.sum(-1) / completion_mask.sum(-1).clamp(min=1)
-        return per_completion.sum() / (max(len(kept), 1) if normalizer is None else normalizer)
+        per_completion = trained.sum(-1) / completion_mask.sum(-1).clamp(min=1)
+        return per_completion.sum() / (max(len(trained), 1) if normalizer is None else normalizer)
     if reduction == "sum":
-        return kept.sum() / (1 if normalizer is None else normalizer)
+        return trained.sum() / (1 if normalizer is None else normalizer)
     raise ValueError(f"reduction must be 'token_mean', 'sequence_mean' or 'sum', got {reduction!r}.")

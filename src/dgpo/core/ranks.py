@@ -1,7 +1,7 @@
-"""What functions over a process group share: they find out together that one of them was called wrongly.
+"""Collectives that functions over a process group share, and the check that all ranks were called alike.
 
-A rank that raises by itself leaves the others waiting in a collective until it times out. So every rank says what it
-was called with, and whether it refused that, before any rank goes on.
+A rank that raises by itself leaves the others waiting in a collective until it times out. So ranks exchange what they
+were called with, and whether that was an error, before any of them goes on.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from dgpo.tensor_types import Tensor
 
 
 def check_process_group(process_group: dist.ProcessGroup | None, instead: str) -> None:
-    """Refuse to start where there is no process group or this process does not belong to it."""
+    """Raise if there is no process group or this process does not belong to it; `instead` is the remedy."""
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError(
             f"torch.distributed has no process group; call torch.distributed.init_process_group first, or {instead}."
@@ -23,7 +23,7 @@ def check_process_group(process_group: dist.ProcessGroup | None, instead: str) -
 
 
 def device_of(*arguments: object) -> torch.device:
-    """Return where ranks talk about these arguments: where the first tensor among them is, however wrong the others."""
+    """Return the device of the first tensor among the arguments, of any type; the CPU if there is none."""
     return next((x.device for x in arguments if isinstance(x, Tensor)), torch.device("cpu"))
 
 
@@ -35,7 +35,7 @@ def gather_ranks(values: Tensor, process_group: dist.ProcessGroup | None) -> Ten
     return gathered
 
 
-def agree(
+def compare_calls(
     fields: Mapping[str, float | Tensor],
     error: Exception | None,
     *,
@@ -43,16 +43,16 @@ def agree(
     device: torch.device,
     process_group: dist.ProcessGroup | None,
 ) -> list[dict[str, float]]:
-    """Return what every rank was called with, in rank order, or raise on every rank.
+    """Return the arguments of every rank, in rank order; raise on every rank if they differ or one is wrong.
 
     One all-gather of a few numbers, and on an accelerator one wait for it.
 
     Args:
         fields: Numbers by name, the same names on every rank; exact in float64. Ignored where `error` is given.
-        error: What this rank refuses to go on for, or None.
-        may_differ: Names of those that need not be equal.
-        device: Where the collective runs.
-        process_group: The ranks; None for all of them.
+        error: The exception that checking this rank's arguments raised, or None.
+        may_differ: Names of the fields that need not be equal.
+        device: Device of the collective.
+        process_group: The ranks.
 
     Returns:
         The fields of each rank.
@@ -67,9 +67,9 @@ def agree(
     ranks = gather_ranks(own, process_group).tolist()
     if error is not None:
         raise error
-    refused = [rank for rank, row in enumerate(ranks) if row[0]]
-    if refused:
-        raise ValueError(f"rank {refused[0]} of the process group refused its arguments; its own message says why.")
+    failed = [rank for rank, row in enumerate(ranks) if row[0]]
+    if failed:
+        raise ValueError(f"rank {failed[0]} of the process group refused its arguments; its own message says why.")
     calls = [dict(zip(fields, row[1:], strict=True)) for row in ranks]
     for name in fields:
         if name not in may_differ and any(call[name] != calls[0][name] for call in calls):

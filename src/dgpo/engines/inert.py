@@ -1,4 +1,4 @@
-"""Says, once and in plain words, when a run has been GRPO all along because the weights never left 1."""
+"""A notice, given once, when a run has been GRPO all along because the weights never left 1."""
 
 import math
 
@@ -8,12 +8,13 @@ _NOTICEABLE_WEIGHT = 1.5
 
 
 class InertMonitor:
-    """Counts the steps in a row without a weight outside of 1 +- 0.01, and speaks once when they are enough.
+    """Counts the steps in a row without a weight outside of 1 +- 0.01, and gives one notice when they are enough.
 
     Args:
-        patience: Steps after which to speak; 0 never does.
-        tau: The run's temperature, for the advice.
-        kappa: The run's gate exponent, for the advice.
+        patience: Steps before the notice; 0: never.
+        tau: The rule's temperature, for the advice; None where it has none.
+        kappa: The rule's gate exponent, for the advice; None where it has none.
+        rule: The rule's name.
 
     Example:
         >>> flat = CreditStats(10, 1, 1.0, 0.0, 1.0, 1.0, 1e-4, 2e-3, True)
@@ -26,10 +27,10 @@ counts: the largest gated score was 0.002 and tau is 0.5. Lower tau; at about 0.
 one of score 0. A smaller kappa (now 1) raises the scores of confident tokens.
     """
 
-    def __init__(self, patience: int, tau: float, kappa: float) -> None:
-        self._patience, self._tau, self._kappa = patience, tau, kappa
+    def __init__(self, patience: int, tau: float | None = None, kappa: float | None = None, rule: str = "dgpo") -> None:
+        self._patience, self._tau, self._kappa, self._rule = patience, tau, kappa, rule
         self._inert_since: int | None = None
-        self._spoken = False
+        self._notified = False
 
     def update(self, stats: CreditStats, first_step: int, last_step: int) -> str | None:
         """Return the notice if it is due now.
@@ -40,7 +41,7 @@ one of score 0. A smaller kappa (now 1) raises the scores of confident tokens.
             last_step: The last step that it covers.
 
         Returns:
-            The sentence, at most once in the life of the monitor; `None` otherwise.
+            The notice, at most once in the life of the monitor; `None` otherwise.
         """
         if not stats.inert:
             self._inert_since = None
@@ -48,24 +49,26 @@ one of score 0. A smaller kappa (now 1) raises the scores of confident tokens.
         if self._inert_since is None:
             self._inert_since = first_step
         inert_steps = last_step - self._inert_since + 1
-        if self._spoken or not self._patience or inert_steps < self._patience:
+        if self._notified or not self._patience or inert_steps < self._patience:
             return None
-        self._spoken = True
-        return self._explain(stats, inert_steps)
+        self._notified = True
+        return self._notice(stats, inert_steps)
 
-    def _explain(self, stats: CreditStats, inert_steps: int) -> str:
+    def _notice(self, stats: CreditStats, inert_steps: int) -> str:
+        subject = "DGPO" if self._rule == "dgpo" else f"The credit rule {self._rule}"
         start = (
-            f"DGPO has been inert for {inert_steps} steps: every weight was within 0.01 of 1, so this is plain GRPO."
+            f"{subject} has been inert for {inert_steps} steps: every weight was within 0.01 of 1, so this is plain"
+            " GRPO."
         )
         if stats.score_max <= 0:
             return (
                 f"{start} The policy is still equal to its reference (every distance is 0): check that it learns at all"
                 " (learning_rate, rewards with spread, trainable parameters)."
             )
+        if self._tau is None or math.isnan(stats.score_max):
+            return f"{start} How far weights move from 1 is decided by the rule's options."
         tau = stats.score_max / math.log(_NOTICEABLE_WEIGHT)
-        gate = (
-            f" A smaller kappa (now {self._kappa:g}) raises the scores of confident tokens." if self._kappa > 0 else ""
-        )
+        gate = f" A smaller kappa (now {self._kappa:g}) raises the scores of confident tokens." if self._kappa else ""
         return (
             f"{start} Only s / tau counts: the largest gated score was {stats.score_max:.3g} and tau is {self._tau:g}."
             f" Lower tau; at about {tau:.2g} that token would weigh {_NOTICEABLE_WEIGHT} times one of score 0.{gate}"

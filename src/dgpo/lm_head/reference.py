@@ -1,4 +1,4 @@
-"""Full logits, one line per equation: the oracle that every other implementation is tested by."""
+"""Full logits, one line per equation: the oracle that every other implementation is tested against."""
 
 import torch
 
@@ -23,7 +23,7 @@ def reference_stats(
 ) -> LMHeadStats:
     """Return the statistics from dense (N, V) log-probabilities, by plain differentiable torch.
 
-    Hellinger is taken as 1/2 sum_v (sqrt p - sqrt q)^2, which cancels nothing; in float64 it is the truth.
+    Hellinger is taken as 1/2 sum_v (sqrt p - sqrt q)^2, which does not cancel; in float64 it is the ground truth.
 
     Args:
         policy: Hidden states (N, H), weight (V, H) and bias (V,) of the policy.

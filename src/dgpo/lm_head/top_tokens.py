@@ -1,8 +1,8 @@
-"""The likeliest tokens at a few places, for people to look at: a tile of the logits at a time."""
+"""The most likely tokens at a few positions, for a log that people read: a tile of the logits at a time."""
 
 import torch
 
-from dgpo.lm_head.stats import autocast_dtype, checked_transform
+from dgpo.lm_head.arguments import autocast_dtype, check_transform
 from dgpo.lm_head.types import Head, LogitTransform, statistics_dtype
 from dgpo.tensor_types import Float, Int, Tensor
 
@@ -20,17 +20,17 @@ def top_tokens(
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> tuple[Float[Tensor, "N k"], Int[Tensor, "N k"]]:
-    """Return the k likeliest tokens of each row with their probabilities, likeliest first.
+    """Return the k most likely tokens of each row with their probabilities, in descending order.
 
     The logits are those of `lm_head_stats`, a tile at a time. Meant for the few hundred tokens of a log.
 
     Args:
         hidden: Final hidden states, (N, H), any float dtype.
         weight: The head, (V, H).
-        k: How many; at most V are given.
+        k: Number of tokens; at most V are returned.
         bias: The head's bias, (V,).
         temperature: Sampling temperature, > 0.
-        logit_scale: What projections are multiplied by, > 0.
+        logit_scale: Factor of the projections, > 0.
         softcap: Final logit softcapping, > 0; None for none.
 
     Returns:
@@ -46,17 +46,17 @@ def top_tokens(
         >>> ids.tolist(), [round(p, 4) for p in probabilities[0].tolist()]
         ([[1, 0]], [0.7, 0.2])
     """
-    transform = checked_transform(temperature, logit_scale, softcap)
+    transform = check_transform(temperature, logit_scale, softcap)
     head = Head(hidden.to(autocast_dtype(hidden)), weight, bias)
     with torch.autocast(hidden.device.type, enabled=False):
-        found = [_top(head._replace(hidden=rows), min(k, len(weight)), transform) for rows in head.hidden.split(_ROWS)]
-    probabilities, ids = zip(*found, strict=True)
+        tops = [_top(head._replace(hidden=rows), min(k, len(weight)), transform) for rows in head.hidden.split(_ROWS)]
+    probabilities, ids = zip(*tops, strict=True)
     return torch.cat(probabilities), torch.cat(ids)
 
 
 def _top(head: Head, k: int, transform: LogitTransform) -> tuple[Tensor, Tensor]:
-    """Merge the top of one slice of the vocabulary after the other; the slices' sums give the normaliser."""
-    tops, places, sums = [], [], []
+    """Return the top of all slices of the vocabulary, merged; the log-sums of the slices give the normaliser."""
+    tops, positions, sums = [], [], []
     dtype = statistics_dtype(head.hidden.dtype)
     for start in range(0, len(head.weight), _VOCAB):
         part = slice(start, start + _VOCAB)
@@ -66,8 +66,8 @@ def _top(head: Head, k: int, transform: LogitTransform) -> tuple[Tensor, Tensor]
         logits = transform(projection)
         values, ids = logits.topk(min(k, logits.shape[1]), dim=-1)
         tops.append(values)
-        places.append(ids + start)
+        positions.append(ids + start)
         sums.append(logits.logsumexp(-1))
     values, order = torch.cat(tops, -1).topk(k, dim=-1)
     normaliser = torch.stack(sums, -1).logsumexp(-1, keepdim=True)
-    return (values - normaliser).exp(), torch.cat(places, -1).gather(-1, order)
+    return (values - normaliser).exp(), torch.cat(positions, -1).gather(-1, order)

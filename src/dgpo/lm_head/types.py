@@ -1,8 +1,10 @@
-"""What the implementations take and give: a head, the way from its projection to logits, and the statistics."""
+"""Types that every implementation shares: a head, the transform of its projections to logits, and the statistics."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from dgpo.tensor_types import Float, Tensor
 
@@ -32,8 +34,44 @@ class Head(NamedTuple):
     bias: Float[Tensor, " V"] | None
 
 
+@dataclass(frozen=True)
+class VocabParallel:
+    """How a vocabulary is split over ranks: each has consecutive rows of the head, in the order of the ranks.
+
+    Attributes:
+        process_group: The ranks that have the shards; `torch.distributed.group.WORLD` for all ranks.
+        reduce_hidden_grad: True: `hidden` receives its whole gradient on every rank, so nothing around the call may
+            sum it again. False: this shard's share, for callers who sum themselves (a backward reduce-scatter).
+
+    Raises:
+        ValueError: If `process_group` is None, as `torch.distributed.group.WORLD` is before `init_process_group`.
+
+    Example:
+        >>> import torch, torch.distributed as dist
+        >>> from dgpo.lm_head import lm_head_stats
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)    # torchrun does this
+        >>> shard = torch.tensor([[0.98], [0.02]]).log()          # with one rank, the whole head
+        >>> hidden, ref_hidden, targets = torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([0])
+        >>> split = VocabParallel(dist.group.WORLD)
+        >>> stats = lm_head_stats(hidden, shard, targets, ref_hidden=ref_hidden, vocab_parallel=split)
+        >>> round(stats.logps.item(), 4), round(stats.hellinger_sq.item(), 4)
+        (-0.0202, 0.2)
+        >>> dist.destroy_process_group()
+    """
+
+    process_group: dist.ProcessGroup | None
+    reduce_hidden_grad: bool = True
+
+    def __post_init__(self) -> None:
+        if self.process_group is None:
+            raise ValueError(
+                "process_group is None, as torch.distributed.group.WORLD is before"
+                " torch.distributed.init_process_group: call that first, or leave vocab_parallel out for a whole head."
+            )
+
+
 class LogitTransform(NamedTuple):
-    """The way from a projection x to the logits the sampler saw: scale, then softcap, then temperature.
+    """The transform of a projection x to the logits of the sampler: scale, then softcap, then temperature.
 
     z = x * logit_scale / temperature, or with a softcap c  z = c * tanh(x * logit_scale / c) / temperature.
     Both are `factor * inner(x)` with a positive `factor`, so that inner(x) can be maximised in its place.
@@ -45,16 +83,16 @@ class LogitTransform(NamedTuple):
 
     @property
     def factor(self) -> float:
-        """The multiplication that is left once `inner` is done; > 0."""
+        """What `inner(x)` is multiplied by to give logits; > 0."""
         return (self.logit_scale if self.softcap is None else self.softcap) / self.temperature
 
     @property
     def slope(self) -> float:
-        """dz/dx where the softcap does not bend; elsewhere times 1 - tanh^2."""
+        """dz/dx without a softcap; with one, times 1 - tanh^2."""
         return self.logit_scale / self.temperature
 
     def inner_(self, projection: Tensor) -> Tensor:
-        """Overwrite a projection with the softcap's tanh, or leave it as it is without a softcap."""
+        """Overwrite a projection with tanh(x * logit_scale / softcap); return it unchanged without a softcap."""
         if self.softcap is None:
             return projection
         return projection.mul_(self.logit_scale / self.softcap).tanh_()
@@ -68,5 +106,5 @@ class LogitTransform(NamedTuple):
 
 
 def statistics_dtype(compute_dtype: torch.dtype) -> torch.dtype:
-    """Return what statistics and gradient sums are kept in: float32, or float64 where the matmuls run in float64."""
+    """Return the dtype of statistics and gradient sums: float32, or float64 where the products run in float64."""
     return torch.float64 if compute_dtype == torch.float64 else torch.float32

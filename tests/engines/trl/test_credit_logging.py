@@ -9,21 +9,22 @@ import torch
 from support import WORDS, FixedDGPOTrainer, make_trainer, parameters, spread_reward
 
 from dgpo.credit_log import read_credit_log
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 
 
 def train(checkpoint, folder, **options):
     """Train, and return the trainer with everything that was given credit, a batch an entry."""
     defaults = {"perturb": 0.3, "tau": 0.02, "credit_log_steps": 1, "max_steps": 3}
     trainer = make_trainer(FixedDGPOTrainer, checkpoint, folder, **{**defaults, **options})
-    given, give = [], trainer._give_credit
+    given, assign = [], trainer._assign_credit
 
-    def spy(inputs, per_token):
-        give(inputs, per_token)
-        advantages = inputs.get("advantages", trainer._advantages)
-        given.append({**inputs, **per_token, "advantages": advantages.clone(), "step": trainer.state.global_step + 1})
+    def spy(inputs, scores):
+        credit = assign(inputs, scores)
+        columns = {"weights": credit.weights, "scores": credit.scores, "step": trainer.state.global_step + 1}
+        given.append({**inputs, **scores.per_token, **columns})
+        return credit
 
-    trainer._give_credit = spy
+    trainer._assign_credit = spy
     trainer.train()
     return trainer, given
 
@@ -51,7 +52,7 @@ def test_the_log_holds_what_the_trainer_gave(checkpoint, tmp_path, policy):
             kept = batch["completion_mask"][row].bool()
             entropy = batch["entropy"][row][kept] / torch.tensor(float(len(WORDS))).log()
             log_ratio = (batch["logps"] - batch["ref_logps"])[row][kept]
-            assert found.w == pytest.approx(batch["dgpo_weights"][row][kept].tolist(), rel=1e-4)
+            assert found.w == pytest.approx(batch["weights"][row][kept].tolist(), rel=1e-4)
             assert found.d == pytest.approx(batch["hellinger_sq"][row][kept].tolist(), rel=1e-4)
             assert found.s == pytest.approx(batch["scores"][row][kept].tolist(), rel=1e-4)
             assert found.h == pytest.approx(entropy.tolist(), rel=1e-4)
@@ -186,14 +187,14 @@ def test_an_adapter_is_logged_against_the_model_without_it(checkpoint, tmp_path)
         for found in step.completions:
             batch, row = rows[tuple(found.ids)]
             kept = batch["completion_mask"][row].bool()
-            assert found.w == pytest.approx(batch["dgpo_weights"][row][kept].tolist(), rel=1e-4)
+            assert found.w == pytest.approx(batch["weights"][row][kept].tolist(), rel=1e-4)
     assert max(d for found in steps[0].completions for d in found.d) < 1e-6  # a new adapter is the model itself
     assert max(d for found in steps[-1].completions for d in found.d) > 1e-3
 
 
 @pytest.mark.parametrize("changes", [{"credit_log_steps": -1}, {"credit_log_completions": 0}])
 def test_values_that_cannot_work_are_refused(checkpoint, tmp_path, changes):
-    with pytest.raises(RecipeError, match=f"{next(iter(changes))} must be at least"):
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))} must be a whole number of at least"):
         make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **changes)
 
 

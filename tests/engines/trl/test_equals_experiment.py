@@ -4,8 +4,9 @@ import pytest
 import torch
 from support import FixedDGPOTrainer, loss_inputs, make_trainer
 
-from experiments.credit.rules import Rule, dgpo
-from experiments.credit.train import Rollout, policy_loss, token_statistics
+from dgpo import assign_credit
+from dgpo.rules import resolve
+from experiments.credit.train import Rollout, policy_loss, token_stats
 
 
 @pytest.mark.parametrize(("tau", "beta"), [(0.02, 0.0), (0.5, 0.0), (0.02, 0.1)])
@@ -35,11 +36,10 @@ def test_loss_and_gradients_are_those_of_the_trainer(checkpoint, tmp_path, tau, 
         causal=torch.zeros(1, len(ids), length),
         roles={},
     )
-    rule = Rule(dgpo(tau), kl_beta=beta)
-    (stats,) = token_statistics(logits, ref_logits.detach(), rollout, None, 4)
-    weights = rule.fn(stats)
-    assert weights.max() > (1.2 if tau < 0.1 else 1.0)  # a redistribution that could be wrong
-    ours = policy_loss(logits, rollout, [stats.logps], [weights], ref_logits.detach(), rule)
+    (stats,) = token_stats(logits, ref_logits.detach(), rollout, None, 4)
+    credit = assign_credit(stats, resolve("dgpo", tau=tau))
+    assert credit.weights.max() > (1.2 if tau < 0.1 else 1.0)  # a redistribution that could be wrong
+    ours = policy_loss(logits, rollout, [stats.logps], [credit.token_advantages], ref_logits.detach(), beta=beta)
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
     for found, wanted in zip(torch.autograd.grad(ours, parameters), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,8 +20,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Tr
 from trl import GRPOConfig
 
 from dgpo import DGPOConfig
-from dgpo.engines.trl import state
-from dgpo.errors import RecipeError, TrainingError
+from dgpo.engines.trl import checkpoint as saved
+from dgpo.errors import ConfigError, TrainingError
 
 
 @pytest.mark.parametrize(
@@ -31,14 +32,14 @@ from dgpo.errors import RecipeError, TrainingError
         ({"tau": float("nan")}, r"got nan"),
         ({"kappa": -1}, r"kappa must be .* at least 0, got -1"),
         ({"credit_policy": "new"}, r"'current' or 'old', got 'new'"),
-        ({"inert_warning_steps": -1}, r"inert_warning_steps must be at least 0, got -1"),
+        ({"inert_warning_steps": -1}, r"inert_warning_steps must be a whole number of at least 0, got -1"),
         ({"loss_type": "luspo"}, r"loss_type='luspo'.*grpo, bnpo"),
         ({"loss_type": "vespo"}, r"loss_type='vespo'"),
         ({"importance_sampling_level": "sequence"}, r"'sequence'.*would cancel.*Use 'token'"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused(tmp_path, options, message):
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(ConfigError, match=message):
         DGPOConfig(output_dir=str(tmp_path), report_to=[], **options)
 
 
@@ -51,26 +52,26 @@ def test_one_generation_per_prompt_is_refused(tmp_path):
 
 def test_a_plain_grpo_config_is_refused_with_the_remedy(checkpoint, tmp_path):
     args = GRPOConfig(output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False)
-    with pytest.raises(RecipeError, match=r"args is a GRPOConfig.*dgpo\.DGPOConfig"):
+    with pytest.raises(ConfigError, match=r"args is a GRPOConfig.*dgpo\.DGPOConfig"):
         FixedDGPOTrainer(checkpoint, spread_reward, args)
 
 
 def test_a_model_without_a_checkpoint_is_refused(checkpoint, tmp_path):
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=1))
-    with pytest.raises(RecipeError, match=r"names no checkpoint.*save_pretrained"):
+    with pytest.raises(ConfigError, match=r"names no checkpoint.*save_pretrained"):
         make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, model=model)
 
 
 def test_a_head_of_another_size_than_the_references_is_refused(checkpoint, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     model.resize_token_embeddings(len(WORDS) + 1)
-    with pytest.raises(RecipeError, match=rf"{len(WORDS) + 1} words and the reference's {len(WORDS)}"):
+    with pytest.raises(ConfigError, match=rf"Vocabulary sizes differ: policy {len(WORDS) + 1}, reference {len(WORDS)}"):
         make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, model=model)
 
 
 def test_a_reference_with_another_tokenizer_is_refused(checkpoint, tmp_path):
     swapped = make_tokenizer(WORDS[:3] + WORDS[3:][::-1])
-    with pytest.raises(RecipeError, match=r"another tokenizer: its word '.' has id"):
+    with pytest.raises(ConfigError, match=r"another tokenizer: its token '.' has id"):
         make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, tokenizer=swapped)
 
 
@@ -130,26 +131,26 @@ def test_nan_parameters_are_never_saved(checkpoint, tmp_path):
 
 def test_rollouts_that_cannot_be_saved_exactly_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="'num_images' of type list"):
-        state.save_rollout_state(tmp_path, 0, 3, [{"num_images": [1, 2]}], {})
+        saved.save_rollout_state(tmp_path, 0, 3, [{"num_images": [1, 2]}], {})
 
 
 def test_rollout_state_survives_a_round_trip(tmp_path):
     inputs = loss_inputs()
     halves = [{k: v[i::2] if v.dim() else v for k, v in inputs.items()} for i in range(2)]
-    state.save_rollout_state(tmp_path, 1, 7, halves, {"num_processes": 2})
-    step, buffer, layout = state.load_rollout_state(tmp_path, 1, torch.device("cpu"))
+    saved.save_rollout_state(tmp_path, 1, 7, halves, {"num_processes": 2})
+    step, buffer, layout = saved.load_rollout_state(tmp_path, 1, torch.device("cpu"))
     assert step == 7
     assert layout == {"num_processes": 2}
     for ours, theirs in zip(buffer, halves, strict=True):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) and ours[k].dtype == theirs[k].dtype for k in theirs)
-    assert state.load_rollout_state(tmp_path, 0, torch.device("cpu")) is None
+    assert saved.load_rollout_state(tmp_path, 0, torch.device("cpu")) is None
     assert not list(Path(tmp_path).rglob("*.partial"))
 
 
 def test_a_missing_moving_reference_is_named(checkpoint, tmp_path):
     with pytest.raises(TrainingError, match=r"reference\.safetensors is missing"):
-        state.load_reference(tmp_path, 0, torch.nn.Linear(1, 1), sharded=False)
+        saved.load_reference(tmp_path, 0, torch.nn.Linear(1, 1), sharded=False)
 
 
 def test_a_checkpoint_of_another_vocabulary_size_is_not_mistaken(tmp_path):
@@ -163,7 +164,7 @@ def test_a_checkpoint_of_another_vocabulary_size_is_not_mistaken(tmp_path):
 def test_adapters_that_train_the_models_own_biases_are_refused(checkpoint, tmp_path, bias):
     adapter = lora()
     adapter.bias = bias
-    with pytest.raises(RecipeError, match=rf"bias='{bias}'.*Use bias='none'"):
+    with pytest.raises(ConfigError, match=rf"bias='{bias}'.*Use bias='none'"):
         make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=adapter)
 
 
@@ -171,8 +172,30 @@ def test_adapters_that_train_the_models_own_biases_are_refused(checkpoint, tmp_p
 def test_adapters_that_start_elsewhere_than_the_model_are_refused(checkpoint, tmp_path, init):
     adapter = lora()
     adapter.init_lora_weights = init
-    with pytest.raises(RecipeError, match=rf"init_lora_weights={init!r}.*would be the reference"):
+    with pytest.raises(ConfigError, match=rf"init_lora_weights={init!r}.*would be the reference"):
         make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=adapter)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        (peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PromptTuningConfig puts new prompt"),
+        (peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PrefixTuningConfig puts new prompt"),
+        (peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "PromptEncoderConfig puts new prompt"),
+        (peft.LoHaConfig(task_type="CAUSAL_LM", init_weights=False), "init_weights=False starts from another policy"),
+        (peft.IA3Config(task_type="CAUSAL_LM", init_ia3_weights=False), "init_ia3_weights=False starts from another"),
+    ],
+)
+def test_adapters_that_move_the_reference_are_refused(checkpoint, tmp_path, adapter, message):
+    with pytest.raises(ConfigError, match=message):
+        make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=adapter)
+    make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, peft_config=lora(), credit_rule="even")  # needs none
+
+
+def test_an_adapter_of_another_name_is_refused(checkpoint, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"adapters are named mine; TRL trains and copies the one named 'default'"):
+        make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, model=peft.get_peft_model(model, lora(), "mine"))
 
 
 def saved_run(checkpoint, tmp_path, **options):

@@ -26,7 +26,7 @@ from support import FixedDGPOTrainer, lora, make_trainer, parameters
 from transformers import TrainerCallback
 
 from dgpo import DGPOTrainer
-from meeting_place import leave_together
+from process_groups import wait_for_all_ranks
 
 TIMEOUT_SECONDS = 400
 
@@ -59,7 +59,7 @@ def _be_rank(run: Callable[[int], None], rank: int, world_size: int, folder: str
             # By a file: a port that is looked for, released and used later may be anybody's by then.
             dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
         run(rank)
-        leave_together(dist.FileStore(f"{folder}/done", world_size), rank, world_size)
+        wait_for_all_ranks(dist.FileStore(f"{folder}/done", world_size), rank, world_size)
         code = 0
     except BaseException:
         traceback.print_exc()

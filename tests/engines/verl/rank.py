@@ -24,13 +24,14 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import response_from_nested
 
-from dgpo.engines.verl import engine as dgpo_engine
+from dgpo.core import assign_credit
 from dgpo.engines.verl import heads
-from dgpo.engines.verl.config import DGPOSettings, prepare_config
-from dgpo.engines.verl.credit import credit_of_batch
+from dgpo.engines.verl.config import prepare_config, read_settings
+from dgpo.engines.verl.credit import REFERENCE_FIELDS, token_stats
+from dgpo.engines.verl.engine import CREDIT_PASS
 from dgpo.engines.verl.worker import DGPOWorker
 from largest_storage import Largest
-from meeting_place import leave_together
+from process_groups import wait_for_all_ranks
 
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 PROMPTS, RESPONSES = (5, 9, 7, 6, 4, 11, 3, 8), (8, 3, 10, 6, 1, 7, 12, 2)
@@ -69,7 +70,10 @@ def make_batch(seed):
 
 def build(case, model):
     torch.manual_seed(0)  # a new adapter is random
-    overrides = (*case.get("overrides", ()), f"actor_rollout_ref.model.path={model}")
+    overrides = [*case.get("overrides", ()), f"actor_rollout_ref.model.path={model}"]
+    if case.get("dgpo", True):
+        rule = "{rule: even}" if case.get("rule") == "even" else f"{{tau: {case.get('tau', 0.5)}}}"
+        overrides.append(f"+algorithm.dgpo={rule}")
     config = compose_config(*data_overrides(sys.argv[1]), *overrides)
     OmegaConf.resolve(config)
     prepare_config(config)
@@ -80,7 +84,8 @@ def build(case, model):
             part.actor.use_kl_loss = part.pop("dgpo_kl_loss")
     is_lora = part.model.lora_rank > 0
     cls = DGPOWorker if case.get("dgpo", True) else ActorRolloutRefWorker
-    worker = cls(config=part, role="actor_rollout" if is_lora else "actor_rollout_ref")
+    has_reference = not case.get("dgpo", True) or part.actor.use_kl_loss  # as verl's trainer decides it
+    worker = cls(config=part, role="actor_rollout_ref" if has_reference and not is_lora else "actor_rollout")
     worker.init_model()
     return worker, config
 
@@ -128,17 +133,17 @@ def dense(worker, model, batch, temperature, is_lora):
         parameters = merged
     missing = policy.load_state_dict(parameters, strict=True)
     assert not missing.missing_keys
-    found = {name: [] for name in ("log_probs", "entropy", "hellinger_sq", "ref_log_probs")}
+    columns = {name: [] for name in ("log_probs", "entropy", "hellinger_sq", "ref_log_probs")}
     with torch.no_grad():
         for ids in batch["input_ids"].unbind():
             p, q = ((m(ids[None]).logits[0] / temperature).log_softmax(-1) for m in (policy, reference))
             following = ids.roll(-1)[:, None]
-            found["log_probs"].append(p.gather(-1, following)[:, 0])
-            found["ref_log_probs"].append(q.gather(-1, following)[:, 0])
-            found["entropy"].append(-(p.exp() * p).sum(-1))
-            found["hellinger_sq"].append(1 - ((p + q) / 2).exp().sum(-1))
+            columns["log_probs"].append(p.gather(-1, following)[:, 0])
+            columns["ref_log_probs"].append(q.gather(-1, following)[:, 0])
+            columns["entropy"].append(-(p.exp() * p).sum(-1))
+            columns["hellinger_sq"].append(1 - ((p + q) / 2).exp().sum(-1))
     # the last position of a sequence predicts nothing: its target is whatever follows in the batch
-    return {name: torch.cat([x[:-1] for x in rows]) for name, rows in found.items()}
+    return {name: torch.cat([x[:-1] for x in rows]) for name, rows in columns.items()}
 
 
 def without_last(nested):
@@ -147,28 +152,28 @@ def without_last(nested):
 
 def score(worker, batch, temperature, *, credit=True):
     options = {"calculate_entropy": True, "compute_loss": False, "temperature": temperature}
-    tu.assign_non_tensor(batch, **options, **({dgpo_engine.CREDIT_PASS: True} if credit else {}))
+    tu.assign_non_tensor(batch, **options, **({CREDIT_PASS: True} if credit else {}))
     return worker.compute_log_prob(batch)
 
 
-def train(worker, steps, temperature, tau, is_dgpo):
-    """As the trainer does it, step by step: score, redistribute, update."""
+def train(worker, steps, temperature, settings):
+    """As the trainer does it, step by step: score, redistribute, update. Without settings: verl's own GRPO."""
+    needs_reference = settings is not None and settings.rule.traits.needs_reference
     for step in range(steps):
         batch, advantages = make_batch(seed=100 + step)
-        out = score(worker, batch, temperature, credit=is_dgpo)
+        out = score(worker, batch, temperature, credit=needs_reference)
         batch, _ = make_batch(seed=100 + step)
         mask = batch["response_mask"]
         batch["old_log_probs"] = response_from_nested(out["log_probs"], mask)
-        if is_dgpo:
-            pad = lambda nested: torch.nested.to_padded_tensor(nested.float(), 0.0)  # noqa: E731
-            names = ("hellinger_sq", "entropy", "log_probs", "ref_log_probs")
-            statistics = {name: pad(response_from_nested(out[name], mask)) for name in names}
-            settings = DGPOSettings(tau=tau)
-            credit = credit_of_batch(
-                pad(jagged(advantages)), pad(mask).bool(), **statistics, vocab_size=VOCAB, settings=settings
-            )
-            advantages = [row[: len(a)] for row, a in zip(credit.advantages, advantages, strict=True)]
         batch["advantages"] = jagged(advantages)
+        if settings is not None:
+            data = {name: batch[name] for name in ("response_mask", "advantages", "old_log_probs")}
+            data |= {"rm_scores": batch["advantages"], "entropy": response_from_nested(out["entropy"], mask)}
+            data |= {name: out[name] for name in REFERENCE_FIELDS if needs_reference}
+            stats = token_stats(data, [f"prompt{row}_0_0" for row in range(len(batch))], vocab_size=VOCAB)
+            credit = assign_credit(stats, settings.rule)
+            token_advantages = zip(credit.token_advantages, advantages, strict=True)
+            batch["advantages"] = jagged(row[: len(a)] for row, a in token_advantages)
         tu.assign_non_tensor(
             batch,
             calculate_entropy=worker.config.actor.entropy_coeff != 0,
@@ -183,44 +188,37 @@ def train(worker, steps, temperature, tau, is_dgpo):
 
 
 class HeadCalls:
-    """Counts how often the head's weight was gathered for a reference, and how often it was stepped over."""
+    """Counts how often the head's weight was copied for a reference, and how often the head was bypassed."""
 
     def __init__(self):
-        self.copies = self.stepped_over = 0
-        keep, step_over = heads.KeepHidden.__call__, heads._Keeper.forward
-
-        def counted_keep(task, hidden, weight, bias):
-            self.copies += task.copies_head
-            return keep(task, hidden, weight, bias)
-
-        def counted_step(keeper, hidden):
-            self.stepped_over += 1
-            return step_over(keeper, hidden)
-
-        self._patches = {
-            (heads.KeepHidden, "__call__"): (counted_keep, keep),
-            (heads._Keeper, "forward"): (counted_step, step_over),
-        }
+        self.copies = self.bypassed = 0
+        self._capture, self._bypass = heads.ReferenceHead.capture, heads.HeadHook.bypass
 
     def __enter__(self):
-        for (owner, name), (new, _) in self._patches.items():
-            setattr(owner, name, new)
+        def capture(reference, hidden, weight, bias):
+            self.copies += reference.needs_weight
+            return self._capture(reference, hidden, weight, bias)
+
+        def bypass(hook, function):
+            self.bypassed += 1
+            return self._bypass(hook, function)
+
+        heads.ReferenceHead.capture, heads.HeadHook.bypass = capture, bypass
         return self
 
     def __exit__(self, *error):
-        for (owner, name), (_, old) in self._patches.items():
-            setattr(owner, name, old)
+        heads.ReferenceHead.capture, heads.HeadHook.bypass = self._capture, self._bypass
 
 
-def watch(worker, temperature, tau, is_dgpo):
+def largest_storages(worker, temperature, settings):
     """The largest storage of scoring a batch, and of a step that scores and updates; the logits of a micro-batch."""
     batch, _ = make_batch(seed=1)
     rows, size = [len(row) for row in batch["input_ids"].unbind()], worker.config.actor.ppo_micro_batch_size_per_gpu
     tokens = max(sum(rows[start : start + size]) for start in range(0, len(rows), size))
     with Largest() as scoring:
-        score(worker, batch, temperature, credit=is_dgpo)
+        score(worker, batch, temperature, credit=settings is not None)
     with Largest() as step:
-        train(worker, 1, temperature, tau, is_dgpo)
+        train(worker, 1, temperature, settings)
     config = worker.actor.engine.module.config
     sizes = {"logits": tokens * config.vocab_size, "head": config.vocab_size * config.hidden_size}
     return {"scoring": scoring.numel, "step": step.numel, **sizes}
@@ -231,16 +229,17 @@ def run_case(name, case, model, folder):
         model = make_variant(model, folder / f"{name}-model", **case["model"])
     worker, config = build(case, model)
     temperature = case.get("temperature", 1.0)
-    is_lora, is_dgpo = config.actor_rollout_ref.model.lora_rank > 0, case.get("dgpo", True)
-    figures = {}
-    if is_dgpo and case.get("score", True):
+    is_lora = config.actor_rollout_ref.model.lora_rank > 0
+    settings = read_settings(config) if case.get("dgpo", True) else None
+    figures = {"has_reference": worker.ref is not None}
+    if settings is not None and case.get("score", True):
         batch, _ = make_batch(seed=1)
         figures["d_at_start"] = score(worker, batch, temperature)["hellinger_sq"].values().abs().max().item()
         perturb(worker, is_lora, case.get("noise", 0.05))
         batch, _ = make_batch(seed=1)
         with HeadCalls() as calls:
             out = score(worker, batch, temperature)
-        figures |= {"copies": calls.copies, "stepped_over": calls.stepped_over}
+        figures |= {"copies": calls.copies, "bypassed": calls.bypassed}
         truth = dense(worker, model, make_batch(seed=1)[0], temperature, is_lora)
         for column, expected in truth.items():
             figures[column] = (without_last(out[column]) - expected).abs().max().item()
@@ -248,10 +247,10 @@ def run_case(name, case, model, folder):
         torch.save(
             {column: [row[:-1] for row in out[column].unbind()] for column in truth}, folder / f"{name}-scores.pt"
         )
-    if case.get("watch"):
-        figures |= watch(worker, temperature, 0.5, is_dgpo)
+    if case.get("storages"):
+        figures |= largest_storages(worker, temperature, settings)
     if case.get("steps"):
-        train(worker, case["steps"], temperature, case.get("tau", 0.5), is_dgpo)
+        train(worker, case["steps"], temperature, settings)
         parameters = full_parameters(worker)
         if RANK == 0:
             torch.save(parameters, folder / f"{name}-parameters.pt")
@@ -267,7 +266,7 @@ def main():
     ordered = sorted(cases.items(), key=lambda item: item[1].get("dgpo", True))
     figures = {name: run_case(name, case, model, folder) for name, case in ordered}
     print(json.dumps(figures), flush=True)
-    leave_together(dist.distributed_c10d._get_default_store(), RANK, WORLD)
+    wait_for_all_ranks(dist.distributed_c10d._get_default_store(), RANK, WORLD)
     sys.stderr.flush()
     os._exit(0)
 

@@ -1,11 +1,15 @@
 """A tiny model, prompts, verl's configuration for the CPU, and processes to run it in."""
 
+import functools
+import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).parent
+RECIPES = HERE.parents[2] / "recipes" / "verl"
 VOCAB = 512
 
 # What every run of the tests needs of verl's configuration, and nothing of DGPO.
@@ -57,17 +61,17 @@ def environment(**more: str) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A busy machine is no broken one.
+        # On a busy machine everything takes longer.
         "RAY_raylet_start_wait_time_s": "600",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
         "RAY_gcs_server_request_timeout_seconds": "600",
         "RAY_health_check_failure_threshold": "60",
-        # How long a caller waits for the news that an actor is dead before it says "unavailable"; Ray: 1 second.
+        # How long a caller waits for the report of an actor's death before it raises "unavailable"; Ray: 1 second.
         "RAY_timeout_ms_task_wait_for_death_info": "600000",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "PYTHONWARNINGS": "ignore",
     }
-    # Ray is told of one GPU that is none; it would look for it among the visible ones.
+    # Ray has one GPU that is only a label; it would look for it among the visible ones.
     inherited = {
         name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")
     }
@@ -75,7 +79,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def make_model(folder: Path) -> str:
-    """A random Qwen2 of 512 words with a head of its own, its tokenizer, and prompts; returns the model's path."""
+    """A random Qwen2 with a head of its own, its tokenizer, and prompts; returns the model's path."""
     import pandas as pd
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -146,11 +150,20 @@ def compose_config(*overrides: str, config_name: str = "ppo_trainer"):
         return compose(config_name, overrides=[*BASE, *overrides])
 
 
+@functools.cache
+def recipe_check() -> ModuleType:
+    """The module recipes/verl/check.py."""
+    spec = importlib.util.spec_from_file_location("verl_recipe_check", RECIPES / "check.py")
+    check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check)
+    return check
+
+
 def run_ranks(script: str, *args: str, ranks: int) -> list[dict]:
     """Run a script in one process a rank and return what each printed as its last line, parsed from JSON."""
-    from meeting_place import run_together  # the ranks import this module too, and find no folder of tests
+    from process_groups import run_processes  # the ranks import this module too, and find no folder of tests
 
     command = [sys.executable, str(HERE / script), *args]
     count = {"LOCAL_WORLD_SIZE": str(ranks), "RAY_LOCAL_WORLD_SIZE": str(ranks)}
-    printed = run_together(command, environment(**count), ranks=ranks)
+    printed = run_processes(command, environment(**count), ranks=ranks)
     return [json.loads(out.strip().splitlines()[-1]) for out in printed]

@@ -15,7 +15,9 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import EngineEvalModeCtx, FSDPEngine, FSDPEngineWithLMHead
 from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.utils import padding
 
+from dgpo import versions
 from dgpo.engines.verl import compat
 from dgpo.engines.verl.checks import sequence_parallel_size
 from dgpo.engines.verl.engine import DGPOFSDPEngine, HeadStatistics
@@ -23,30 +25,42 @@ from dgpo.engines.verl.trainer import DGPOTrainer
 from dgpo.engines.verl.worker import DGPOWorker
 from dgpo.errors import UnsupportedVersionError
 
-HOOKS = [
-    *((PPOTrainerSync, name, parameters) for name, parameters in compat.TRAINER_HOOKS.items()),
-    *((FSDPEngineWithLMHead, name, parameters) for name, parameters in compat.ENGINE_HOOKS.items()),
-    *((FSDPEngineWithLMHead, name, parameters) for name, parameters in compat.ENGINE_CALLS.items()),
-    *((ActorRolloutRefWorker, name, parameters) for name, parameters in compat.WORKER_HOOKS.items()),
+OVERRIDING = [
+    (DGPOTrainer, PPOTrainerSync, compat.TRAINER),
+    (HeadStatistics, FSDPEngineWithLMHead, compat.ENGINE),
+    (DGPOWorker, ActorRolloutRefWorker, compat.WORKER),
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "parameters"), HOOKS, ids=[f"{o.__name__}.{n}" for o, n, _ in HOOKS])
-def test_verl_has_the_hooks_we_rely_on(owner, name, parameters):
-    assert tuple(inspect.signature(getattr(owner, name)).parameters) == parameters
+def test_verl_has_the_hooks_we_rely_on():
+    assert compat.hook_differences() == []
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "hooks"),
-    [
-        (DGPOTrainer, PPOTrainerSync, compat.TRAINER_HOOKS),
-        (HeadStatistics, FSDPEngineWithLMHead, compat.ENGINE_HOOKS),
-        (DGPOWorker, ActorRolloutRefWorker, compat.WORKER_HOOKS),
-    ],
-)
-def test_we_override_nothing_else(ours, theirs, hooks):
+@pytest.mark.parametrize(("ours", "theirs", "owner"), OVERRIDING, ids=["trainer", "engine", "worker"])
+def test_we_override_nothing_else(ours, theirs, owner):
     overridden = {name for name, member in vars(ours).items() if inspect.isfunction(member) and hasattr(theirs, name)}
-    assert overridden - {"__init__"} == set(hooks)
+    assert overridden == set(compat.OVERRIDDEN[owner])
+
+
+def test_a_hook_that_differs_is_named(monkeypatch):
+    def _compute_advantage(self, batch):
+        pass
+
+    monkeypatch.setattr(PPOTrainerSync, "_compute_advantage", _compute_advantage)
+    monkeypatch.delattr(FSDPEngineWithLMHead, "prepare_model_inputs")
+    monkeypatch.delattr(padding, "response_to_nested")
+    engine = "verl.workers.engine.fsdp.transformer_impl.FSDPEngineWithLMHead"
+    differences = [
+        "verl.trainer.ppo.v1.trainer_sync.PPOTrainerSync._compute_advantage takes (self, batch), not (self, batch,"
+        " metrics)",
+        f"{engine}.prepare_model_inputs is not there, not (self, micro_batch)",
+        "verl.workers.utils.padding.response_to_nested is not there, not (tensor, response_mask)",
+    ]
+    assert compat.hook_differences() == differences
+    with pytest.raises(UnsupportedVersionError) as raised:
+        compat.check_verl_version.__wrapped__()
+    for difference in differences:
+        assert difference in str(raised.value)
 
 
 def test_the_plugin_is_an_entry_point_and_registers_the_trainer():
@@ -73,15 +87,15 @@ def test_a_warm_up_begins_with_a_rollout_of_learning_rate_0_as_the_documents_say
 
 
 @pytest.mark.parametrize(("own", "engine"), [(1, 1), (1, 2), (2, 1), (2, 4)])
-def test_ulysses_is_counted_as_verls_engines_are_told(own, engine):
+def test_ulysses_is_counted_as_verls_engines_do(own, engine):
     from support import compose_config
     from verl.utils.config import omega_conf_to_dataclass
 
     section = compose_config().actor_rollout_ref.actor  # the reference's becomes the same class
     section.ulysses_sequence_parallel_size = own
     section.fsdp_config.ulysses_sequence_parallel_size = engine
-    told = omega_conf_to_dataclass(section).engine.ulysses_sequence_parallel_size
-    assert sequence_parallel_size(section) == told
+    used = omega_conf_to_dataclass(section).engine.ulysses_sequence_parallel_size
+    assert sequence_parallel_size(section) == used
 
 
 def test_gpus_that_share_a_sequence_get_a_pack_for_each_of_them_as_the_documents_say():
@@ -127,21 +141,37 @@ def test_workers_choose_their_engine_by_device_and_vendor_first():
     assert source.index("vendor_key in registry") < source.index("if device in registry")
 
 
+def installed_version(monkeypatch, text):
+    monkeypatch.setattr(versions, "version", lambda package: text)
+    return compat.check_verl_version.__wrapped__  # the result of the installed verl is remembered
+
+
 @pytest.mark.parametrize("installed", ["0.9.0", "0.9.2", "0.10.0", "1.0", "0.8.1.post2"])
-def test_other_versions_are_refused_with_the_supported_range(installed):
+def test_other_versions_are_refused_with_the_supported_range(monkeypatch, installed):
+    check = installed_version(monkeypatch, installed)
     with pytest.raises(UnsupportedVersionError, match=rf"verl {installed} .*verl>=0\.9\.1,<0\.9\.2"):
-        compat.check_verl_version(installed)
+        check()
 
 
 @pytest.mark.parametrize("installed", ["0.9.1", "0.9.1.post1", "0.9.1.dev0"])
-def test_checked_versions_pass(installed):
-    compat.check_verl_version(installed)
+def test_checked_versions_pass(monkeypatch, installed):
+    installed_version(monkeypatch, installed)()
+
+
+def test_another_version_whose_hooks_match_is_tried_on_request_with_a_warning(monkeypatch):
+    check = installed_version(monkeypatch, "0.9.2")
+    monkeypatch.setenv("DGPO_ALLOW_UNTESTED_VERL", "1")
+    with pytest.warns(UserWarning, match=r"verl 0\.9\.2 has not been tested"):
+        check()
+    monkeypatch.delattr(padding, "response_to_nested")
+    with pytest.raises(UnsupportedVersionError, match="response_to_nested is not there"):
+        check()
 
 
 def test_an_absent_verl_is_named_with_the_remedy(monkeypatch):
     def absent(package):
-        raise compat.PackageNotFoundError(package)
+        raise versions.PackageNotFoundError(package)
 
-    monkeypatch.setattr(compat, "version", absent)
+    monkeypatch.setattr(versions, "version", absent)
     with pytest.raises(UnsupportedVersionError, match=r"pip install 'dgpo\[verl\]'"):
-        compat.check_verl_version()
+        compat.check_verl_version.__wrapped__()

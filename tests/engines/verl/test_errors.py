@@ -6,13 +6,12 @@ import sys
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support import compose_config, environment
+from support import HERE, compose_config, environment
 from torch import nn
 
 from dgpo.engines.verl import checks, conf, heads
 from dgpo.engines.verl.config import DGPOSettings, prepare_config, read_settings
-from dgpo.engines.verl.credit import credit_of_batch
-from dgpo.errors import RecipeError, TrainingError
+from dgpo.errors import ConfigError, TrainingError
 
 ACTOR, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.model"
 ROLES = ("actor", "ref")
@@ -20,8 +19,24 @@ FLASH = ("actor_rollout_ref.model.override_config.attn_implementation=flash_atte
 REFUSED = {
     "tau=0": (["+algorithm.dgpo.tau=0"], r"algorithm\.dgpo\.tau .* 0"),
     "tau is no number": (["+algorithm.dgpo.tau=much"], r"algorithm\.dgpo\.tau .*'much'"),
+    "another rule's option": (
+        ["+algorithm.dgpo={rule:even,tau:0.1}"],
+        r"algorithm\.dgpo\.rule='even': .*no option 'tau'.*Set algorithm\.dgpo\.tau=null",
+    ),
+    "unknown rule": (["+algorithm.dgpo.rule=capt"], r"algorithm\.dgpo\.rule='capt': .*Did you mean 'capped'"),
+    "unknown option": (["+algorithm.dgpo={rule:capped,options:{cup:2}}"], r"no option 'cup'.*Did you mean 'cap'"),
+    "options of no rule": (["+algorithm.dgpo.options=3"], r"algorithm\.dgpo\.options must hold options.*got 3"),
+    "two values of tau": (
+        ["+algorithm.dgpo={tau:0.1,options:{tau:0.2}}"],
+        r"algorithm\.dgpo\.tau=0\.1 and algorithm\.dgpo\.options\.tau=0\.2 contradict",
+    ),
+    "a rule of the whole vocabulary": (
+        [f"+algorithm.dgpo.rule='{HERE / 'credit_rules.py'}:kl_share'"],
+        r"reads kl, the divergence over the vocabulary, which verl's pass",
+    ),
+    "a rule of the policy's change": (["+algorithm.dgpo.rule=fipo"], r"'fipo' weighs tokens by the policy's change"),
     "kappa=-1": (["+algorithm.dgpo.kappa=-1"], r"algorithm\.dgpo\.kappa .* -1"),
-    "unknown key": (["+algorithm.dgpo.tua=1"], r"algorithm\.dgpo\.tua is not a setting .* tau, kappa"),
+    "unknown key": (["+algorithm.dgpo.tua=1"], r"algorithm\.dgpo\.tua is not a setting .*'tau'\? .* tau, kappa"),
     "no section": (["+algorithm.dgpo=0.5"], r"algorithm\.dgpo must hold tau"),
     "switched off by False": (["+algorithm.dgpo=False"], r"algorithm\.dgpo must hold tau.*False.*off \(sync\)"),
     "switched off by 0": (["+algorithm.dgpo=0"], r"algorithm\.dgpo must hold tau.* 0\..*off \(sync\)"),
@@ -75,7 +90,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_configuration_that_cannot_work_is_refused_with_the_remedy(case, unchecked_shapes):
     overrides, message = REFUSED[case]
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(ConfigError, match=message):
         checks.check_config(compose_config(*overrides))
 
 
@@ -85,6 +100,11 @@ def test_a_configuration_that_cannot_work_is_refused_with_the_remedy(case, unche
         [],
         ["+algorithm.dgpo={tau:0.1,kappa:0}"],
         ["+algorithm.dgpo=null"],
+        ["+algorithm.dgpo={rule:even}"],
+        ["+algorithm.dgpo={rule:gtpo,options:{bonus:0.2}}"],
+        [f"+algorithm.dgpo={{rule:'{HERE / 'credit_rules.py'}:signed_share',tau:null}}"],
+        # No reference is built, and what `ref` says is not read.
+        ["+algorithm.dgpo={rule:even}", *FLASH, f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2"],
         [*FLASH, f"{ACTOR}.ulysses_sequence_parallel_size=2"],  # which the reference's follows
         [*FLASH, *(f"actor_rollout_ref.{role}.fsdp_config.ulysses_sequence_parallel_size=2" for role in ROLES)],
         [*FLASH, f"{MODEL}.lora_rank=8", f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2"],
@@ -101,12 +121,15 @@ def test_what_works_passes(overrides):
     checks.check_config(compose_config(*overrides))
 
 
-def test_a_reference_is_asked_for_and_the_wish_for_a_kl_penalty_survives():
+@pytest.mark.parametrize(("rule", "reads_reference"), [("dgpo", True), ("even", False)])
+def test_a_reference_is_built_for_the_rule_and_the_wish_for_a_kl_penalty_survives(rule, reads_reference):
     for wish in (True, False):
-        config = compose_config(f"{ACTOR}.use_kl_loss={wish}", "trainer.v1.trainer_mode=dgpo")
+        overrides = ("trainer.v1.trainer_mode=dgpo", f"+algorithm.dgpo.rule={rule}")
+        config = compose_config(f"{ACTOR}.use_kl_loss={wish}", *overrides)
         prepare_config(config)
         part = config.actor_rollout_ref
-        assert (part.actor.use_kl_loss, part.dgpo_kl_loss, config.trainer.v1.trainer_mode) == (True, wish, "sync")
+        assert (part.actor.use_kl_loss, part.dgpo_kl_loss) == (wish or reads_reference, wish)
+        assert config.trainer.v1.trainer_mode == "sync"
         assert part.ref.log_prob_micro_batch_size_per_gpu == 4
 
 
@@ -121,9 +144,9 @@ def test_hydra_finds_the_configuration_that_names_every_setting():
     command += ["--package", "algorithm.dgpo", "--config-dir", conf.__path__[0], "algorithm.dgpo.tau=0.2"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = OmegaConf.create(done.stdout)
-    shown = found.algorithm.dgpo if "algorithm" in found else found
-    assert read_settings({"algorithm": {"dgpo": shown}}) == DGPOSettings(tau=0.2)
+    printed = OmegaConf.create(done.stdout)
+    section = printed.algorithm.dgpo if "algorithm" in printed else printed
+    assert read_settings({"algorithm": {"dgpo": section}}) == DGPOSettings(tau=0.2)
 
 
 def test_a_plugin_that_cannot_be_loaded_stops_a_dgpo_run_with_its_reason():
@@ -169,11 +192,11 @@ class _Capped(nn.Module):
 
 
 def test_a_model_that_changes_its_logits_after_the_head_is_refused():
-    model, task = _Capped(), heads.ScoreTokens(torch.zeros(3, dtype=torch.long), 1.0)
-    seam = heads.HeadSeam(model)
+    model, scoring = _Capped(), heads.ScoreTokens(torch.zeros(3, dtype=torch.long), 1.0)
+    hook = heads.HeadHook(model)
     hidden = torch.randn(1, 3, 4)
-    with seam.answering(task), pytest.raises(TrainingError, match="changes its logits after the LM head"):
-        task.columns(model(hidden))
+    with hook.replace(scoring), pytest.raises(TrainingError, match="changes its logits after the LM head"):
+        scoring.columns(model(hidden))
     assert model(hidden).shape == (1, 3, 8)  # and the head is itself again
 
 
@@ -181,27 +204,4 @@ def test_a_model_without_a_linear_head_is_refused():
     model = _Capped()
     model.head = nn.Identity()
     with pytest.raises(TrainingError, match=r"_Capped has no linear LM head .*Identity"):
-        heads.HeadSeam(model)
-
-
-def statistics(**changed):
-    ones = torch.ones(2, 3)
-    given = {"hellinger_sq": ones * 0.1, "entropy": ones, "log_probs": -ones, "ref_log_probs": -ones}
-    return {**given, **changed, "vocab_size": 8, "settings": DGPOSettings()}
-
-
-def test_rows_of_padding_and_rubbish_off_the_mask_change_nothing():
-    mask = torch.tensor([[True, True, False], [False, False, False]])
-    clean = credit_of_batch(torch.ones(2, 3), mask, **statistics())
-    rubbish = torch.tensor([[0.1, 0.1, torch.nan], [torch.inf, torch.nan, -torch.inf]])
-    found = credit_of_batch(torch.ones(2, 3), mask, **statistics(hellinger_sq=rubbish))
-    assert torch.equal(found.advantages, clean.advantages)
-    assert found.advantages.tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
-    assert found.totals.metrics() == clean.totals.metrics()
-    assert found.totals.stats().num_completions == 1
-
-
-def test_statistics_that_are_not_finite_stop_the_run_before_the_update():
-    entropy = torch.tensor([[1.0, torch.nan, 1.0], [1.0, 1.0, 1.0]])
-    with pytest.raises(TrainingError, match=r"entropy of 1 trained tokens is not finite"):
-        credit_of_batch(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool), **statistics(entropy=entropy))
+        heads.HeadHook(model)

@@ -1,8 +1,9 @@
 """Whole runs of verl through Ray, TransferQueue, agent loop and weight sync, on the CPU.
 
-Two runs: one of three steps that saves a checkpoint, and one that resumes from it until its worker is killed. A run
-takes a minute or more before its first step, so that the first has many things at once: dynamic sampling, a KL penalty,
-packed micro-batches, and rollouts of 12 completions for updates of 8, which verl fills up with padding.
+Two runs: one of three steps that saves a checkpoint, and one that resumes from it, with a credit rule from a file,
+until its worker is killed. A run takes a minute or more before its first step, so that the first has many things at
+once: dynamic sampling, a KL penalty, packed micro-batches, and rollouts of 12 completions for updates of 8, which verl
+fills up with padding.
 """
 
 import json
@@ -25,6 +26,7 @@ from dgpo.lab.runs.reader import read_run
 PATIENCE = 1500
 STEPS, SAVED = 3, 2
 COMPLETIONS = 12  # of a rollout: 3 prompts x 4
+RULE = f"{HERE.parents[2] / 'examples' / 'verl' / 'my_rules.py'}:capped"
 
 ROLLOUTS = ("data.train_batch_size=3", "actor_rollout_ref.actor.ppo_mini_batch_size=2", "trainer.total_epochs=10")
 AT_ONCE = (
@@ -45,7 +47,7 @@ class Run:
         self.notes_path, self.metrics_path = folder / f"{name}-notes.jsonl", folder / f"{name}-metrics.jsonl"
         env = environment(DGPO_TEST_NOTES=str(self.notes_path), VERL_FILE_LOGGER_PATH=str(self.metrics_path))
         place = f"trainer.default_local_dir={folder / 'run'}"
-        command = [sys.executable, str(HERE / "drive.py"), model, place, *overrides]
+        command = [sys.executable, str(HERE / "run_verl.py"), model, place, *overrides]
         with self.output.open("w") as out:
             # A group of its own, so that whatever is left can be ended with it.
             self.process = subprocess.Popen(
@@ -143,7 +145,8 @@ def test_the_credit_log_is_one_that_the_report_reads(run):
     steps = read_credit_log(run.folder / "run")
     assert [step.step for step in steps] == [1, 2, 3]
     assert steps[0].header["engine"] == "verl"
-    assert steps[0].header["tau"] == 0.001
+    assert steps[0].header["rule"] == "dgpo"
+    assert steps[0].header["options"] == {"tau": 0.001, "kappa": 1.0}
     first, last = steps[0].completions, steps[-1].completions
     assert len(first) == 8
     assert {weight for completion in first for weight in completion.w} == {1.0}
@@ -164,8 +167,8 @@ def test_a_rollout_of_several_updates_moves_the_policy_within_it(run):
 
 
 def test_groups_without_spread_are_replaced_before_the_credit(run):
-    found = [run.metrics[step].get("training/filter_groups/evicted_samples", 0) for step in range(1, STEPS + 1)]
-    assert sum(found) > 0  # half of the prompts are such
+    evicted = [run.metrics[step].get("training/filter_groups/evicted_samples", 0) for step in range(1, STEPS + 1)]
+    assert sum(evicted) > 0  # half of the prompts are such
     for step in read_credit_log(run.folder / "run"):
         for completion in step.completions:
             one, other = re.search(r"what is (\d) \+ (\d)", completion.prompt).groups()
@@ -185,16 +188,19 @@ def test_dgpos_reward_was_read_from_verls_configuration(run):
     assert len(set(scores)) > 1
 
 
-def test_a_death_is_called_one_however_late_the_news_of_it():
-    """On a busy machine it takes longer than the second that Ray waits; the next test wants to read of a death."""
-    command = [sys.executable, str(HERE / "late_news.py")]
+def test_the_death_of_an_actor_is_reported_as_one_however_late():
+    """On a busy machine it takes longer than the second that Ray waits; the next test reads the report."""
+    command = [sys.executable, str(HERE / "delayed_actor_death.py")]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line for line in done.stdout.splitlines() if line.startswith("Actor")] == ["ActorDiedError"]
 
 
 def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
-    """The resumed run starts from the saved weights; its worker is killed, and it must end by itself, saying so."""
+    """The resumed run starts from the saved weights; its worker is killed, and it must end by itself, with the reason.
+
+    It has another credit rule, from a file.
+    """
     saved = next(note["checksum"] for note in run.notes if note["what"] == "actor" and note["step"] == SAVED)
     resumed = Run(
         run.folder,
@@ -203,6 +209,7 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
         *ROLLOUTS,
         *("trainer.resume_mode=resume_path", f"trainer.resume_from_path={run.folder / 'run' / f'global_step_{SAVED}'}"),
         *("trainer.total_training_steps=16", "+algorithm.dgpo.credit_log_steps=1"),
+        *(f"+algorithm.dgpo.rule='{RULE}'", "+algorithm.dgpo.options.cap=1.5", "+algorithm.dgpo.tau=0.001"),
         *(
             "reward.custom_reward_function.path=pkg://dgpo.lab.rewards.math",
             "reward.custom_reward_function.name=compute_score",
@@ -213,7 +220,13 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
         actor = [note for note in resumed.notes if note["what"] == "actor"]
         assert (actor[0]["step"], actor[0]["checksum"]) == (SAVED, saved)
         # Steps after the checkpoint are made again, and logged again.
-        assert [step.step for step in read_credit_log(run.folder / "run")][:2] == [1, 2]
+        logged = read_credit_log(run.folder / "run")
+        assert [step.step for step in logged][:3] == [1, 2, 3]
+        assert logged[2].header["rule"] == RULE
+        assert logged[2].header["options"] == {"tau": 0.001, "cap": 1.5}
+        weights = [weight for completion in logged[2].completions for weight in completion.w if weight is not None]
+        assert len(set(weights)) > 1
+        assert "dgpo/hellinger_sq/max" in resumed.metrics[SAVED + 1]
         os.kill(actor[0]["pid"], signal.SIGKILL)
         assert resumed.wait() != 0
         assert "ActorDiedError" in resumed.output.read_text(errors="replace"), resumed.tail()

@@ -1,46 +1,21 @@
 """recipes/verl: each run composes and is valid; the objectives differ in what they are about and in nothing else."""
 
-import asyncio
-import importlib.util
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
+from support import HERE, RECIPES, recipe_check
 
-ROOT = Path(__file__).parents[3]
-RECIPES = ROOT / "recipes" / "verl"
+check = recipe_check()
 
-_spec = importlib.util.spec_from_file_location("verl_recipe_check", RECIPES / "check.py")
-check = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(check)
-
+RULES = HERE / "credit_rules.py"
 DGPO_KEYS = {
-    *("algorithm.dgpo.tau", "algorithm.dgpo.kappa", "algorithm.dgpo.credit_log_steps"),
+    *("algorithm.dgpo.rule", "algorithm.dgpo.tau", "algorithm.dgpo.kappa", "algorithm.dgpo.credit_log_steps"),
     *("trainer.v1.trainer_mode", "trainer.experiment_name"),
 }
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return {shape: check.placeholder_model(folder, shape) for shape in check.SHAPES}
-
-
-@pytest.fixture
-def compose(models, tmp_path):
-    def composed(recipe, *overrides):
-        shape = "quick" if recipe == "quick" else "7b" if "scale=7b" in overrides else "32b"
-        paths = [f"paths.data={tmp_path}", f"paths.model={models[shape]}"]
-        paths += [f"paths.recipe={RECIPES}"] if recipe == "quick" else []
-        return check.compose(recipe, *paths, *overrides)
-
-    return composed
 
 
 def flat(config, prefix="") -> dict:
@@ -57,8 +32,8 @@ def differences(one, other) -> set:
 
 def shell(**more: str) -> dict[str, str]:
     """The environment of a user's shell: without what the tests of this folder set for their own processes."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DGPO_", "VERL_"))}
-    return {**kept, "PYTHON": sys.executable, **more}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DGPO_", "VERL_"))}
+    return {**inherited, "PYTHON": sys.executable, **more}
 
 
 @pytest.mark.parametrize("run", check.RUNS, ids=" ".join)
@@ -122,7 +97,7 @@ def test_the_papers_numbers(compose) -> None:
         ("reward.reward_kwargs.overlong_buffer_cfg.len=30000", "is not within a completion"),
     ],
 )
-def test_what_cannot_work_is_found(compose, override, message) -> None:
+def test_what_cannot_work_is_a_problem(compose, override, message) -> None:
     problems = check.problems_of(compose("math", override))
     assert message in " ".join(problems), problems
 
@@ -142,10 +117,19 @@ def test_two_gpus_that_share_a_sequence_hold_half_of_it_each(compose, keys) -> N
     assert "must divide by 20 data-parallel ranks" in " ".join(few)
 
 
-def test_dgpo_that_is_switched_on_by_its_key_alone_is_said_with_its_defaults(compose) -> None:
-    config = compose("math", "objective=dapo", "trainer.v1.trainer_mode=dgpo")
+@pytest.mark.parametrize(
+    ("overrides", "objective"),
+    [
+        (["objective=dapo", "trainer.v1.trainer_mode=dgpo"], "DGPO, dgpo(tau=0.5, kappa=1.0)"),
+        (["algorithm.dgpo={rule:even,tau:null,kappa:null}"], "DGPO, even()"),
+        ([f"algorithm.dgpo={{rule:'{RULES}:signed_share',tau:null,kappa:null}}"], f"DGPO, {RULES}:signed_share()"),
+    ],
+    ids=["the key alone", "even", "a file"],
+)
+def test_the_rule_is_named_with_its_options(compose, overrides, objective) -> None:
+    config = compose("math", *overrides)
     assert check.problems_of(config) == []
-    assert check.facts(config)["objective"] == "DGPO tau=0.5 kappa=1"
+    assert check.facts(config)["objective"] == objective
 
 
 @pytest.mark.parametrize(
@@ -156,7 +140,7 @@ def test_dgpo_that_is_switched_on_by_its_key_alone_is_said_with_its_defaults(com
         (None, f"dgpo is not installed in the environment of {sys.executable}. Run: pip install 'dgpo[verl]'"),
     ],
 )
-def test_a_plugin_that_is_not_active_is_said_to_be(compose, monkeypatch, policy, message) -> None:
+def test_a_plugin_that_is_not_active_is_a_problem(compose, monkeypatch, policy, message) -> None:
     from importlib import metadata
 
     from verl.trainer.ppo.v1 import trainer_base
@@ -173,107 +157,31 @@ def test_a_plugin_that_is_not_active_is_said_to_be(compose, monkeypatch, policy,
     assert message in problem
 
 
-@pytest.mark.parametrize("objective", ["dgpo", "dapo"])
-def test_dynamic_sampling_is_what_the_trainer_builds(compose, objective) -> None:
+EVEN = ("algorithm.dgpo.rule=even", "algorithm.dgpo.tau=null", "algorithm.dgpo.kappa=null")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "has_reference"),
+    [
+        (["objective=dgpo"], True),
+        (["objective=dapo"], False),
+        (EVEN, False),
+        ([*EVEN, "actor_rollout_ref.actor.use_kl_loss=True"], True),
+        ([*EVEN, "algorithm.use_kl_in_reward=True"], True),
+    ],
+    ids=["dgpo", "dapo", "even", "even with a KL loss", "even with KL in the reward"],
+)
+def test_dynamic_sampling_and_reference_are_what_the_trainer_builds(compose, overrides, has_reference) -> None:
     """verl's replay buffer filters groups in its synchronous mode alone, which it knows by the name of the mode."""
     from verl.trainer.ppo.v1 import get_trainer_cls
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-    config = compose("math", "scale=7b", f"objective={objective}")
+    config = compose("math", "scale=7b", *overrides)
     trainer = get_trainer_cls(config.trainer.v1.trainer_mode)(config=config)
     assert type(trainer.replay_buffer) is ReplayBuffer
     assert trainer.replay_buffer.filter_groups_metric == "acc"
     assert trainer.replay_buffer.train_batch_size == 512
-    assert trainer.use_reference_policy == (objective == "dgpo")
-
-
-def test_verls_dataset_reads_what_verl_data_writes(compose, tmp_path) -> None:
-    from transformers import AutoTokenizer
-    from verl.utils.dataset.rl_dataset import RLHFDataset
-
-    from dgpo.lab.cli.main import main
-
-    words = []
-    for name, problem in (("dapo-math-17k", "1 + 1"), ("aime24", "2 + 2"), ("aime25", "3 + 3")):
-        path = tmp_path / f"{name}.csv"
-        path.write_text(f"problem,answer\n{problem},7\n")
-        words += [f"--{name}", str(path)]
-    assert main(["verl-data", str(tmp_path), *words]) == 0
-    config = compose("math", "data.filter_overlong_prompts_workers=1", f"+data.cache_dir={tmp_path / 'cache'}")
-    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
-    held_out = RLHFDataset(config.data.val_files, tokenizer, config.data)
-    assert [held_out[row]["data_source"] for row in range(len(held_out))] == ["aime24", "aime25"]
-    (row,) = RLHFDataset(config.data.train_files, tokenizer, config.data)
-    assert "\n\n1 + 1\n\n" in row["raw_prompt"][0]["content"]
-    assert row["reward_model"]["ground_truth"] == "7"
-
-
-@pytest.mark.parametrize(
-    ("last", "length", "reward", "acc"),
-    [
-        ("Answer: 34", 100, 1.0, True),
-        ("Answer: 35", 100, 0.0, False),
-        ("\\boxed{34}", 100, 1.0, True),
-        ("34", 100, 0.0, False),  # no answer was given, a number is not one
-        ("Answer: 34", 8192 - 1638, 1.0, True),
-        ("Answer: 34", 8192 - 819, 0.75, True),  # half of the buffer, half of a factor of 0.5
-        ("Answer: 34", 8192, 0.5, True),
-        ("Answer: 35", 8192, -0.5, False),
-    ],
-)
-def test_reward_and_overlong_penalty_through_verls_manager(compose, last, length, reward, acc) -> None:
-    found = scored(compose, last, length)
-    assert float(found["reward_score"]) == pytest.approx(reward)
-    # What dynamic sampling and the evaluation go by knows no penalty.
-    assert found["reward_extra_info"]["acc"] is acc
-
-
-def test_the_advantages_are_those_of_dapos_rewards(compose) -> None:
-    """DAPO: 1 or -1, and a penalty of up to 1. Ours is half of that plus a half, which no advantage sees."""
-    from verl.trainer.ppo.core_algos import get_adv_estimator_fn
-
-    group = [("Answer: 34", 100, 1.0), ("Answer: 34", 8192 - 819, 0.5), ("Answer: 34", 8192, 0.0)]
-    group += [("Answer: 35", 100, -1.0), ("Answer: 35", 8192, -2.0)]
-    ours = [float(scored(compose, last, length)["reward_score"]) for last, length, _ in group]
-
-    def advantages(rewards):
-        return get_adv_estimator_fn("grpo")(
-            token_level_rewards=torch.tensor(rewards)[:, None],
-            response_mask=torch.ones(len(rewards), 1),
-            index=np.zeros(len(rewards), dtype=int),
-        )[0]
-
-    torch.testing.assert_close(advantages(ours), advantages([dapo for *_, dapo in group]), atol=1e-5, rtol=1e-5)
-
-
-def scored(compose, last: str, length: int) -> dict:
-    """What verl's reward manager makes of a completion of so many tokens that ends like this; 34 is right."""
-    from tokenizers import Tokenizer, decoders, models
-    from transformers import PreTrainedTokenizerFast
-    from verl import DataProto
-    from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
-
-    vocabulary = {"<pad>": 0, "so\n": 1, last: 2}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    words.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", clean_up_tokenization_spaces=False)
-    ids = torch.tensor([[1] * (length - 1) + [2]])
-    row = {
-        "data_source": "math_dapo",
-        "reward_model": {"ground_truth": "34", "style": "rule"},
-        "extra_info": {"index": "0", "split": "train", "problem": ""},
-    }
-    data = DataProto.from_dict(
-        tensors={"responses": ids, "attention_mask": torch.ones_like(ids)},
-        non_tensors={name: np.array([value], dtype=object) for name, value in row.items()},
-    )
-    config = compose("math", "scale=7b")
-
-    async def score() -> dict:
-        manager = resolve_reward_manager_cls(config)(config, tokenizer, get_custom_reward_fn(config))
-        return await manager.run_single(data)
-
-    return asyncio.run(score())
+    assert trainer.use_reference_policy == has_reference
 
 
 @pytest.mark.parametrize(
@@ -286,22 +194,22 @@ def scored(compose, last: str, length: int) -> dict:
     ],
 )
 def test_run_sh_says_what_it_needs(tmp_path, recipe, environment, message) -> None:
-    found = subprocess.run(
+    done = subprocess.run(
         [RECIPES / "run.sh", recipe],
         env=shell(**environment),
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 2
-    assert message in found.stderr
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 @pytest.mark.slow
 def test_the_quick_recipe_runs(tmp_path) -> None:
     """Two rollouts of two updates through Ray: nothing to redistribute at first, the policy's own distance after it."""
     few = ("trainer.total_training_steps=2", "trainer.val_before_train=False", "trainer.test_freq=-1")
-    found = subprocess.run(
+    done = subprocess.run(
         [RECIPES / "run.sh", "quick", *few],
         env=shell(DGPO_DATA=str(tmp_path / "data"), HF_HUB_OFFLINE="1"),
         cwd=tmp_path,
@@ -309,8 +217,8 @@ def test_the_quick_recipe_runs(tmp_path) -> None:
         text=True,
         timeout=1500,
     )
-    assert found.returncode == 0, found.stderr[-5000:]
-    steps = dict(re.findall(r"step:(\d+) - (.*)", found.stdout))
+    assert done.returncode == 0, done.stderr[-5000:]
+    steps = dict(re.findall(r"step:(\d+) - (.*)", done.stdout))
     distance = {
         step: float(re.search(r"dgpo/hellinger_sq/max:(?:np\.\w+\()?([\d.e+-]+)", line)[1])
         for step, line in steps.items()

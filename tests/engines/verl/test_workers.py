@@ -36,8 +36,8 @@ CASES = {
     "lora": {"overrides": (*SMALL, *LORA), "noise": 0.3},
     "tied": {"overrides": SMALL, "model": TIED},
     "bf16": {"overrides": (*SMALL, *BF16)},
-    "wide": {"model": WIDE, "score": False, "watch": True},
-    "wide-verl": {"model": WIDE, "dgpo": False, "watch": True},
+    "wide": {"model": WIDE, "score": False, "storages": True},
+    "wide-verl": {"model": WIDE, "dgpo": False, "storages": True},
     "lora-verl": {"overrides": (*SGD, *SMALL, *LORA), "dgpo": False, "steps": 3},
     "tied-verl": {"overrides": (*SGD, *SMALL), "model": TIED, "dgpo": False, "steps": 3},
     "tied-even": {"overrides": (*SGD, *SMALL), "model": TIED, "score": False, "steps": 3, "tau": HUGE_TAU},
@@ -52,12 +52,13 @@ CASES = {
         "overrides": (*SGD, *PADDED, "actor_rollout_ref.actor.entropy_coeff=0.1"),
         **{"score": False, "steps": 3, "temperature": 0.7, "tau": HUGE_TAU},
     },
+    "even-rule": {"overrides": (*SGD, *SMALL), "score": False, "steps": 3, "rule": "even"},
     "uneven-weights": {"overrides": (*SGD, *SMALL), "score": False, "steps": 3, "tau": 1e-3},
 }
 SCORED = ("remove-padding", "padded", "dynamic", "lora", "tied")
 ON_TWO_RANKS = (
     *(*SCORED, "bf16", "wide", "verl-grpo", "even-weights", "uneven-weights"),
-    *("lora-verl", "lora-even"),
+    *("lora-verl", "lora-even", "even-rule"),
 )
 
 
@@ -88,11 +89,11 @@ def largest_difference(one, other):
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("case", SCORED)
 def test_statistics_equal_dense_float64(runs, case, ranks):
-    for found in runs[0][ranks]:
-        found = found[case]
-        assert found["hellinger_sq"] <= 1e-6
-        assert max(found[name] for name in ("log_probs", "entropy", "ref_log_probs")) <= 1e-5
-        low, high = found["d_range"]
+    for of_rank in runs[0][ranks]:
+        errors = of_rank[case]
+        assert errors["hellinger_sq"] <= 1e-6
+        assert max(errors[name] for name in ("log_probs", "entropy", "ref_log_probs")) <= 1e-5
+        low, high = errors["d_range"]
         assert high > 1e-3  # there was a distance to measure
         assert low >= 0
 
@@ -100,43 +101,42 @@ def test_statistics_equal_dense_float64(runs, case, ranks):
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("case", [*SCORED, "bf16"])
 def test_an_untrained_policy_is_exactly_its_reference(runs, case, ranks):
-    assert [found[case]["d_at_start"] for found in runs[0][ranks]] == [0.0] * ranks
+    assert [of_rank[case]["d_at_start"] for of_rank in runs[0][ranks]] == [0.0] * ranks
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_head_of_a_reference_is_gathered_once_a_pass(runs, ranks):
-    for found in runs[0][ranks]:
-        assert found["remove-padding"]["copies"] == 1
-        assert (
-            found["remove-padding"]["stepped_over"] == 8 // ranks // 2 - 1
-        )  # 8 rows, 2 a micro-batch, without the first
-        assert found["lora"]["copies"] == 0
-        assert found["lora"]["stepped_over"] == 8 // ranks // 2
+    for of_rank in runs[0][ranks]:
+        micro_batches = 8 // ranks // 2  # 8 rows, 2 a micro-batch
+        assert of_rank["remove-padding"]["copies"] == 1
+        assert of_rank["remove-padding"]["bypassed"] == micro_batches - 1  # all but the first
+        assert of_rank["lora"]["copies"] == 0
+        assert of_rank["lora"]["bypassed"] == micro_batches
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_statistics_in_bf16_are_those_of_float64_but_for_its_rounding(runs, ranks):
-    for found in runs[0][ranks]:
-        found = found["bf16"]
-        low, _ = found["d_range"]
-        assert found["hellinger_sq"] <= low / 20
-        assert found["entropy"] <= 0.003
+    for of_rank in runs[0][ranks]:
+        errors = of_rank["bf16"]
+        low, _ = errors["d_range"]
+        assert errors["hellinger_sq"] <= low / 20
+        assert errors["entropy"] <= 0.003
         # Half of a step between neighbours is 0.008 where a logit is between 2 and 4.
-        assert max(found["log_probs"], found["ref_log_probs"]) <= 0.03
+        assert max(errors["log_probs"], errors["ref_log_probs"]) <= 0.03
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_no_tensor_is_as_large_as_the_logits(runs, ranks):
-    for found in runs[0][ranks]:
-        found = found["wide"]
+    for of_rank in runs[0][ranks]:
+        sizes = of_rank["wide"]
         for part in ("scoring", "step"):
-            assert found["head"] <= found[part] < found["logits"]  # the head was seen
+            assert sizes["head"] <= sizes[part] < sizes["logits"]  # the head was seen
 
 
-def test_the_watch_sees_the_logits_of_verls_own_engine(runs):
-    (found,) = runs[0][1]
-    found = found["wide-verl"]
-    assert min(found["scoring"], found["step"]) >= found["logits"]
+def test_the_storages_of_verls_own_engine_include_the_logits(runs):
+    (of_rank,) = runs[0][1]
+    sizes = of_rank["wide-verl"]
+    assert min(sizes["scoring"], sizes["step"]) >= sizes["logits"]
 
 
 @pytest.mark.parametrize("case", SCORED)
@@ -152,6 +152,7 @@ def test_two_ranks_give_the_statistics_of_one(runs, case):
     [
         *(("even-weights", "verl-grpo", 1), ("even-weights", "verl-grpo", 2), ("entropy-even", "entropy-verl", 1)),
         *(("lora-even", "lora-verl", 1), ("lora-even", "lora-verl", 2), ("tied-even", "tied-verl", 1)),
+        *(("even-rule", "verl-grpo", 1), ("even-rule", "verl-grpo", 2)),
     ],
 )
 def test_even_weights_give_the_parameters_of_verls_own_grpo(runs, dgpo, verl, ranks):
@@ -159,7 +160,13 @@ def test_even_weights_give_the_parameters_of_verls_own_grpo(runs, dgpo, verl, ra
     ours, theirs = (parameters(runs[1], case, ranks) for case in (dgpo, verl))
     assert largest_difference(ours, theirs) <= 2e-6
     untrained = [value for name, value in theirs.items() if "lora_B" in name and not value.any()]
-    assert not untrained  # they are 0 at first
+    assert not untrained  # they start at 0
+
+
+def test_a_reference_is_built_where_the_rule_reads_it(runs):
+    (figures,) = runs[0][1]
+    assert figures["even-weights"]["has_reference"]
+    assert not figures["even-rule"]["has_reference"]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -125,7 +125,7 @@ BAD = [
     (["--batch-size=0"], "batch_size is 0"),
     (["--backend=tgi"], "no backend 'tgi'"),
     (["--backend=transformers", "--vllm-args={tensor_parallel_size: 2}"], "--vllm-args is for vLLM"),
-    (["--nn=4"], "unrecognized arguments: --nn=4"),
+    (["--nn=4"], "has no option '--nn'. Did you mean '--n'?"),
     (["--task-args=[1]"], "argument --task-args: '[1]' is no mapping"),
     (["--task-args={"], "is no mapping"),
     (["--task-args={num_frks: 1}"], "num_frks"),
@@ -166,7 +166,7 @@ def test_other_bad_input_is_one_clear_line(tiny_model, tmp_path, capsys):
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
     assert "holds no evaluation" in capsys.readouterr().err
     assert main(["compare", "a", "b", "--plt=x"]) == 2
-    assert "no option --plt" in capsys.readouterr().err
+    assert "no option '--plt'. Did you mean '--plot'?" in capsys.readouterr().err
     assert main(["eval", "--help"]) == 0
     assert main(["compare", "--help"]) == 0
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dgpo.lab.cli.eval import parse
+from dgpo.lab.cli.commands import parse_eval as parse
 from dgpo.lab.cli.main import main
 
 

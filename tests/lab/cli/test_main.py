@@ -8,7 +8,15 @@ import textwrap
 
 import pytest
 
-from dgpo.errors import DataError, DgpoError, RecipeError, RewardError, TrainingError, UnsupportedVersionError
+from dgpo.errors import (
+    ConfigError,
+    DataError,
+    DgpoError,
+    RecipeError,
+    RewardError,
+    TrainingError,
+    UnsupportedVersionError,
+)
 from dgpo.lab.cli.main import main
 
 
@@ -28,8 +36,8 @@ def test_help_loads_nothing_heavy(tmp_path):
         import sys, dgpo
         before = set(sys.modules)
         from dgpo.lab.cli.main import main
-        for words in (["--help"], ["train", "--help"], ["prepare", "--help"], ["tasks"], ["--version"], []):
-            assert main(words) == 0
+        for words in ("--help", "train --help", "eval --help", "inspect --help", "tasks", "--version", ""):
+            assert main(words.split()) == 0
         heavy = {"torch", "trl", "transformers", "datasets", "accelerate", "peft", "matplotlib", "rich", "yaml"}
         loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
         assert not heavy & loaded, heavy & loaded
@@ -66,6 +74,7 @@ def test_help_all_lists_every_field(schema, capsys):
     ("error", "code"),
     [
         (RecipeError("no"), 2),
+        (ConfigError("no"), 2),
         (DataError("no"), 2),
         (UnsupportedVersionError("no"), 2),
         (RewardError("no"), 1),
@@ -89,7 +98,7 @@ def test_an_error_is_one_message_and_an_exit_code(monkeypatch, capsys, error, co
 
 def test_an_unknown_command_is_refused(capsys):
     assert main(["trian", "x.yaml"]) == 2
-    assert "did you mean 'dgpo train'?" in capsys.readouterr().err
+    assert "Did you mean 'dgpo train'?" in capsys.readouterr().err
     assert main(["recipes/quickstart.yaml"]) == 2
     assert "`dgpo train recipes/quickstart.yaml`" in capsys.readouterr().err
 
@@ -107,10 +116,9 @@ def test_the_words_are_sorted(monkeypatch):
     assert (third.recipe, str(third.resume_dir)) == (None, "runs/x")
 
 
-def test_prepare_refuses_a_model_that_no_package_carries(capsys):
-    assert main(["prepare", "someone/else"]) == 2
-    assert "cannot be prepared" in capsys.readouterr().err
-    assert main(["prepare"]) == 2
+def test_the_command_that_is_gone_names_the_one_in_its_place(capsys):
+    assert main(["prepare", "HuggingFaceTB/SmolLM2-135M-Instruct"]) == 2
+    assert "`make smollm2`" in capsys.readouterr().err
 
 
 DRY_RUN = """

@@ -63,7 +63,7 @@ def test_two_runs_go_where_they_are_told(run, tmp_path):
     [
         (["report", "/nowhere"], "/nowhere: there is no such directory"),
         (["report", "-o", "x.html"], "needs the directory of a run"),
-        (["report", ".", "--tau", "1"], "has no option --tau"),
+        (["report", ".", "--tau", "1"], "has no option '--tau'"),
         (["report", ".", "-o"], "-o needs a file"),
         (["inspect", "model"], "--reference"),
         (["inspect", "model", "--reference", "m"], "--text FILE scores a file"),
@@ -197,11 +197,11 @@ def test_the_small_model_of_forks_is_known_by_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("larger", r"another tokenizer \(11 words, .* 10\): its word 'i' .* does not know it"),
-        ("other", "another tokenizer .*: its word"),
+        ("larger", r"another tokenizer \(11 tokens, .* 10\): its token 'i' .* does not have it"),
+        ("other", "another tokenizer .*: its token"),
     ],
 )
-def test_models_over_other_words_are_refused(pair, capsys, reference, message):
+def test_models_over_other_vocabularies_are_refused(pair, capsys, reference, message):
     import re
 
     assert main(["inspect", str(pair / "policy"), "--reference", str(pair / reference), "--prompt", "a"]) == 2
@@ -218,7 +218,7 @@ def test_heads_of_different_sizes_are_refused(pair, tmp_path, capsys):
     AutoTokenizer.from_pretrained(pair / "policy").save_pretrained(tmp_path)
     assert main(["inspect", str(pair / "policy"), "--reference", str(tmp_path), "--prompt", "a"]) == 2
     error = capsys.readouterr().err
-    assert "has 10 words and that of" in error
+    assert f"vocabulary sizes differ: {pair / 'policy'} 10, {tmp_path} 16" in error
     assert error.count("\n") == 1
 
 

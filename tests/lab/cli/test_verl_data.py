@@ -78,12 +78,12 @@ def test_rows_are_scored_by_the_recipes_reward(tmp_path, sources) -> None:
         assert compute_score(row["data_source"], text, gold, row["extra_info"], answer_format="dapo")["score"] == score
 
 
-def test_a_plain_table_is_put_into_the_words_of_dapo(tmp_path, sources, capsys) -> None:
+def test_a_plain_table_is_put_into_dapos_template(tmp_path, sources, capsys) -> None:
     (tmp_path / "plain.csv").write_text("problem,answer\n1 + 1,2\n")
     assert run(tmp_path, sources | {"dapo-math-17k": "plain.csv"}) == 0
     (row,) = pq.read_table(tmp_path / "out" / "dapo-math-17k.parquet").to_pylist()
     assert row["prompt"] == [{"role": "user", "content": DAPO_PROMPT.replace("{prompt}", "1 + 1")}]
-    assert "1 put into the words of DAPO" in capsys.readouterr().out
+    assert "1 put into the template of DAPO" in capsys.readouterr().out
 
 
 def test_nothing_is_written_when_a_source_is_missing(tmp_path, sources, capsys) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from dgpo.errors import DataError
 from dgpo.lab.evaluation import intervals
-from dgpo.lab.evaluation.compare import Asked, check_asked, compare
+from dgpo.lab.evaluation.compare import ProblemIdentity, check_same_problems, compare
 from dgpo.lab.evaluation.intervals import bootstrap
 from dgpo.lab.evaluation.metrics import Sample, summarize
 
@@ -135,16 +135,16 @@ def test_votes_of_different_numbers_of_completions_are_not_compared():
 
 
 def test_other_problems_under_the_same_names_are_refused():
-    first = {"0": Asked("ab", "1"), "1": Asked("cd", "2")}
-    assert check_asked(first, dict(first), ("A", "B")) is None
+    first = {"0": ProblemIdentity("ab", "1"), "1": ProblemIdentity("cd", "2")}
+    assert check_same_problems(first, dict(first), ("A", "B")) is None
     with pytest.raises(DataError, match="'1' has gold answers '2' and '3'"):
-        check_asked(first, first | {"1": Asked("cd", "3")}, ("A", "B"))
+        check_same_problems(first, first | {"1": ProblemIdentity("cd", "3")}, ("A", "B"))
     with pytest.raises(DataError, match="'1' has different prompts"):
-        check_asked(first, first | {"1": Asked("xy", "2")}, ("A", "B"))
-    older = {name: Asked(None, asked.gold) for name, asked in first.items()}
-    assert "of 2 problems only the gold answers could be compared" in check_asked(first, older, ("A", "B"))
+        check_same_problems(first, first | {"1": ProblemIdentity("xy", "2")}, ("A", "B"))
+    older = {name: ProblemIdentity(None, asked.gold) for name, asked in first.items()}
+    assert "of 2 problems only the gold answers could be compared" in check_same_problems(first, older, ("A", "B"))
     with pytest.raises(DataError, match="gold answers"):
-        check_asked(older, older | {"0": Asked(None, "7")}, ("A", "B"))
+        check_same_problems(older, older | {"0": ProblemIdentity(None, "7")}, ("A", "B"))
 
 
 def test_other_problems_are_refused():

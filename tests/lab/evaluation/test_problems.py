@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.evaluation.problems import HUB_TASKS, Problem, load_problems
 from dgpo.lab.evaluation.protocols import PROTOCOLS, get_protocol
 from dgpo.lab.rewards.extraction import answer_formats
@@ -160,12 +160,12 @@ def test_bad_data_is_one_clear_line(write_jsonl, rows, complaint):
     ],
 )
 def test_bad_requests_are_refused(task, options, complaint):
-    with pytest.raises(RecipeError, match=complaint):
+    with pytest.raises(ConfigError, match=complaint):
         load_problems(task, **options)
 
 
 def test_a_file_has_no_options_of_forks(write_jsonl):
-    with pytest.raises(RecipeError, match="no option 'num_forks' here"):
+    with pytest.raises(ConfigError, match="no option 'num_forks' here"):
         load_problems(write_jsonl([GOOD]), task_args={"num_forks": 2})
     assert load_problems(write_jsonl([{"q": "1", "a": "2"}]), task_args={"prompt_column": "q", "answer_column": "a"})
 
@@ -179,5 +179,5 @@ def test_protocols_are_those_of_their_sources():
         assert protocol.answer_format in answer_formats()
         assert protocol.prompt_template is None or protocol.prompt_template.count("{prompt}") == 1
         json.dumps(protocol.source)
-    with pytest.raises(RecipeError, match=r"no protocol 'lightevl'\. Did you mean 'lighteval'"):
+    with pytest.raises(ConfigError, match=r"no protocol 'lightevl'\. Did you mean 'lighteval'"):
         get_protocol("lightevl")

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.evaluation.problems import Problem, ProblemSet
 from dgpo.lab.evaluation.records import SAMPLES, SETTINGS, EvaluationDirectory
 from dgpo.lab.evaluation.run import evaluate
@@ -52,7 +52,7 @@ def test_two_evaluations_do_not_write_into_one_folder(tmp_path):
     first.start()
     try:
         assert sampler.began.wait(60)
-        with pytest.raises(RecipeError, match="Another process is evaluating into") as error:
+        with pytest.raises(ConfigError, match="Another process is evaluating into") as error:
             run(tmp_path / "a")
         assert "\n" not in str(error.value)
     finally:
@@ -78,7 +78,7 @@ def test_another_process_keeps_out_until_it_dies(tmp_path):
     )
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(RecipeError, match="Another process"):
+        with pytest.raises(ConfigError, match="Another process"):
             run(tmp_path / "a")
     finally:
         holder.kill()
@@ -121,5 +121,5 @@ def test_settings_that_say_nothing_are_refused(tmp_path):
     (tmp_path / "a" / SETTINGS).write_text(json.dumps({}))
     with pytest.raises(DataError, match=r"settings\.json does not say how many problems"):
         EvaluationDirectory(tmp_path / "a").read_samples()
-    with pytest.raises(RecipeError, match="holds an evaluation with problems: None"):
+    with pytest.raises(ConfigError, match="holds an evaluation with problems: None"):
         run(tmp_path / "a")

@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.evaluation.loading import load_tokenizer
 from dgpo.lab.evaluation.problems import Problem, ProblemSet
 from dgpo.lab.evaluation.records import RESULT, SAMPLES, EvaluationDirectory
@@ -102,11 +102,11 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, stop, torn):
 
 def test_a_folder_with_other_settings_is_refused(tmp_path):
     run(tmp_path / "a", Dice())
-    with pytest.raises(RecipeError, match="evaluation with n: 4, and now it is 2"):
+    with pytest.raises(ConfigError, match="evaluation with n: 4, and now it is 2"):
         run(tmp_path / "a", Dice(), n=2)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("do not touch")
-    with pytest.raises(RecipeError, match="no evaluation to continue, and not empty"):
+    with pytest.raises(ConfigError, match="no evaluation to continue, and not empty"):
         run(tmp_path / "b", Dice())
     rows = (tmp_path / "a" / SAMPLES).read_text().replace('"p1"', '"p9"')
     (tmp_path / "a" / SAMPLES).write_text(rows)
@@ -129,7 +129,7 @@ def test_an_evaluation_that_is_not_complete_cannot_be_read(tmp_path):
 )
 def test_numbers_that_cannot_work_are_refused(tmp_path, n, batch_size, temperature, complaint):
     sampling = Sampling(temperature, 1.0, 5, 0)
-    with pytest.raises(RecipeError, match=complaint):
+    with pytest.raises(ConfigError, match=complaint):
         evaluate(
             Dice(),
             set_of(2),
@@ -146,7 +146,7 @@ def test_numbers_that_cannot_work_are_refused(tmp_path, n, batch_size, temperatu
     [((-1, 1, 5, 0), "temperature is -1"), ((1, 0, 5, 0), "top_p is 0"), ((1, 1, 0, 0), "max_tokens is 0")],
 )
 def test_sampling_that_cannot_work_is_refused(fields, complaint):
-    with pytest.raises(RecipeError, match=complaint):
+    with pytest.raises(ConfigError, match=complaint):
         Sampling(*fields)
 
 
@@ -225,7 +225,7 @@ def test_completions_fit_beside_the_longest_prompt(sampler):
     assert fit_to_context(sampler, problems, 1000) == 128 - longest
     assert fit_to_context(sampler, problems, 10) == 10
     flood = ProblemSet("x", (Problem("p", "7 " * 200, "7"),))
-    with pytest.raises(RecipeError, match="problem 'p' has 201 tokens, and the model holds 128"):
+    with pytest.raises(ConfigError, match="problem 'p' has 201 tokens, and the model holds 128"):
         fit_to_context(sampler, flood, 10)
 
 
@@ -236,7 +236,7 @@ def test_a_model_without_a_tokenizer_is_refused(tiny_model, tmp_path):
     shutil.copytree(tiny_model, folder)
     for file in folder.glob("token*"):
         file.unlink()
-    with pytest.raises(RecipeError, match="has no tokenizer"):
+    with pytest.raises(ConfigError, match="has no tokenizer"):
         load_tokenizer(str(folder))
 
 
@@ -272,7 +272,7 @@ def test_vllm_gets_a_seed_for_each_completion(monkeypatch, tiny_model):
 def test_backends(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose_backend("auto") == "transformers"
-    with pytest.raises(RecipeError, match="vLLM is not installed"):
+    with pytest.raises(ConfigError, match="vLLM is not installed"):
         choose_backend("vllm")
-    with pytest.raises(RecipeError, match="no backend 'tgi'"):
+    with pytest.raises(ConfigError, match="no backend 'tgi'"):
         choose_backend("tgi")

@@ -1,6 +1,6 @@
 import pytest
 
-from dgpo.lab.rewards._pool import VerifierPool
+from dgpo.lab.rewards.pool import VerifierPool
 
 
 @pytest.fixture(scope="session")

@@ -18,20 +18,27 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import pytest
 
 from dgpo.errors import RewardError
-from dgpo.lab.rewards import _pool, _verifier, checked, compute_score, get_reward
-from dgpo.lab.rewards._pool import OUTCOMES, Question, VerifierPool
+from dgpo.lab.rewards import checked, compute_score, get_reward, verifier
 from dgpo.lab.rewards.math import MathReward, math_boxed_reward
+from dgpo.lab.rewards.pool import OUTCOMES, Question, VerifierPool
 
 TOWER = "9^{9^{9^{9}}}"  # asks sympy for a number with more digits than there are atoms
 BOMB = "__import__('os').system('touch PWNED')"
 
 # These go on for as long as they may; each ends at the limit.
-HANGING = ["9**9**9**9", TOWER, "10000000!", "(" * 1500, "{" * 800 + "}" * 800]
+HANGING = ["9**9**9**9", TOWER, "10000000!"]
 # These end by themselves, after a second of processor time at most.
 HOSTILE = [
     ("\\sqrt{" * 600 + "2" + "}" * 600, {"unparseable"}),
     ("\\begin{matrix}" * 200, {"unparseable"}),
     ("x" * 3999, {"unparseable"}),
+    ("(" * 1500, {"unparseable"}),
+    ("{" * 800 + "}" * 800, {"unparseable"}),
+    ("-" * 3999, {"unparseable"}),
+    ("2^" * 1999 + "2", {"unparseable", "timeout"}),
+    ("x" + "!" * 3000, {"unparseable", "wrong"}),
+    ("\\frac" * 700, {"unparseable"}),
+    ("1," * 1999 + "1", {"wrong"}),
     ("1" * 3999, {"wrong"}),
     ("\\frac{1}{2}" * 90_000, {"unparseable"}),  # 1 MB of LaTeX: longer than any answer
     ("nan", {"wrong"}),
@@ -50,26 +57,56 @@ HOSTILE = [
 ]
 
 
+def scripts_of(pool):
+    """The processes that fork the workers."""
+    verifiers = pool._threads.verifiers if pool._threads else []
+    return [process.pid for verifier in list(verifiers) if (process := verifier.process)]
+
+
+def workers_of(pool):
+    return [worker for script in scripts_of(pool) for worker in children(script)]
+
+
 def processes_of(pool):
-    """The keeper and its workers."""
-    keeper = pool._keeper.pid
-    return [keeper, *children(keeper)]
+    return scripts_of(pool) + workers_of(pool)
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return value
 
 
 def children(pid):
     try:
         with open(f"/proc/{pid}/task/{pid}/children") as file:
             return [int(child) for child in file.read().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between open and read
+        return []
+
+
+def state(pid):
+    """The fields of /proc/PID/stat after the name; empty for a process that has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):  # it may end between open and read
         return []
 
 
 def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return state(pid)[:1] not in ([], ["Z"])
+
+
+def processor_seconds(pid):
+    return sum(map(int, state(pid)[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def kill(pid, signum=signal.SIGKILL):
+    with contextlib.suppress(ProcessLookupError):  # it may have ended at its limit
+        os.kill(pid, signum)
 
 
 def wait_until_gone(pids, seconds=60.0):
@@ -140,10 +177,10 @@ def test_no_score_is_out_of_place_among_hanging_answers(own_pool):
 
 
 def test_a_gold_answer_that_hangs_costs_time_once(own_pool, monkeypatch):
-    gold = "\\begin{matrix}" + "{" * 700  # math-verify does not get to the end of it
+    gold = "\\int" + "{" * 700  # math-verify does not get to the end of it
     first = own_pool.check([Question(gold, "3")])[0]
     assert first.outcome == "unparseable_gold"
-    monkeypatch.setattr(own_pool, "_attempt", None)  # no worker is asked again
+    monkeypatch.setattr(verifier.Verifier, "ask", None)  # no worker is asked again
     verdicts = own_pool.check([Question(gold, str(number)) for number in range(100)])
     assert {verdict.outcome for verdict in verdicts} == {"unparseable_gold"}
 
@@ -154,7 +191,7 @@ def test_an_answer_that_eats_memory_is_no_wrong_one_and_takes_nobody_with_it(ans
     with VerifierPool(seconds=60, wall_seconds=900, memory_mb=256, num_workers=1) as pool:
         verdicts = pool.check([Question("3", "3"), Question("3", answer), Question("3", "3")])
         assert [verdict.outcome for verdict in verdicts] == ["correct", "crash", "correct"]
-        for pid in processes_of(pool):
+        for pid in processes_of(pool):  # both idle
             with open(f"/proc/{pid}/status") as file:
                 peak = next(line for line in file if line.startswith("VmHWM"))
             assert int(peak.split()[1]) < 400 * 1024
@@ -166,8 +203,8 @@ def test_a_killed_worker_is_replaced_and_its_answer_tried_again(own_pool):
     futures = own_pool.submit(questions)
     for _ in range(6):
         time.sleep(0.1)
-        for pid in processes_of(own_pool)[1:]:
-            os.kill(pid, signal.SIGKILL)
+        for pid in workers_of(own_pool):
+            kill(pid)
     outcomes = [future.result(timeout=300).outcome for future in futures]
     assert len(outcomes) == 202
     # A crash is reported only if both attempts were hit.
@@ -179,16 +216,17 @@ def test_a_killed_worker_is_replaced_and_its_answer_tried_again(own_pool):
 
 def test_workers_that_were_killed_while_idle_cost_no_answer(own_pool):
     own_pool.check([Question("3", "3")] * 8)
-    for pid in processes_of(own_pool)[1:]:
-        os.kill(pid, signal.SIGKILL)
+    for pid in workers_of(own_pool):
+        kill(pid)
     time.sleep(0.1)
     assert [verdict.outcome for verdict in own_pool.check([Question("3", "3")] * 8)] == ["correct"] * 8
 
 
-def test_a_killed_keeper_is_replaced(own_pool):
+def test_a_killed_script_is_replaced(own_pool):
     own_pool.check([Question("3", "3")])
     before = processes_of(own_pool)
-    os.kill(before[0], signal.SIGKILL)
+    for pid in scripts_of(own_pool):
+        kill(pid)
     assert wait_until_gone(before) == []  # the workers do not outlive it
     assert [verdict.outcome for verdict in own_pool.check([Question("3", "3")] * 10)] == ["correct"] * 10
 
@@ -196,24 +234,23 @@ def test_a_killed_keeper_is_replaced(own_pool):
 def test_a_stopped_worker_is_killed_after_the_grace_time():
     with VerifierPool(seconds=0.1, wall_seconds=0.5, num_workers=1) as pool:
         pool.check([Question("3", "3")])
-        (worker,) = processes_of(pool)[1:]
-        os.kill(worker, signal.SIGSTOP)
+        (worker,) = workers_of(pool)
+        kill(worker, signal.SIGSTOP)
         verdict = pool.check([Question("3", "3")])[0]
         assert verdict.outcome == "timeout"
         assert wait_until_gone([worker]) == []
 
 
 def test_a_worker_that_is_killed_after_a_long_time_is_a_crash_and_no_timeout():
-    with VerifierPool(seconds=0.3, wall_seconds=3600, num_workers=1) as pool:
+    with VerifierPool(seconds=2, wall_seconds=3600, num_workers=1) as pool:
         (future,) = pool.submit([Question("3", TOWER)])
-        for attempt in range(2):
-            # Wait for the attempt's worker; stopped, it uses no processor time however long it lives.
-            while not pool._keeper or len(found := processes_of(pool)) < 2:
-                time.sleep(0.01)
-            os.kill(found[1], signal.SIGSTOP)
-            time.sleep(0.5)
-            os.kill(found[1], signal.SIGKILL)
-            assert wait_until_gone(found[1:]) == [], attempt
+        for _ in range(2):
+            # Stopped in the middle of its work, it uses no processor time however long it lives.
+            worker = wait_for(lambda: next((pid for pid in workers_of(pool) if processor_seconds(pid) > 0.2), None))
+            kill(worker, signal.SIGSTOP)
+            time.sleep(2.5)
+            kill(worker)
+            assert wait_until_gone([worker]) == []
         # What follows asks for the gold answer alone, which is in order.
         assert future.result(timeout=300).outcome == "crash"
 
@@ -258,12 +295,13 @@ def test_an_event_loop_is_not_blocked_while_the_verifier_starts(monkeypatch):
     started, go = threading.Event(), threading.Event()
     in_time = []
 
-    def slow_start(*args):
+    def slow_start(*args, **kwargs):
         started.set()
         in_time.append(go.wait(30))
-        return _verifier.start_keeper(*args)
+        return start(*args, **kwargs)
 
-    monkeypatch.setattr(_pool, "start_keeper", slow_start)
+    start = subprocess.Popen
+    monkeypatch.setattr(verifier.subprocess, "Popen", slow_start)
 
     async def run(reward):
         first = asyncio.create_task(reward.verdicts_async(["\\boxed{3}"], ["3"]))
@@ -276,31 +314,17 @@ def test_an_event_loop_is_not_blocked_while_the_verifier_starts(monkeypatch):
 
     with VerifierPool(num_workers=2, seconds=20) as pool:
         assert asyncio.run(run(MathReward("boxed", pool=pool))) == ["correct"] * 4
-    assert in_time == [True]
+    assert set(in_time) == {True}
 
 
 def test_closing_while_the_verifier_starts_leaves_nothing(monkeypatch):
-    keepers, started, go = [], threading.Event(), threading.Event()
-
-    def slow_start(*args):
-        started.set()
-        go.wait(30)
-        keepers.append(_verifier.start_keeper(*args))
-        return keepers[-1]
-
-    monkeypatch.setattr(_pool, "start_keeper", slow_start)
     pool = VerifierPool(num_workers=1)
     (future,) = pool.submit([Question("3", "3")])
-    assert started.wait(60)
-    closing = threading.Thread(target=pool.close)
-    closing.start()
-    while pool._generation == 0:
-        time.sleep(0.01)
-    go.set()
-    closing.join()
+    (script,) = wait_for(lambda: scripts_of(pool))
+    pool.close()  # math-verify is being loaded
     assert future.result(timeout=60).outcome == "crash"
-    assert [keeper.poll() is not None for keeper, _ in keepers] == [True]
-    assert pool._keeper is None
+    assert wait_until_gone([script]) == []
+    assert pool._threads is None
 
 
 def test_threads_end_with_what_they_worked_for():
@@ -308,7 +332,7 @@ def test_threads_end_with_what_they_worked_for():
 
     pool = VerifierPool(num_workers=2)
     pool.check([Question("3", "3")] * 4)
-    threads, pids = list(pool._executor._threads), processes_of(pool)
+    threads, pids = list(pool._threads.threads), processes_of(pool)
     del pool
     gc.collect()
     for thread in threads:
@@ -334,16 +358,16 @@ def test_a_child_process_starts_its_own_verifiers(method):
 
 SCRIPT = """
     import os, signal, sys, time
-    from dgpo.lab.rewards._pool import Question, VerifierPool
+    from dgpo.lab.rewards.pool import Question, VerifierPool
 
     pool = VerifierPool(seconds=600, num_workers=2)
     futures = pool.submit([Question("3", "9^{9^{9^{9}}}")] * 2)
-    children = []
-    while len(children) < 2:
+    workers = []
+    while len(workers) < 2:
         time.sleep(0.1)
-        if pool._keeper:
-            children = open(f"/proc/{pool._keeper.pid}/task/{pool._keeper.pid}/children").read().split()
-    print(pool._keeper.pid, *children, flush=True)
+        scripts = [process.pid for verifier in pool._threads.verifiers if (process := verifier.process)]
+        workers = [pid for script in scripts for pid in open(f"/proc/{script}/task/{script}/children").read().split()]
+    print(*scripts, *workers, flush=True)
 """
 
 
@@ -363,7 +387,7 @@ def test_nothing_is_left_behind_when_the_parent_ends(ending, tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     pids = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(pids) == 3
+    assert len(pids) == 4
     process.wait(300)
     try:
         assert wait_until_gone(pids) == []  # they had ten minutes of work before them
@@ -376,12 +400,11 @@ def test_nothing_is_left_behind_when_the_parent_ends(ending, tmp_path):
 def test_closing_while_answers_are_checked_ends_at_once():
     pool = VerifierPool(seconds=3600, num_workers=2)
     futures = pool.submit([Question("3", TOWER)] * 2)
-    while not pool._keeper or len(pids := processes_of(pool)) < 3:
-        time.sleep(0.05)
+    pids = wait_for(lambda: len(found := processes_of(pool)) == 4 and found)
     pool.close()  # long before the hour is over
     assert [future.result().outcome for future in futures] == ["crash", "crash"]
     assert wait_until_gone(pids) == []
-    assert pool._keeper is None
+    assert pool._threads is None
     pool.close()  # twice does no harm
     assert pool.check([Question("3", "3")])[0].outcome == "correct"  # and it can be used again
     pool.close()
@@ -451,7 +474,8 @@ def test_limits_that_cannot_work_are_refused(name, value):
         VerifierPool(**{name: value})
 
 
-def test_the_script_loads_neither_torch_nor_this_package():
-    code = f"import sys; sys.argv = ['x']; exec(open({str(_verifier._SCRIPT)!r}).read().partition('if __name__')[0]); "
-    code += "check_answer('1/2', '0.5', raw=False); assert not {'torch', 'dgpo', 'numpy'} & set(sys.modules)"
+def test_the_script_loads_neither_torch_nor_the_rest_of_this_package():
+    code = f"import sys; exec(open({str(verifier._SCRIPT)!r}).read().partition('if __name__')[0]); "
+    code = f"__file__ = {str(verifier._SCRIPT)!r}; " + code
+    code += "_load_check()('1/2', '0.5', raw=False); assert not {'torch', 'dgpo', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=300)

@@ -68,7 +68,7 @@ def test_weights_that_end_early_are_noticed(tmp_path):
 def test_without_a_complete_one_the_broken_ones_are_listed(tmp_path):
     make_checkpoint(tmp_path, 5, trainer_state__json=None)
     with pytest.raises(TrainingError, match=r"checkpoint-5: trainer_state\.json is missing"):
-        checkpoints.newest_or_refuse(tmp_path)
+        checkpoints.newest_checkpoint(tmp_path)
 
 
 def test_what_is_no_run_directory_is_refused(tmp_path):
@@ -82,8 +82,9 @@ def test_another_recipe_is_refused_field_by_field(tmp_path, recipe_file, schema)
     (tmp_path / "environment.json").write_text(json.dumps({"num_processes": 1}))
     stored = load_recipe(recipe_file(BASE + "tau: 0.5\nlearning_rate: 1e-4\n"), [], schema)
     path = recipe_file(BASE + "learning_rate: 2e-4\nmax_steps: 9\nsave_steps: 3\nseed: 7\n")
+    current = load_recipe(path, [], schema).everything()
     with pytest.raises(RecipeError) as caught:
-        checkpoints.refuse_other_recipe(stored, load_recipe(path, [], schema), tmp_path, num_processes=2)
+        checkpoints.refuse_other_recipe(stored.everything(), current, tmp_path, num_processes=2)
     assert sorted(str(caught.value).splitlines()[1:-1]) == [
         "  - learning_rate: 0.0001 in the checkpoint's recipe, 0.0002 now",
         "  - number of processes: 1 at the start, 2 now",
@@ -95,7 +96,7 @@ def test_a_longer_run_of_the_same_recipe_is_accepted(tmp_path, recipe_file, sche
     stored = load_recipe(recipe_file(BASE + "max_steps: 5\n"), [], schema)
     harmless = ["--max_steps=9", "--save_steps=2", "--logging_steps=1", "--save_total_limit=3", "--report_to=none"]
     recipe = load_recipe(recipe_file(BASE), harmless, schema)
-    checkpoints.refuse_other_recipe(stored, recipe, tmp_path, num_processes=1)
+    checkpoints.refuse_other_recipe(stored.everything(), recipe.everything(), tmp_path, num_processes=1)
 
 
 def test_fields_that_may_change_exist(schema):

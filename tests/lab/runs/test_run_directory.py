@@ -2,13 +2,15 @@
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import pytest
 
 from dgpo.errors import RecipeError
-from dgpo.lab.runs import directory as run_directory
-from dgpo.lab.runs.directory import RunDirectory, read_jsonl
+from dgpo.lab.runs import environment
+from dgpo.lab.runs.directory import RunDirectory
+from dgpo.lab.runs.files import read_jsonl
 from dgpo.lab.train.recipe import load_recipe
 
 
@@ -42,17 +44,16 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": None, "grad_norm": None, "reward": 0.5}]
 
 
-def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_half_file(tmp_path):
     run = RunDirectory(tmp_path)
     run.write_summary({"status": "first"})
-
-    def full(self, text, **_):
-        self.open("w").write(text[:3])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
-        run.write_summary({"status": "second"})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, hard))  # bytes a file: what a full disk does to a write
+    try:
+        with pytest.raises(OSError, match="too large"):
+            run.write_summary({"status": "second"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "first"}
     assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
 
@@ -94,12 +95,12 @@ def test_withdrawing_spares_what_was_measured(tmp_path):
     ],
 )
 def test_the_command_names_no_user(command, shown):
-    assert run_directory._anonymous(command) == shown
+    assert environment._anonymous(command) == shown
 
 
 def test_the_working_directory_is_a_dot(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run_directory._anonymous(f"dgpo train {tmp_path}/a.yaml") == "dgpo train ./a.yaml"
+    assert environment._anonymous(f"dgpo train {tmp_path}/a.yaml") == "dgpo train ./a.yaml"
 
 
 def test_the_environment_names_versions_and_every_resumed_run(tmp_path):
@@ -119,7 +120,7 @@ def test_the_environment_names_versions_and_every_resumed_run(tmp_path):
 def test_the_recipe_in_the_directory_is_the_resolved_one(tmp_path, recipe_file, schema):
     text = f"task: forks\nmodel_name_or_path: forks\ntau: 0.1\nkappa: 1.0\noutput_dir: {tmp_path / 'run'}\n"
     recipe = load_recipe(recipe_file(text), ["--learning_rate", "1e-4"], schema)
-    RunDirectory(tmp_path / "run").write_recipe(recipe)
+    RunDirectory(tmp_path / "run").write_recipe(recipe.to_store())
     again = load_recipe(tmp_path / "run" / "recipe.yaml", [], schema)
     # kappa has its default, the directory is where the file lies, and the seed is always written down.
     assert again.values == {

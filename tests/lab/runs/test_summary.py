@@ -65,7 +65,7 @@ def lines_of(total, steps, done=0):
     progress.begin(TRAINING, total, done)
     for step in steps:
         progress.note(reward=step / total, accuracy=0.5)
-        progress.advance(step, speak=False)
+        progress.advance(step, may_print=False)
         progress.advance(step)
     return text.getvalue().splitlines()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards import exact_match_reward, last_number_reward
 from dgpo.lab.tasks import load_task
 from dgpo.lab.tasks.layouts import as_gold
@@ -157,7 +157,7 @@ def test_templates_and_system_prompts(tmp_path) -> None:
     assert prompt(chat, system_prompt="s") == [message("system", "s"), message("user", "p")]
     assert prompt(chat, system_prompt="") == [message("user", "p")]
     assert prompt(chat, prompt_template="Q: {prompt}")[1] == message("user", "Q: p")
-    with pytest.raises(RecipeError, match=r"must contain \{prompt\}"):
+    with pytest.raises(ConfigError, match=r"must contain \{prompt\}"):
         prompt(text, prompt_template="no place")
 
 
@@ -200,7 +200,7 @@ def test_a_file_of_held_out_rows_takes_its_prompts_out_of_training(tmp_path) -> 
         load_task(train, eval_file=train)
 
 
-@pytest.mark.parametrize(("size", "error"), [(20, DataError), (99, DataError), (-1, RecipeError), ("x", RecipeError)])
+@pytest.mark.parametrize(("size", "error"), [(20, DataError), (99, DataError), (-1, ConfigError), ("x", ConfigError)])
 def test_an_eval_size_that_leaves_nothing_is_refused(tmp_path, size, error) -> None:
     with pytest.raises(error, match=f"eval_size is {size!r}"):
         load_task(write(tmp_path / "x.jsonl", SUMS), eval_size=size)
@@ -284,9 +284,9 @@ def test_an_unreadable_file_is_refused(tmp_path, monkeypatch) -> None:
     [
         ({"prompt_column": "problme"}, DataError, r"no column 'problme' \(prompt_column\)\. Did you mean 'problem'"),
         ({"answer_column": "gold"}, DataError, "It has: problem, answer"),
-        ({"prompt_colum": "x"}, RecipeError, r"no option 'prompt_colum'\. Did you mean 'prompt_column'"),
-        ({"split": "train"}, RecipeError, "no option 'split'"),  # a file has none
-        ({"trust_remote_code": True}, RecipeError, "no option 'trust_remote_code'"),
+        ({"prompt_colum": "x"}, ConfigError, r"no option 'prompt_colum'\. Did you mean 'prompt_column'"),
+        ({"split": "train"}, ConfigError, "no option 'split'"),  # a file has none
+        ({"trust_remote_code": True}, ConfigError, "no option 'trust_remote_code'"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, options, error, message) -> None:
@@ -353,9 +353,9 @@ def test_configuration_and_splits_of_a_hub_data_set(hub) -> None:
     assert prompts(task.eval_dataset) == [row["problem"] for row in SUMS[10:]]
     assert prompts(task.train_dataset) == [row["problem"] for row in SUMS[:10]]
     assert [args for args, _ in hub] == [("owner/na-me.2", "main")] * 2
-    with pytest.raises(RecipeError, match="eval_split or eval_file, not both"):
+    with pytest.raises(ConfigError, match="eval_split or eval_file, not both"):
         load_task("owner/name", eval_split="test", eval_file="x.jsonl")
-    with pytest.raises(RecipeError, match="no option 'trust_remote_code'"):
+    with pytest.raises(ConfigError, match="no option 'trust_remote_code'"):
         load_task("owner/name", trust_remote_code=True)
 
 

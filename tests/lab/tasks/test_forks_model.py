@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.tasks import load_task
 from dgpo.lab.tasks.forks import completion_roles, forks_reward, token_roles, warm_up_model
 from dgpo.lab.tasks.forks import language as lang
@@ -146,7 +146,7 @@ def test_the_format_is_part_of_the_cache_key(monkeypatch) -> None:
     ],
 )
 def test_an_option_out_of_range_is_refused_before_anything_is_made(cache, option, value) -> None:
-    with pytest.raises(RecipeError, match=f"{option} is {value!r}"):
+    with pytest.raises(ConfigError, match=f"{option} is {value!r}"):
         warm_up_model(**{option: value, "progress": False})
     assert not cache.exists()
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards import exact_match_reward, last_number_reward
 from dgpo.lab.tasks import load_task
 from dgpo.lab.tasks import reasoning_gym as gym
-from dgpo.lab.tasks._entries import dump_entry, load_entry
-from dgpo.lab.tasks._gym_scoring import CODE_RUNNING_SCORERS, extract_answer, scorer_reward
+from dgpo.lab.tasks.entries import dump_entry, load_entry
+from dgpo.lab.tasks.gym_scoring import CODE_RUNNING_SCORERS, extract_answer, scorer_reward
 from dgpo.lab.tasks.reasoning_gym import SYSTEM_PROMPT, dataset_names
 
 ONE_DIGIT_SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
@@ -159,7 +159,7 @@ def test_rewards_of_the_registry_can_be_named() -> None:
     ],
 )
 def test_wrong_names_and_options_are_refused(name, options, message) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(ConfigError, match=message):
         load(name, **options)
 
 
@@ -167,7 +167,7 @@ def test_wrong_names_and_options_are_refused(name, options, message) -> None:
 
 
 def test_a_scorer_that_runs_completions_as_code_needs_consent() -> None:
-    with pytest.raises(RecipeError, match=r"countdown: its scorer runs.*allow_code_execution: true"):
+    with pytest.raises(ConfigError, match=r"countdown: its scorer runs.*allow_code_execution: true"):
         load("countdown", size=2)
     assert load("countdown", size=2, eval_size=1, allow_code_execution=True).train_dataset.num_rows == 2
 
@@ -175,13 +175,13 @@ def test_a_scorer_that_runs_completions_as_code_needs_consent() -> None:
 def test_a_scorer_that_is_not_used_needs_no_consent() -> None:
     task = load("spiral_matrix", size=2, eval_size=1, rewards=["exact_match"])
     assert task.reward_funcs == (exact_match_reward,)
-    with pytest.raises(RecipeError, match="allow_code_execution"):
+    with pytest.raises(ConfigError, match="allow_code_execution"):
         load("spiral_matrix", size=2, eval_size=1, rewards=["exact_match", "task"])
 
 
 def test_a_scorer_that_accepts_anything_is_refused() -> None:
     with pytest.raises(
-        RecipeError, match=r"game_of_life_halting: its scorer gives full marks to any answer.*exact_match"
+        ConfigError, match=r"game_of_life_halting: its scorer gives full marks to any answer.*exact_match"
     ):
         load("game_of_life_halting", size=4, eval_size=1)
     assert load("game_of_life_halting", size=4, eval_size=1, rewards=["exact_match"]).train_dataset.num_rows == 4

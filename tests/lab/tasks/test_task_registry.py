@@ -2,7 +2,7 @@
 
 import pytest
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards import exact_match_reward
 from dgpo.lab.tasks import Task, load_task
 from dgpo.lab.tasks.forks import forks_reward
@@ -56,7 +56,7 @@ def test_no_held_out_prompts_are_no_data_set() -> None:
     ],
 )
 def test_options_of_forks_are_checked(options, message) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(ConfigError, match=message):
         load_task("forks", **options)
 
 
@@ -73,7 +73,7 @@ def test_options_of_forks_are_checked(options, message) -> None:
     ],
 )
 def test_an_unknown_task_is_refused_with_the_nearest(name, nearest) -> None:
-    with pytest.raises(RecipeError, match="there is no task") as caught:
+    with pytest.raises(ConfigError, match="there is no task") as caught:
         load_task(name)
     assert (f"Did you mean '{nearest}'?" in str(caught.value)) == (nearest is not None)
     assert "owner/name" in str(caught.value)
@@ -94,7 +94,7 @@ def test_rewards_are_chosen_by_name_in_order() -> None:
     ],
 )
 def test_wrong_rewards_are_refused(rewards, message) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(ConfigError, match=message):
         load_task("forks", rewards=rewards)
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from dgpo.errors import RecipeError
 from dgpo.lab.cli.main import main
-from dgpo.lab.runs.directory import read_jsonl
+from dgpo.lab.runs.files import read_jsonl
 from dgpo.lab.train.held_out import HeldOutEvaluation
-from meeting_place import run_together
+from process_groups import run_processes
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def train_on(world_size, tiny_model, recipe, directory):
     words = [str(recipe), f"--model_name_or_path={tiny_model}", f"--output_dir={directory}", *held_out, *batch]
     code = "import sys; from dgpo.lab.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
     common = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run_together([sys.executable, "-c", code, *words], {**os.environ, **common}, ranks=world_size)
+    run_processes([sys.executable, "-c", code, *words], {**os.environ, **common}, ranks=world_size)
     lines = [line for line in read_jsonl(directory / "metrics.jsonl") if "eval/avg@3" in line]
     return [{name: value for name, value in line.items() if name.startswith("eval/")} for line in lines]
 

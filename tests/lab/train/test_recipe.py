@@ -3,8 +3,10 @@
 import pytest
 
 from dgpo.errors import RecipeError
-from dgpo.lab.train.recipe import dump_values, load_recipe, parse_recipe
-from dgpo.lab.train.schema import NOT_OFFERED, fit
+from dgpo.lab.train.options import NOT_OFFERED
+from dgpo.lab.train.recipe import load_recipe, parse_recipe
+from dgpo.lab.train.schema import config_fields
+from dgpo.lab.yaml12 import dump_values
 
 QUIET = "task: forks\nmodel_name_or_path: forks\n"
 
@@ -53,12 +55,12 @@ def test_a_value_gets_the_type_of_its_field(recipe_file, schema, line, key, valu
         ("task: 5", "task must be text (or null), got 5"),
         ("task_args: [1]", "task_args must be a mapping, got [1] (a list)"),
         ("reward_weights: [a]", "reward_weights must be a list of numbers (or null)"),
-        ("lr_scheduler_type: cosin", "lr_scheduler_type: 'cosin' is not possible; did you mean 'cosine'?"),
+        ("lr_scheduler_type: cosin", "lr_scheduler_type: 'cosin' is not possible. Did you mean 'cosine'?"),
         ("credit_policy: new", "credit_policy: 'new' is not possible; it must be one of current, old"),
         ("dtype: float8", "it must be one of auto, bfloat16, float16, float32"),
         ("loss_type: luspo", "it must be one of grpo, bnpo"),
-        ("learing_rate: 1", "unknown key 'learing_rate'; did you mean 'learning_rate'?"),
-        ("lr: 1", "unknown key 'lr'; did you mean 'learning_rate'?"),
+        ("learing_rate: 1", "unknown key 'learing_rate'. Did you mean 'learning_rate'?"),
+        ("lr: 1", "unknown key 'lr'. Did you mean 'learning_rate'?"),
         ("zzzzzz: 1", "`dgpo train --help-all` lists every key"),
         ("hub_token: abc", "set the environment variable HF_TOKEN instead"),
         ("load_in_4bit: true", "quantized models are not supported"),
@@ -83,7 +85,7 @@ def test_all_problems_are_listed_at_once(recipe_file, schema):
         f"{path}:2: tau must be a number",
         f"{path}:4: 'seed' is set a second time (first in line 3)",
         f"{path}:5: 'a' is set a second time (first in line 5)",
-        "command line: unknown key 'kapa'; did you mean 'kappa'?",
+        "command line: unknown key 'kapa'. Did you mean 'kappa'?",
         "command line: bf16 must be true or false",
         "command line: unexpected 'stray'",
         "command line: --tau needs a value",
@@ -166,7 +168,7 @@ def test_what_is_written_is_read_back(recipe_file, schema):
 def test_every_default_fits_its_own_field(schema):
     for item in schema.values():
         if item.default is not None:
-            assert fit(item.default, item) == item.default, item.name
+            assert item.fit(item.default) == item.default, item.name
 
 
 def test_fields_that_are_not_offered_exist_in_trl(schema):
@@ -184,3 +186,36 @@ def test_parse_recipe_collects_instead_of_raising(recipe_file, schema):
     recipe = parse_recipe(recipe_file("tau: sharp\nkappa: 2\n"), [], schema)
     assert len(recipe.problems) == 1
     assert recipe["kappa"] == 2
+
+
+def test_fields_of_our_own_bases_are_dgpos(recipe_file):
+    """A rule and its options, declared in a class that the configurations of two engines share."""
+    from dataclasses import dataclass, field
+    from typing import Any
+
+    @dataclass
+    class Base:
+        learning_rate: float = 1e-6
+
+    @dataclass
+    class Credit:
+        credit_rule: str = "dgpo"
+        credit_options: dict[str, Any] = field(default_factory=dict)
+        tau: float | None = None
+
+    @dataclass
+    class Config(Credit, Base):
+        credit_policy: str = "current"
+
+    schema = config_fields(Config, Base)
+    assert {name: item.group for name, item in schema.items()} == {
+        "learning_rate": "trainer",
+        **dict.fromkeys(("credit_rule", "credit_options", "tau", "credit_policy"), "dgpo"),
+    }
+    words = ["--credit_rule", "my_rules.py:capped", "--credit_options.cap", "3", "--tau", "null"]
+    recipe = load_recipe(recipe_file("credit_options: {floor: 0.5}\n"), words, schema)
+    assert recipe.of_group("dgpo") == {
+        "credit_rule": "my_rules.py:capped",
+        "credit_options": {"floor": 0.5, "cap": 3},
+        "tau": None,
+    }

@@ -9,7 +9,8 @@ import pytest
 
 import dgpo.lab.tasks
 from dgpo.lab.cli.main import main
-from dgpo.lab.runs.directory import RunDirectory, read_jsonl
+from dgpo.lab.runs.directory import RunDirectory
+from dgpo.lab.runs.files import read_jsonl
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 STEPS = 4

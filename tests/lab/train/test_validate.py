@@ -98,6 +98,6 @@ def test_checkpoints_that_cannot_fit_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(validate.shutil, "disk_usage", lambda _: Usage(10**12, 10**12, 6 * 2**30))
     # Weights and two moments: 3 GiB a checkpoint, two at once and 300 MiB: 6.3 GiB.
     with pytest.raises(TrainingError, match=r"need about 6\.3 GiB"):
-        validate.check_space_for_checkpoints(tmp_path, weight_bytes=2**30, lora=False, kept=1)
-    validate.check_space_for_checkpoints(tmp_path, weight_bytes=2**30, lora=True, kept=1)
-    validate.check_space_for_checkpoints(tmp_path, weight_bytes=0, lora=False, kept=None)
+        validate.check_space_for_checkpoints(tmp_path, weight_bytes=2**30, lora=False, limit=1)
+    validate.check_space_for_checkpoints(tmp_path, weight_bytes=2**30, lora=True, limit=1)
+    validate.check_space_for_checkpoints(tmp_path, weight_bytes=0, lora=False, limit=None)

@@ -1,35 +1,94 @@
 """What `DGPOTrainer` refuses before compute is spent, and what it says about a reference that is not the policy."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig
 
+from dgpo.core import TokenStats
 from dgpo.engines.trl.config import DGPOConfig
-from dgpo.errors import DgpoError, RecipeError, TrainingError
+from dgpo.engines.trl.rollout import holds_whole_groups
+from dgpo.errors import ConfigError, DgpoError, TrainingError
+from dgpo.rules import CreditRule
+
+_INIT = re.compile(r"init_(\w+_)?weights")
 
 
 def check_config(args: Any) -> None:
     """Refuse arguments that are not a `DGPOConfig`, and DeepSpeed ZeRO-3."""
     if not isinstance(args, DGPOConfig):
         kind = "a GRPOConfig" if isinstance(args, GRPOConfig) else f"of type {type(args).__name__}"
-        raise RecipeError(f"args is {kind}; DGPOTrainer needs a DGPOConfig. Replace GRPOConfig by dgpo.DGPOConfig.")
+        raise ConfigError(f"args is {kind}; DGPOTrainer needs a DGPOConfig. Replace GRPOConfig by dgpo.DGPOConfig.")
     plugin = args.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3:
-        raise RecipeError(
+        raise ConfigError(
             "DeepSpeed ZeRO-3 keeps the LM head in pieces that DGPO's backward pass over two heads would have to gather"
             " again; that is not built yet. Use ZeRO-2 or FSDP."
         )
 
 
+def check_rule(rule: CreditRule, args: DGPOConfig) -> None:
+    """Refuse a rule that reads what TRL's pass does not give, or that would see parts of groups."""
+    if "kl" in rule.traits.reads:
+        raise ConfigError(
+            f"The credit rule {rule.name} reads kl, the divergence over the whole vocabulary; TRL's pass over the heads"
+            " computes hellinger_sq and ref_logps. Use one of these, ref_logps - logps for an estimate of KL, say."
+        )
+    if not rule.traits.whole_groups:
+        return
+    if not holds_whole_groups(args, "rollout"):
+        raise ConfigError(
+            f"The credit rule {rule.name} compares all completions of a prompt, and a process samples"
+            f" {args.per_device_train_batch_size * args.steps_per_generation} at once, which are not whole groups of"
+            f" {args.num_generations}. Make per_device_train_batch_size * steps_per_generation a multiple of"
+            " num_generations."
+        )
+    if args.credit_policy == "current" and not holds_whole_groups(args, "micro-batch"):
+        raise ConfigError(
+            f"The credit rule {rule.name} compares all completions of a prompt, and with credit_policy='current' it"
+            " would see the parts of them that a micro-batch holds"
+            f" (steps_per_generation={args.steps_per_generation}; TRL shuffles a rollout before it cuts it). Use"
+            " credit_policy='old', which assigns the credit of a whole rollout, or steps_per_generation=1."
+        )
+
+
+def credit_error(error: Exception | None, stats: TokenStats, step: int, output_dir: str | None) -> DgpoError:
+    """Return the error of a step whose credit could not be assigned.
+
+    Args:
+        error: What this rank's rule raised; None where another rank's did.
+        stats: What the rule was given.
+        step: The step, counted from 1.
+        output_dir: Of the run.
+    """
+    per_token = (stats.logps, stats.entropy, stats.hellinger_sq, stats.ref_logps)
+    given = [values[stats.completion_mask] for values in per_token if values is not None]
+    if not all(bool(torch.isfinite(values).all()) for values in given):
+        return non_finite_error("The loss", step, output_dir)
+    reason = "the credit rule of another process failed; its own message says why" if error is None else str(error)
+    failure = TrainingError(
+        f"The credit of step {step} could not be assigned: {reason} {last_checkpoint_note(output_dir)}"
+    )
+    failure.__cause__ = error
+    return failure
+
+
 def check_model(model: Any, *, is_peft: bool) -> None:
-    """Refuse a model in memory that names no checkpoint, since the reference is loaded from there."""
+    """Refuse a model in memory that names no checkpoint, and an adapter that TRL cannot copy as the reference."""
+    adapters = getattr(model, "peft_config", {})
+    if adapters and "default" not in adapters:
+        raise ConfigError(
+            f"The model's adapters are named {', '.join(adapters)}; TRL trains and copies the one named 'default'. Load"
+            " it with PeftModel.from_pretrained(model, folder, is_trainable=True), which names it so."
+        )
     if isinstance(model, str) or is_peft:
         return
     if not getattr(model.config, "_name_or_path", ""):
-        raise RecipeError(
+        raise ConfigError(
             "The model was built in memory and names no checkpoint (config._name_or_path is empty), so its frozen"
             " reference cannot be loaded. Save it with model.save_pretrained(folder) and pass the folder."
         )
@@ -38,7 +97,7 @@ def check_model(model: Any, *, is_peft: bool) -> None:
 def check_text_only(processing_class: Any) -> None:
     """Refuse multimodal processors."""
     if isinstance(processing_class, ProcessorMixin):
-        raise RecipeError(
+        raise ConfigError(
             f"{type(processing_class).__name__} is multimodal; DGPO has been checked with text models only. Pass a"
             " tokenizer as processing_class to train on text."
         )
@@ -49,26 +108,26 @@ def check_same_vocabulary(model: PreTrainedModel, ref_model: PreTrainedModel) ->
     # Not the heads themselves: outside of a forward pass a wrapper may hold them in pieces.
     sizes = [m.config.get_text_config().vocab_size for m in (model, ref_model)]
     if sizes[0] != sizes[1]:
-        raise RecipeError(
-            f"The policy's head has {sizes[0]} words and the reference's {sizes[1]}; the Hellinger distance compares"
-            " distributions over the same words. The reference is loaded from the policy's config._name_or_path: after"
+        raise ConfigError(
+            f"Vocabulary sizes differ: policy {sizes[0]}, reference {sizes[1]}; the Hellinger distance compares"
+            " distributions over one vocabulary. The reference is loaded from the policy's config._name_or_path: after"
             " resizing the embeddings, save the model and train from the saved folder."
         )
 
 
 def check_same_tokenizer(tokenizer: PreTrainedTokenizerBase, reference_path: str) -> None:
-    """Refuse a reference whose own tokenizer gives some word another id; words added for the policy are fine."""
+    """Refuse a reference whose own tokenizer gives a token another id; tokens added for the policy are fine."""
     try:
         reference = AutoTokenizer.from_pretrained(reference_path, trust_remote_code=False)
     except Exception:  # a checkpoint without a tokenizer has nothing to compare
         return
     ours = tokenizer.get_vocab()
-    for word, index in reference.get_vocab().items():
-        if ours.get(word) != index:
-            raise RecipeError(
-                f"The reference {reference_path} has another tokenizer: its word {word!r} has id {index}, the policy's"
-                f" tokenizer gives it {ours.get(word)}. The same ids must mean the same words; train from a checkpoint"
-                " whose tokenizer is the one passed as processing_class."
+    for token, index in reference.get_vocab().items():
+        if ours.get(token) != index:
+            raise ConfigError(
+                f"The reference {reference_path} has another tokenizer: its token {token!r} has id {index}, the"
+                f" policy's tokenizer gives it {ours.get(token)}. The same ids must mean the same tokens; train from a"
+                " checkpoint whose tokenizer is the one passed as processing_class."
             )
 
 
@@ -81,17 +140,35 @@ def check_adapter(config: Any, *, has_copy: bool) -> None:
     """
     bias = getattr(config, "bias", "none")
     if bias != "none":
-        raise RecipeError(
+        raise ConfigError(
             f"The adapter trains biases of the model itself (bias={bias!r}); they stay changed when the adapter is"
             " switched off, so that the reference would follow the policy unseen. Use bias='none'."
         )
-    init = getattr(config, "init_lora_weights", True)
-    if not has_copy and init not in (True, "gaussian", "eva"):
-        raise RecipeError(
-            f"init_lora_weights={init!r} starts from another policy than the model without the adapter, which would be"
-            " the reference. Use True or 'gaussian'; or wrap the model with get_peft_model yourself and pass it: its"
-            " adapter is then copied as the reference."
+    if has_copy or config is None:
+        return
+    remedy = "wrap the model with get_peft_model yourself and pass it: its adapter is then copied as the reference."
+    if getattr(config, "is_prompt_learning", False):
+        raise ConfigError(
+            f"{type(config).__name__} puts new prompt vectors in front of every prompt, so that the policy is another"
+            f" one than the model without the adapter, which would be the reference. Use LoRA; or {remedy}"
         )
+    for name, init in vars(config).items():
+        if _INIT.fullmatch(name) and init not in (True, None, "gaussian", "eva"):
+            raise ConfigError(
+                f"{name}={init!r} starts from another policy than the model without the adapter, which would be the"
+                f" reference. Use {name}=True; or {remedy}"
+            )
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse a reference, or an adapter without which the model would be one, that does not fit the policy."""
+    check_text_only(trainer.processing_class)
+    if trainer.ref_model is not None:
+        check_same_vocabulary(trainer.model, trainer.accelerator.unwrap_model(trainer.ref_model))
+        check_same_tokenizer(trainer._tokenizer, trainer.model.config._name_or_path)
+    adapters = getattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config", {})
+    for name, adapter in adapters.items() if trainer._uses_reference else ():
+        check_adapter(adapter, has_copy=name == "ref" or "ref" in adapters)
 
 
 def last_checkpoint_note(output_dir: str | None) -> str:
@@ -102,7 +179,7 @@ def last_checkpoint_note(output_dir: str | None) -> str:
 
 
 def non_finite_error(what: str, step: int, output_dir: str | None) -> DgpoError:
-    """Return the error of a run whose numbers are no numbers any more."""
+    """Return the error of a run whose loss or parameters are nan or infinite."""
     return TrainingError(
         f"{what} at step {step} is not finite (nan or inf); nothing after it could be trusted, so the run stops."
         f" {last_checkpoint_note(output_dir)} Usual causes: a learning rate that is too high, fp16 overflow (use bf16),"

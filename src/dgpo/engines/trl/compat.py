@@ -1,19 +1,22 @@
-"""What this adapter relies on in TRL, and which versions of TRL have been checked to keep it.
+"""Everything that this adapter relies on in TRL, in one list, and the versions of TRL that were tested.
 
-TRL changes fast. Everything the adapter overrides, calls or replaces is listed here with its parameters, and a contract
-test compares the list with the installed TRL, so that a new version fails in one place with one clear message.
+TRL changes fast. What the adapter overrides, calls or replaces stands here with its parameters. `hook_differences`
+compares the list with the installed TRL: in a contract test, and at run time before a trainer is built, so that another
+version fails in one place, by the name of the hook that differs.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+import inspect
+from collections.abc import Callable
+from typing import Any
 
-from dgpo.errors import UnsupportedVersionError
+from dgpo.versions import check_version
 
 SUPPORTED = ((1, 16), (1, 17))
 """Lowest supported release, and the first one that is not supported any more."""
 
 TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
-    # overridden
     "_compute_loss": ("self", "model", "inputs"),
+    "_generate": ("self", "prompts"),
     "_generate_and_score_completions": ("self", "inputs"),
     "_get_train_sampler": ("self", "dataset"),
     "_get_per_token_logps_and_entropies": (
@@ -28,15 +31,24 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
 }
 """Methods of `GRPOTrainer` that `DGPOTrainer` overrides, with the parameters they must have."""
 
+CALLED_BY_TRL: dict[str, tuple[str, ...]] = {
+    "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+    "training_step": ("self", "model", "inputs", "num_items_in_batch"),
+}
+"""Methods of `GRPOTrainer` that lead to `_compute_loss` and must be TRL's own: a package that replaces them would train
+plain GRPO without a word."""
+
+TRAINER_PARAMETERS = (
+    *("self", "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class"),
+    *("reward_processing_classes", "callbacks", "optimizers", "quantization_config", "peft_config", "tools"),
+    *("rollout_func", "environment_factory"),
+)
+"""Parameters of the constructor of `GRPOTrainer`, which ours repeats."""
+
 TRAINER_ATTRIBUTES = (
-    "_buffered_inputs",
-    "_metrics",
-    "_step",
-    "beta",
-    "ref_model",
-    "temperature",
-    "_is_vlm",
-    "_tokenizer",
+    *("_buffered_inputs", "_logs", "_metrics", "_step", "_tokenizer"),
+    *("aux_loss_enabled", "beta", "num_generations", "num_generations_eval", "ref_model", "reward_func_names"),
+    *("reward_weights", "temperature"),
 )
 """Attributes of a constructed `GRPOTrainer` that the adapter reads or sets."""
 
@@ -44,47 +56,92 @@ HEAD_KERNEL_PARAMETERS = (
     *("ctx", "hidden", "weight", "bias", "targets", "temperature", "chunk_size"),
     *("final_logit_softcapping", "logit_scale", "outputs"),
 )
-"""Parameters of the head kernel's `forward`, in order: our kernel is called in its place."""
+"""Parameters of the head kernel's `forward`, in order: ours is called in its place."""
 
 HEAD_KERNEL_OUTPUTS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 """What TRL's head kernel returns after the log-probabilities, in order."""
 
+HEAD_SOURCE = (
+    "_ChunkedLogProbFunction.apply(",
+    "compact = _use_triton(hidden_states.device)",
+    "log_probs, entropy, log_sum_sq_probs, mean_logits, is_top1 = per_token",
+)
+"""How TRL's fused forward calls the kernel."""
 
-def supported_range() -> str:
-    """Return the supported versions as pip would write them.
+LOSS_SOURCE = (
+    "self._get_per_token_logps_and_entropies(",
+    'advantages = inputs["advantages"]',
+    "if advantages.dim() == 1:",
+    'inputs.get("old_per_token_logps")',
+    'inputs["ref_per_token_logps"]',
+)
+"""How TRL's `_compute_loss` scores once and reads one advantage a token."""
+
+REFERENCE_SOURCE = (
+    "self.beta = args.beta\n        if self.beta == 0.0:",
+    "elif is_peft_model(model) and args.beta != 0.0:",
+)
+"""How TRL's constructor builds a reference where `beta` is not 0."""
+
+
+def hook_differences() -> list[str]:
+    """Return what of the installed TRL differs from what this adapter relies on.
 
     Returns:
-        A requirement.
+        One sentence for each difference, with the hook's name; empty where everything matches.
 
     Example:
-        >>> supported_range()
-        'trl>=1.16,<1.17'
+        >>> hook_differences()
+        []
     """
-    low, high = (".".join(map(str, bound)) for bound in SUPPORTED)
-    return f"trl>={low},<{high}"
+    import trl.trainer.utils as trl_utils
+    from trl import GRPOTrainer
+
+    differences = []
+    for name, parameters in {**TRAINER_HOOKS, **CALLED_BY_TRL}.items():
+        differences += _method_differences(GRPOTrainer, name, parameters)
+    differences += _method_differences(GRPOTrainer, "__init__", TRAINER_PARAMETERS)
+    kernel = getattr(trl_utils, "_ChunkedLogProbFunction", None)
+    if kernel is None or not hasattr(trl_utils, "_use_triton") or not hasattr(trl_utils, "add_fused_lm_head"):
+        return [*differences, "trl.trainer.utils has no fused LM head (_ChunkedLogProbFunction, _use_triton)"]
+    differences += _method_differences(kernel, "forward", HEAD_KERNEL_PARAMETERS)
+    for function, name, lines in (
+        (trl_utils.add_fused_lm_head, "trl.trainer.utils.add_fused_lm_head", HEAD_SOURCE),
+        (GRPOTrainer._compute_loss, "GRPOTrainer._compute_loss", LOSS_SOURCE),
+        (GRPOTrainer.__init__, "GRPOTrainer.__init__", REFERENCE_SOURCE),
+    ):
+        differences += _source_differences(function, name, lines)
+    return differences
+
+
+def _method_differences(owner: Any, name: str, parameters: tuple[str, ...]) -> list[str]:
+    label, method = f"{owner.__name__}.{name}", getattr(owner, name, None)
+    if method is None:
+        return [f"{label} does not exist"]
+    module = inspect.unwrap(method).__module__
+    if not module.startswith(("trl.", "transformers.")):
+        return [f"{label} was replaced by {module}, so that training would not be DGPO's"]
+    given = tuple(inspect.signature(method).parameters)
+    return [] if given == parameters else [f"{label} has the parameters ({', '.join(given)})"]
+
+
+def _source_differences(function: Callable[..., Any], name: str, lines: tuple[str, ...]) -> list[str]:
+    source = inspect.getsource(inspect.unwrap(function))
+    return [f"{name} does not contain {line!r}" for line in lines if line not in source]
 
 
 def check_trl_version(installed: str | None = None) -> None:
-    """Refuse a TRL whose hooks have not been checked.
+    """Refuse a TRL whose hooks have not been tested, or were replaced by another package.
+
+    `DGPO_ALLOW_UNTESTED_TRL=1` tries another version whose hooks all match, with one warning.
 
     Args:
         installed: Version to judge; that of the installed TRL by default.
 
     Raises:
-        UnsupportedVersionError: If TRL is absent or outside of the supported range.
+        UnsupportedVersionError: If TRL is absent, outside of the supported range, or a hook differs.
 
     Example:
         >>> check_trl_version("1.16.3")
     """
-    if installed is None:
-        try:
-            installed = version("trl")
-        except PackageNotFoundError:
-            raise UnsupportedVersionError("TRL is not installed. Install it with: pip install 'dgpo[trl]'") from None
-    release = tuple(int(part) for part in installed.split(".")[:2] if part.isdigit())
-    low, high = SUPPORTED
-    if not low <= release < high:
-        raise UnsupportedVersionError(
-            f"trl {installed} is installed, but this version of dgpo has been checked with {supported_range()} only; it"
-            f" relies on TRL's inner hooks. Run: pip install '{supported_range()}'"
-        )
+    check_version("trl", SUPPORTED, installed, find_differences=hook_differences)

@@ -5,6 +5,7 @@ device; nothing is read back before the optimizer has made its step. The steps i
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from dgpo.core import Credit
 from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
 from dgpo.credit_log.collect import (
     MAX_PLACES,
@@ -22,17 +24,22 @@ from dgpo.credit_log.collect import (
     evenly_spread,
 )
 from dgpo.credit_log.trackers import send_tables
-from dgpo.engines.trl.heads import PairView
+from dgpo.engines.trl.heads import HeadView
+from dgpo.engines.trl.rollout import local_rewards
+from dgpo.rules import CreditRule
 
 logger = logging.getLogger(__name__)
 
 REWARDS = "dgpo_rewards"
 """Key of the rewards, (B, functions), among the inputs of the loss."""
 
+TOKEN = "token_advantages"
+"""Column of a signed rule, which gives no weights."""
+
 
 @dataclass(frozen=True)
-class _Places:
-    """Alternatives at some flat token positions of one completion, still on the device."""
+class _TopTokens:
+    """The likeliest tokens at some flat token positions of one completion, still on the device."""
 
     row: int  # among the picked completions
     positions: Tensor
@@ -53,19 +60,20 @@ class _Observer:
         ends = torch.tensor(lengths).cumsum(0).tolist()
         self._spans = [(ends[row] - lengths[row], ends[row]) for row in picked]
         self._kappa, self._offset = kappa, 0
-        self.picked, self.places = picked, list[_Places]()
+        self.picked, self.top_tokens = picked, list[_TopTokens]()
 
-    def __call__(self, view: PairView) -> None:
+    def __call__(self, view: HeadView) -> None:
         first, count = self._offset, len(view.stats.logps)
         self._offset += count
-        assert view.stats.hellinger_sq is not None
-        # The order of the scores; log V does not change it.
-        order = view.stats.hellinger_sq * view.stats.entropy.detach().clamp(min=0.0) ** self._kappa
+        # The order of the scores; log V does not change it. Without a reference, that of the entropies.
+        order = view.stats.entropy.detach().clamp(min=0.0) ** self._kappa
+        if view.stats.hellinger_sq is not None:
+            order = view.stats.hellinger_sq * order
         for row, (start, end) in enumerate(self._spans):
             if first <= start < end <= first + count:
                 inside = order[start - first : end - first].topk(min(MAX_PLACES, end - start)).indices
                 top = view.top_tokens(inside + (start - first), NUM_ALTERNATIVES)
-                self.places.append(_Places(row, inside, top))
+                self.top_tokens.append(_TopTokens(row, inside, top))
 
 
 class CreditLogging(TrainerCallback):
@@ -73,26 +81,33 @@ class CreditLogging(TrainerCallback):
 
     Args:
         trainer: The trainer; its state says which step is made.
+        rule: Its rule.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, rule: CreditRule) -> None:
         args = trainer.args
-        vocab_size = trainer.model.config.get_text_config().vocab_size
-        settings = CreditSettings(args.tau, args.kappa, vocab_size, "trl", args.credit_policy, args.temperature)
+        settings = CreditSettings(
+            **rule.describe(),
+            vocab_size=trainer.model.config.get_text_config().vocab_size,
+            engine="trl",
+            credit_policy=args.credit_policy,
+            temperature=args.temperature,
+        )
         self.log = CreditLog(
             args.output_dir, settings, every=args.credit_log_steps, max_completions=args.credit_log_completions
         )
         self._trainer, self._settings = trainer, settings
+        self._kappa = float(rule.options.get("kappa", 1.0))
         self._observer: _Observer | None = None
-        self._taken: list[tuple[dict[str, Tensor], list[_Places]]] = []
+        self._taken: list[tuple[dict[str, Tensor], list[_TopTokens]]] = []
         self._seen = 0  # completions of the step on this process, picked or not
 
     @classmethod
-    def of(cls, trainer: Any) -> "CreditLogging | None":
+    def of(cls, trainer: Any, rule: CreditRule) -> "CreditLogging | None":
         """Return the logging of a trainer, added to its callbacks; `None` where it is off or another process logs."""
         if not trainer.args.credit_log_steps or not trainer.accelerator.is_main_process:
             return None
-        made = cls(trainer)
+        made = cls(trainer, rule)
         trainer.add_callback(made)
         return made
 
@@ -100,13 +115,10 @@ class CreditLogging(TrainerCallback):
         """Continue the log from the step that the run starts at."""
         self.log.start(state.global_step)
 
-    def keep_rewards(self, outputs: dict[str, Any]) -> None:
-        """Add the rewards of the completions that were just sampled to the inputs of the loss: TRL leaves them out."""
-        trainer, count = self._trainer, len(outputs["completion_ids"])
-        # Rewards of all processes, the main one's first; older ones stand before them in evaluations.
-        everywhere = count * trainer.accelerator.num_processes
-        columns = [list(values)[-everywhere:][:count] for values in trainer._logs["rewards"].values()]
-        outputs[REWARDS] = torch.tensor(columns, dtype=torch.float32).T.to(outputs["completion_ids"].device)
+    def add_rewards(self, outputs: dict[str, Any]) -> None:
+        """Add each function's reward of the completions that were just sampled to the inputs of the loss."""
+        ids = outputs["completion_ids"]
+        outputs[REWARDS] = local_rewards(self._trainer, len(ids)).to(ids.device)
 
     def observe(self, scored: Tensor) -> _Observer | None:
         """Pick completions from a batch that is about to be scored.
@@ -125,15 +137,15 @@ class CreditLogging(TrainerCallback):
         self._seen += len(scored)
         if room > 0:
             # TRL shuffles the completions before the loss, but not before the pass of credit_policy="old".
-            self._observer = _Observer(scored.bool(), evenly_spread(room, len(scored)), self._settings.kappa)
+            self._observer = _Observer(scored.bool(), evenly_spread(room, len(scored)), self._kappa)
         return self._observer
 
-    def take(self, inputs: dict[str, Any], weights: Tensor, per_token: dict[str, Tensor], trained: Tensor) -> None:
-        """Keep what the picked completions were given; all of it stays on the device.
+    def take(self, inputs: dict[str, Any], credit: Credit, per_token: Mapping[str, Tensor], trained: Tensor) -> None:
+        """Select what the picked completions were given; all of it stays on the device.
 
         Args:
             inputs: TRL's inputs of the loss.
-            weights: (B, T) w.
+            credit: What the rule gave.
             per_token: (B, T) statistics by name.
             trained: (B, T) bool, True where a token has a weight.
         """
@@ -145,14 +157,15 @@ class CreditLogging(TrainerCallback):
             "mask": inputs["completion_mask"],
             "prompt_ids": inputs["prompt_ids"],
             "prompt_mask": inputs["prompt_mask"],
-            "advantage": inputs.get("advantages", self._trainer._advantages),
+            "advantage": inputs["advantages"],
             "trained": trained,
-            "weights": weights,
             **{name: values for name, values in per_token.items() if name in PER_TOKEN},
+            **({"scores": credit.scores} if credit.scores is not None else {}),
+            **({"weights": credit.weights} if credit.weights is not None else {TOKEN: credit.token_advantages}),
             **({REWARDS: inputs[REWARDS]} if REWARDS in inputs else {}),
         }
-        picked = torch.tensor(observer.picked, device=weights.device)
-        self._taken.append(({name: x.detach()[picked] for name, x in columns.items()}, observer.places))
+        picked = torch.tensor(observer.picked, device=trained.device)
+        self._taken.append(({name: x.detach()[picked] for name, x in columns.items()}, observer.top_tokens))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write what was taken during the step."""
@@ -173,7 +186,7 @@ class CreditLogging(TrainerCallback):
         except Exception:  # the file is written
             logger.warning("A tracker did not take the credit of step %d.", state.global_step, exc_info=True)
 
-    def _completions(self, columns: dict[str, Tensor], places: list[_Places]) -> list[CompletionCredit]:
+    def _completions(self, columns: dict[str, Tensor], places: list[_TopTokens]) -> list[CompletionCredit]:
         columns = {name: values.cpu() for name, values in columns.items()}
         alternatives: list[dict[int, Any]] = [{} for _ in columns["ids"]]
         for place in places:
@@ -193,7 +206,7 @@ class CreditLogging(TrainerCallback):
         return collect_completion(
             tokenizer,
             ids,
-            {name: columns[name][row][scored] for name in PER_TOKEN},
+            {name: columns[name][row][scored] for name in (*PER_TOKEN, TOKEN) if name in columns},
             vocab_size=self._settings.vocab_size,
             trained=columns["trained"][row][scored],
             prompt_ids=columns["prompt_ids"][row][columns["prompt_mask"][row].bool()].tolist(),

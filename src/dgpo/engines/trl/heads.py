@@ -1,16 +1,15 @@
-"""The seam: while DGPO scores a batch, TRL's fused LM head calls this kernel in place of its own.
+"""The head hook: while DGPO scores a batch, TRL's fused LM head calls this kernel in place of its own.
 
 TRL patches `model.forward` so that `model(..., labels=..., fused_lm_head=True)` runs the backbone and hands hidden
 states, head weight, bias, targets, temperature, softcapping and logit scale to one kernel,
 `ChunkedLogProbFunction.apply`. All that surrounds the call (PEFT, FSDP2 gathering, fp32 heads, device maps,
-mixture-of-experts losses) stays TRL's; only that kernel is answered here, in one of three ways:
+mixture-of-experts losses) stays TRL's; only that kernel is answered here, in one of two ways:
 
-- reference pass: keep the reference's hidden states and head, compute nothing;
-- pair pass: one pass over both heads gives log-probabilities, entropy, Hellinger distances and the reference's
-  log-probabilities;
-- policy pass: log-probabilities and entropy alone.
+- reference pass: return the reference's hidden states and head, compute nothing;
+- policy pass: log-probabilities and entropy; given what the reference pass returned, one pass over both heads computes
+  Hellinger distances and the reference's log-probabilities as well.
 
-All three go through `dgpo.lm_head`, so that old and new log-probabilities are rounded alike: scoring the two with
+Both go through `dgpo.lm_head`, so that old and new log-probabilities are rounded alike: scoring the two with
 different kernels puts bf16 ratios off by 0.02.
 """
 
@@ -28,7 +27,7 @@ from dgpo.lm_head import LMHeadStats, lm_head_stats, top_tokens
 
 @dataclass(frozen=True)
 class ReferenceHead:
-    """What the pair pass needs of the reference: hidden states of the scored tokens, and the head."""
+    """What a pass over both heads needs of the reference: hidden states of the scored tokens, and the head."""
 
     hidden: Tensor
     weight: Tensor
@@ -77,15 +76,17 @@ class _KernelCall:
         )
 
 
-class PairView:
-    """What an observer of the pair pass may look at while the heads' weights are there; rows are tokens, flat."""
+class HeadView:
+    """What an observer of a policy pass may look at while the heads' weights are there; rows are tokens, flat."""
 
-    def __init__(self, call: _KernelCall, reference: ReferenceHead, stats: LMHeadStats) -> None:
+    def __init__(self, call: _KernelCall, reference: ReferenceHead | None, stats: LMHeadStats) -> None:
         self.stats = stats
-        self._calls = {"policy": call, "reference": replace(call, **vars(reference))}
+        self._calls = {"policy": call}
+        if reference is not None:
+            self._calls["reference"] = replace(call, **vars(reference))
 
     def top_tokens(self, rows: Tensor, k: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return probabilities and ids, both (n, k), of `"policy"` and `"reference"` for (n,) rows."""
+        """Return probabilities and ids, both (n, k), of `"policy"` and, if scored, `"reference"` for (n,) rows."""
         return {who: call.top_tokens(rows, k) for who, call in self._calls.items()}
 
 
@@ -123,20 +124,8 @@ def _score_valid_positions_only(device: torch.device) -> bool:
 
 
 @contextmanager
-def policy_pass() -> Iterator[None]:
-    """Serve TRL's head with log-probabilities and entropy."""
-
-    def answer(call: _KernelCall) -> _KernelResult:
-        stats = call.stats()
-        return stats.logps, stats.entropy, None, None, None
-
-    with _answering(answer):
-        yield
-
-
-@contextmanager
 def reference_pass(*, copy_head: bool) -> Iterator[list[ReferenceHead]]:
-    """Serve TRL's head with zeros, and yield a list that receives what the pair pass needs.
+    """Serve TRL's head with zeros, and yield a list that receives what a pass over both heads needs.
 
     Args:
         copy_head: Copy the head's weight, for wrappers that free it when the forward returns (FSDP).
@@ -150,7 +139,7 @@ def reference_pass(*, copy_head: bool) -> Iterator[list[ReferenceHead]]:
         weight, bias = call.weight, call.bias
         if copy_head:
             weight, bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
-        # Where both models share the head (LoRA), the very tensor is kept: the pair pass then reads it once for both.
+        # Where both models share the head (LoRA), the very tensor is passed on: it is then read once for both.
         seen.append(ReferenceHead(call.hidden.detach(), weight, bias))
         return call.hidden.new_zeros(len(call.targets), dtype=torch.float32), None, None, None, None
 
@@ -159,14 +148,14 @@ def reference_pass(*, copy_head: bool) -> Iterator[list[ReferenceHead]]:
 
 
 @contextmanager
-def pair_pass(
-    reference: ReferenceHead, observe: Callable[[PairView], None] | None = None
+def policy_pass(
+    reference: ReferenceHead | None = None, observe: Callable[[HeadView], None] | None = None
 ) -> Iterator[list[LMHeadStats]]:
-    """Serve TRL's head from both models at once, and yield a list that receives all the statistics.
+    """Serve TRL's head with the policy's statistics, and yield a list that receives them.
 
     Args:
-        reference: What the reference pass kept.
-        observe: Called with both heads while the weights of a sharded model are gathered.
+        reference: What the reference pass returned; both heads are then scored at once.
+        observe: Called with the heads while the weights of a sharded model are gathered.
 
     Yields:
         list[LMHeadStats]: Empty until the model is called, once, inside of the block.
@@ -177,7 +166,7 @@ def pair_pass(
         stats = call.stats(reference)
         seen.append(stats)
         if observe is not None:
-            observe(PairView(call, reference, stats))
+            observe(HeadView(call, reference, stats))
         return stats.logps, stats.entropy, None, None, None
 
     with _answering(answer):
@@ -185,15 +174,16 @@ def pair_pass(
 
 
 def per_completion(stats: LMHeadStats, scored: Tensor) -> dict[str, Tensor]:
-    """Return the statistics of a pair pass as (B, T), without gradient, 0 where nothing was scored.
+    """Return the statistics of a pass as (B, T), without gradient, 0 where nothing was scored.
 
     Args:
         stats: Of the scored tokens, flat, in the order of `scored`.
         scored: (B, T) bool, True where a completion token was scored.
 
     Returns:
-        The statistics by their name, float32.
+        The statistics by their name in `TokenStats`, float32; those of a reference only where one was scored.
     """
-    flat = {name: getattr(stats, name) for name in ("logps", "entropy", "hellinger_sq", "ref_logps")}
+    values = {name: getattr(stats, name) for name in ("logps", "entropy", "hellinger_sq", "ref_logps")}
+    flat = {name: value for name, value in values.items() if value is not None}
     zeros = torch.zeros(scored.shape, dtype=torch.float32, device=scored.device)
     return {name: zeros.masked_scatter(scored, values.detach()) for name, values in flat.items()}

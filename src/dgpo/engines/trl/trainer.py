@@ -1,59 +1,71 @@
-"""`DGPOTrainer`: TRL's `GRPOTrainer` with token advantages, through seven narrow hooks (see `compat.py`).
+"""`DGPOTrainer`: TRL's `GRPOTrainer` with token advantages.
+
+The way of a token, in the order of the algorithm: `_generate_and_score_completions` (TRL samples, scores the rewards
+and computes the group's advantage), `_score` (one pass over the heads of policy and reference), `_assign_credit` (the
+rule), and TRL's own loss with one advantage a token. What else TRL must keep for this stands in `compat.py`.
 
 One step costs the policy's forward and backward pass, the reference's backbone forward, and one streamed pass over both
 heads: what GRPO with a KL term costs. No logits of either model exist.
 """
 
-import inspect
-import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from dgpo.core import CreditTotals, entropy_gate, gated_scores, redistribute, redistribution_weights
-from dgpo.engines.inert import InertMonitor
-from dgpo.engines.trl import checks, heads, state
+from dgpo.core import Credit, TokenStats, assign_credit
+from dgpo.engines.trl import checks, heads
+from dgpo.engines.trl.checkpoint import ExactResume
 from dgpo.engines.trl.compat import check_trl_version
-from dgpo.engines.trl.config import DGPOConfig
+from dgpo.engines.trl.config import DGPOConfig, building_reference
 from dgpo.engines.trl.credit_logging import CreditLogging
-from dgpo.errors import TrainingError
+from dgpo.engines.trl.metrics import CreditMetrics
+from dgpo.engines.trl.rollout import (
+    GROUP,
+    REF_LOGPS,
+    REWARD,
+    TOKEN_ADVANTAGES,
+    add_rollout_columns,
+    holds_whole_groups,
+)
+from dgpo.engines.trl.scores import Scores, is_reference
 
-logger = logging.getLogger(__name__)
 
-_WEIGHTS, _REF_LOGPS = "dgpo_weights", "ref_per_token_logps"
-_SAME_POLICY = 1e-6  # a distance that a reference with the policy's own weights cannot reach
-
-
-class DGPOTrainer(GRPOTrainer):
-    """Train with DGPO: the same arguments as `GRPOTrainer`, with a `DGPOConfig`.
+class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
+    """Train with the credit of a rule: the same arguments as `GRPOTrainer`, with a `DGPOConfig`.
 
     The reference is what TRL would build for a KL penalty: the checkpoint that the policy came from, the base model
-    when a new adapter is trained, or a copy of the adapter when a trained one is passed; `sync_ref_model` moves it.
-    Logged in addition to TRL's metrics: `dgpo/hellinger_sq/{mean,p99,max}`, `dgpo/entropy_gate/mean`,
-    `dgpo/weight/{std,max}`, `dgpo/effective_share` (ESS / T, 1 = even) and `kl` (an estimate; no penalty is paid unless
-    `beta` is set).
+    when a new adapter is trained, or a copy of the adapter when a trained one is passed; `sync_ref_model` moves it. A
+    rule that reads nothing of a reference builds none. Logged in addition to TRL's metrics:
+    `dgpo/hellinger_sq/{mean,p99,max}`, `dgpo/entropy_gate/mean`, `dgpo/weight/{std,max}`, `dgpo/effective_share`
+    (ESS / T, 1 = even) and `kl` (an estimate; no penalty is paid unless `beta` is set).
 
     Args:
         model: Name or path of a checkpoint, or a model. A model in memory must name its checkpoint.
-        reward_funcs: As for `GRPOTrainer`.
+        reward_funcs: As for `GRPOTrainer`, as are all the others.
         args: A `DGPOConfig`.
-        *others: Further arguments of `GRPOTrainer`, in its order.
-        **options: The same by name.
+        train_dataset: Prompts.
+        eval_dataset: Held-out prompts.
+        processing_class: A tokenizer.
+        reward_processing_classes: Tokenizers of reward models.
+        callbacks: `TrainerCallback`s. A method `on_rollout_end(args, state, control, logs, seconds, mode)` is called
+            after each rollout with TRL's `_logs`, the seconds spent sampling, and `"train"` or `"eval"`.
+        optimizers: Optimizer and scheduler.
+        quantization_config: Of bitsandbytes.
+        peft_config: An adapter to train.
+        tools: Functions that the model may call.
+        rollout_func: A rollout of one's own.
+        environment_factory: Environments.
 
     Raises:
-        UnsupportedVersionError: If the installed TRL has not been checked.
-        RecipeError: If the configuration, the model or the reference cannot work.
+        UnsupportedVersionError: If the installed TRL has not been tested.
+        ConfigError: If the configuration, the model or the reference cannot work.
 
     Example:
         >>> from dgpo import DGPOConfig, DGPOTrainer
@@ -69,40 +81,154 @@ class DGPOTrainer(GRPOTrainer):
         "id": "2605.03327",
     }
 
-    def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, *others: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: DGPOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        tools: list[Callable[..., Any]] | None = None,
+        rollout_func: Any = None,
+        environment_factory: Any = None,
+    ) -> None:
         check_trl_version()
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = DGPOConfig(f"{name.rstrip('/').split('/')[-1]}-DGPO")
         checks.check_config(args)
-        given = inspect.signature(GRPOTrainer.__init__).bind_partial(
-            self, model, reward_funcs, args, *others, **options
-        )
-        new_adapter = given.arguments.get("peft_config")
-        checks.check_text_only(given.arguments.get("processing_class"))
-        checks.check_model(model, is_peft=new_adapter is not None or hasattr(model, "peft_config"))
-        checks.check_adapter(new_adapter, has_copy=False)
+        self._rule = args.resolve_rule()
+        self._uses_reference = self._rule.traits.needs_reference or args.beta != 0.0
+        checks.check_rule(self._rule, args)
+        checks.check_text_only(processing_class)
+        if self._uses_reference:
+            checks.check_model(model, is_peft=peft_config is not None or hasattr(model, "peft_config"))
+            checks.check_adapter(peft_config, has_copy=False)
+        self._loss_scores: Scores | None = None  # of the batch whose loss TRL computes
+        self._rollout_scores: list[Scores] | None = None  # of the policy that sampled, while TRL makes a rollout
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset, "optimizers": optimizers}
+        processing = {
+            "processing_class": processing_class,
+            "reward_processing_classes": reward_processing_classes,
+            "callbacks": callbacks,
+        }
+        extensions = {
+            "quantization_config": quantization_config,
+            "peft_config": peft_config,
+            "tools": tools,
+            "rollout_func": rollout_func,
+            "environment_factory": environment_factory,
+        }
+        with building_reference(args, self._uses_reference):
+            super().__init__(model, reward_funcs, args, **data, **processing, **extensions)
+        self.beta = args.beta
+        self._init_metrics(self._rule)
+        self._credit_logging = CreditLogging.of(self, self._rule)
+        checks.check_trainer(self)
 
-        self._kl_beta: float = args.beta
-        self._held_inputs: dict[str, Any] | None = None  # inputs of the loss being computed, without advantages
-        self._advantages = torch.empty(0)  # and those advantages
-        self._sampled: dict[str, Tensor] | None = None  # statistics of the policy that sampled, credit_policy="old"
-        self._totals: dict[str, CreditTotals] = {}
-        self._first_counted_step = 1  # of the training totals
-        self._train_sampler: Any = None
-        self._inert_monitor = InertMonitor(args.inert_warning_steps, args.tau, args.kappa)
-        with _reference_wanted(args):
-            super().__init__(model, reward_funcs, args, *others, **options)
-        # Where beta != 0, TRL also scores the reference while generating. Here that happens within the loss alone.
-        self.beta = 0.0
-        self._credit_logging = CreditLogging.of(self)
+    # ------------------------------------------------------------------------------------------------ rollout
 
-        checks.check_text_only(self.processing_class)
-        if self.ref_model is not None:
-            checks.check_same_vocabulary(self.model, self.accelerator.unwrap_model(self.ref_model))
-            checks.check_same_tokenizer(self._tokenizer, self.model.config._name_or_path)
-        for name, adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).items():
-            checks.check_adapter(adapter, has_copy=name == "ref" or "ref" in self.model.peft_config)
+    def _generate(self, prompts: list[Any]) -> Any:
+        started = time.monotonic()
+        try:
+            return super()._generate(prompts)
+        finally:
+            self._sampling_seconds += time.monotonic() - started
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Let TRL make a rollout; add the group of each completion, and with `credit_policy="old"` its credit.
+
+        TRL leaves the pass of old log-probabilities out where the policy is not updated between sampling and the loss.
+        The loss then finds no token advantages and assigns them from its own pass: the policy is still the one that
+        sampled.
+        """
+        self._sampling_seconds = 0.0
+        self._rollout_scores = []
+        try:
+            outputs: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            scores = self._rollout_scores
+        finally:
+            self._rollout_scores = None
+        outputs.pop(REF_LOGPS, None)  # placeholders, see _get_per_token_logps_and_entropies
+        add_rollout_columns(self, outputs)
+        if self._credit_logging is not None:
+            self._credit_logging.add_rewards(outputs)
+        if self.args.credit_policy == "old":
+            if not scores and self._rule.traits.whole_groups and not holds_whole_groups(self, "micro-batch"):
+                with torch.no_grad():  # micro-batches hold parts of groups, so the rollout is scored at once
+                    scores = [self._score(self.model, outputs, self.args.per_device_train_batch_size)]
+            if scores:
+                credit = self._assign_credit(outputs, scores[0])
+                outputs[TOKEN_ADVANTAGES] = credit.token_advantages
+                if self.beta != 0.0:
+                    outputs[REF_LOGPS] = scores[0].per_token["ref_logps"]
+        self._call_rollout_callbacks()
+        return outputs
+
+    # ------------------------------------------------------------------------------------- score, assign, loss
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Return TRL's loss with token advantages in place of the completions' ones."""
+        scores = self._score(model, inputs)
+        given = dict(inputs)
+        token_advantages = given.pop(TOKEN_ADVANTAGES, None)  # of the rollout, with credit_policy="old"
+        if token_advantages is None:
+            token_advantages = self._assign_credit(inputs, scores).token_advantages
+        given["advantages"] = token_advantages
+        if self.beta != 0.0:
+            given.setdefault(REF_LOGPS, scores.per_token.get("ref_logps"))
+        self._loss_scores = scores
+        try:
+            loss: Tensor = super()._compute_loss(model, given)
+        finally:
+            self._loss_scores = None
+        if self.model.training:
+            self._num_losses += 1
+            self._refuse_non_finite(loss)
+        return loss
+
+    def _score(self, model: Any, inputs: dict[str, Any], batch_size: int | None = None) -> Scores:
+        """Score the completions of TRL's inputs: policy, and reference where something reads it."""
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        length = inputs["completion_ids"].size(1)
+        for_credit = TOKEN_ADVANTAGES not in inputs
+        return self._score_tokens(model, ids, mask, length, batch_size, self.aux_loss_enabled, for_credit)
+
+    def _score_tokens(
+        self,
+        model: Any,
+        ids: Tensor,
+        mask: Tensor,
+        length: int,
+        batch_size: int | None,
+        with_aux_loss: bool,
+        for_credit: bool,
+    ) -> Scores:
+        """Score the last `length` tokens, `batch_size` rows at a time; first the reference, then both heads at once."""
+        score = super()._get_per_token_logps_and_entropies
+        if not for_credit:
+            with heads.policy_pass():
+                return Scores(*score(model, ids, mask, length, batch_size, True, with_aux_loss))
+        observe = self._credit_logging and self._credit_logging.observe(mask[:, -length:])
+        parts = []
+        for row_ids, row_mask in zip(*(x.split(batch_size or len(x)) for x in (ids, mask)), strict=True):
+            reference = None
+            if self._uses_reference:
+                with self._reference_policy() as ref_model, heads.reference_pass(copy_head=self.is_fsdp_enabled) as ref:
+                    score(ref_model, row_ids, row_mask, length)
+                (reference,) = ref
+            with heads.policy_pass(reference, observe) as stats:
+                logps, entropy, aux_loss = score(model, row_ids, row_mask, length, None, True, with_aux_loss)
+            per_token = heads.per_completion(stats[0], row_mask[:, -length:].bool())
+            parts.append(Scores(logps, entropy, aux_loss, per_token))
+        return Scores.cat(parts)
 
     @contextmanager
     def _reference_policy(self) -> Iterator[Any]:
@@ -126,217 +252,48 @@ class DGPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **images: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Score with our head; where the credit is taken from this pass, score the reference and then both heads."""
-        score = super()._get_per_token_logps_and_entropies
-        held = self._held_inputs
-        takes_credit = self.args.credit_policy == "old" if held is None else _WEIGHTS not in held
-        if not takes_credit:
-            with heads.policy_pass():
-                options = (batch_size, compute_entropy, compute_aux_loss)
-                return score(model, input_ids, attention_mask, logits_to_keep, *options, **images)
+        """Answer TRL: within the loss with what was scored before, in a rollout by our head."""
+        if self._loss_scores is not None:
+            return self._loss_scores.as_trl_wants()
+        if self._rollout_scores is not None and self._uses_reference and is_reference(self, model):
+            # TRL asks for the reference's log-probabilities where beta is not 0; _score gives them beside the policy's.
+            nothing = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
+            return nothing, None, None
+        rollout = self._rollout_scores if self.args.credit_policy == "old" else None
+        options = (batch_size, compute_aux_loss, rollout is not None)
+        scores = self._score_tokens(model, input_ids, attention_mask, logits_to_keep, *options)
+        if rollout is not None:
+            rollout.append(scores)
+        return scores.as_trl_wants()
 
-        observe = self._credit_logging and self._credit_logging.observe(attention_mask[:, -logits_to_keep:])
-        results, statistics = [], []
-        for ids, mask in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
-            with self._reference_policy() as ref_model, heads.reference_pass(copy_head=self.is_fsdp_enabled) as ref:
-                score(ref_model, ids, mask, logits_to_keep, **images)
-            with heads.pair_pass(ref[0], observe) as pair:
-                results.append(score(model, ids, mask, logits_to_keep, None, True, compute_aux_loss, **images))
-            statistics.append(heads.per_completion(pair[0], mask[:, -logits_to_keep:].bool()))
-        logps, entropies, aux_losses = zip(*results, strict=True)
-        per_token = {name: torch.cat([part[name] for part in statistics]) for name in statistics[0]}
-        gate = {"vocab_size": len(ref[0].weight), "kappa": self.args.kappa}
-        per_token["gate"] = entropy_gate(per_token["entropy"], **gate)
-        per_token["scores"] = gated_scores(per_token["hellinger_sq"], per_token["entropy"], **gate)
-        if held is None:
-            self._sampled = per_token
-        else:
-            self._give_credit(held, per_token)
-            held["advantages"] = redistribute(self._advantages, held.pop(_WEIGHTS))
-        aux_loss = torch.stack(aux_losses).mean() if compute_aux_loss else None
-        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, aux_loss
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """With `credit_policy="old"`, fix the weights where TRL scores the policy that sampled.
-
-        TRL leaves that pass out where the policy is not updated between sampling and the loss. The loss then finds no
-        weights and computes them from its own pass: the policy is still the one that sampled.
-        """
-        self._sampled = None
-        outputs = super()._generate_and_score_completions(inputs)
-        if self._credit_logging is not None:
-            self._credit_logging.keep_rewards(outputs)
-        if self._sampled is not None:
-            self._give_credit(outputs, self._sampled)
-            self._sampled = None
-        return outputs
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """Let TRL compute its loss with token advantages in place of the completions' ones."""
-        # Held back until the weights exist: should TRL come to read them earlier, that is a KeyError, not silence.
-        held = {name: value for name, value in inputs.items() if name != "advantages"}
-        if _WEIGHTS in held:
-            held["advantages"] = redistribute(inputs["advantages"], held[_WEIGHTS])
-        self._held_inputs, self._advantages, self.beta = held, inputs["advantages"], self._kl_beta
-        try:
-            loss = super()._compute_loss(model, held)
-        finally:
-            self._held_inputs, self.beta = None, 0.0
-        if self.model.training:
-            self._refuse_non_finite(loss)
-        return loss
-
-    def _give_credit(self, inputs: dict[str, Any], per_token: dict[str, Tensor]) -> None:
-        """Put the weights into `inputs`, with the reference's log-probabilities where a KL penalty wants them."""
+    def _assign_credit(self, inputs: dict[str, Any], scores: Scores) -> Credit:
+        """Return the credit that the rule gives, and count it; refuse on every rank what one rank refuses."""
         mask = inputs["completion_mask"].bool()
         if "tool_mask" in inputs:
             mask = mask & inputs["tool_mask"].bool()
-        inputs[_WEIGHTS] = redistribution_weights(per_token["scores"], mask, tau=self.args.tau)
-        if self._credit_logging is not None:
-            self._credit_logging.take(inputs, inputs[_WEIGHTS], per_token, mask)
-        if self._kl_beta != 0.0:
-            inputs[_REF_LOGPS] = per_token["ref_logps"]
-        log_ratio = per_token["ref_logps"] - per_token["logps"]
-        totals = CreditTotals.of(
-            inputs[_WEIGHTS],
-            per_token["scores"],
-            mask,
-            hellinger_sq=per_token["hellinger_sq"],
-            entropy_gate=per_token["gate"],
-            kl=log_ratio.exp() - log_ratio - 1,
+        old_logps = inputs.get("old_per_token_logps")
+        per_token = scores.per_token
+        stats = TokenStats(
+            completion_mask=mask,
+            advantages=inputs["advantages"],
+            entropy=per_token["entropy"],
+            logps=per_token["logps"],
+            old_logps=per_token["logps"] if old_logps is None else old_logps,
+            vocab_size=self._vocab_size,
+            hellinger_sq=per_token.get("hellinger_sq"),
+            ref_logps=per_token.get("ref_logps"),
+            rewards=inputs.get(REWARD),
+            group=inputs.get(GROUP),
         )
-        self._count(totals)
-
-    # ------------------------------------------------------------------------------------------------ metrics
-
-    def _count(self, totals: CreditTotals) -> None:
-        """Add one batch, of all ranks, to the totals of the logging window."""
-        totals = totals.reduced(
-            lambda sums: self.accelerator.reduce(sums, reduction="sum"),
-            lambda maxima: self.accelerator.gather(maxima[None]).amax(0),
-        )
-        mode = "train" if self.model.training else "eval"
-        if mode == "train" and self._step == 0 and self.state.global_step == 0:
-            self._warn_of_another_reference(totals)
-        if mode in self._totals:
-            totals = self._totals[mode] + totals
-        elif mode == "train":
-            self._first_counted_step = self.state.global_step + 1
-        self._totals[mode] = totals
-
-    def _warn_of_another_reference(self, totals: CreditTotals) -> None:
-        distance = totals.metrics()["dgpo/hellinger_sq/max"]
-        if distance <= _SAME_POLICY or not self.accelerator.is_main_process:
-            return
-        if self.ref_model is None:
-            cause = "The reference is the model with the adapter switched off; an adapter that is not new"
-        else:
-            path = self.model.config._name_or_path
-            cause = f"The reference is loaded from config._name_or_path={path!r}; a policy changed in memory"
-        logger.warning(
-            "The policy differs from its reference before the first update (largest squared Hellinger distance %.2g;"
-            " 0 is expected). %s or dropout (disable_dropout=True switches it off) does this.",
-            distance,
-            cause,
-        )
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log TRL's metrics and the credit of all tokens since the last call."""
-        mode = "train" if self.model.training else "eval"
-        totals = self._totals.pop(mode, None)
-        if totals is not None and totals.stats().num_tokens:
-            metrics = totals.metrics()
-            if self._kl_beta == 0.0:  # TRL logs it where a penalty is paid
-                metrics["kl"] = totals.mean_kl()
-            for name, value in metrics.items():
-                self._metrics[mode][name].append(value)
-            if mode == "train":
-                steps = (self._first_counted_step, self.state.global_step)
-                notice = self._inert_monitor.update(totals.stats(), *steps)
-                if notice and self.accelerator.is_main_process:
-                    logger.warning(notice)
-        super().log(logs, start_time)
-
-    # -------------------------------------------------------------------------------- stopping and resuming
-
-    def _on_any_rank(self, condition: bool | Tensor) -> bool:
-        """Whether a condition holds on some rank: what stops one must stop all, or the others wait forever."""
-        flag = torch.as_tensor(condition, device=self.accelerator.device).float()
-        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
-
-    def _refuse_non_finite(self, loss: Tensor) -> None:
-        if self._on_any_rank(~torch.isfinite(loss.detach())):
-            raise checks.non_finite_error("The loss", self.state.global_step + 1, self.args.output_dir)
-
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
-        """Keep hold of TRL's sampler, whose order of prompts a resumed run has to continue."""
-        self._train_sampler = super()._get_train_sampler(dataset)
-        return self._train_sampler
-
-    def _layout(self) -> dict[str, int]:
-        """What must not change between a checkpoint and the run that continues it."""
-        names = ("steps_per_generation", "num_iterations", "per_device_train_batch_size", "gradient_accumulation_steps")
-        return {"num_processes": self.accelerator.num_processes, **{name: getattr(self.args, name) for name in names}}
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save what TRL leaves out, and that first: `trainer_state.json`, written last, marks a complete checkpoint."""
-        finite = all(bool(torch.isfinite(p.detach()).all()) for p in self.model.parameters() if p.requires_grad)
-        if self._on_any_rank(not finite):
-            raise checks.non_finite_error("A parameter", self.state.global_step, self.args.output_dir)
-        if not self.args.save_only_model:
-            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            failure = self._try_to_save_state(Path(self._get_output_dir(trial=trial)) / folder)
-            if self._on_any_rank(failure is not None):
-                raise failure or TrainingError("Another process could not write its part of the checkpoint.")
-        super()._save_checkpoint(model, trial)
-
-    def _try_to_save_state(self, checkpoint: Path) -> Exception | None:
-        rank = self.accelerator.process_index
+        credit, error = None, None
         try:
-            state.save_rollout_state(checkpoint, rank, self._step, self._buffered_inputs, self._layout())
-            if self.args.sync_ref_model:
-                reference = self.accelerator.unwrap_model(self.ref_model)
-                state.save_reference(checkpoint, rank, reference, sharded=self.is_fsdp_enabled)
-        except (OSError, SafetensorError, TrainingError) as error:
-            return error
-        return None
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Restore what `_save_checkpoint` saved, where TRL restores its own."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        folder, rank = Path(checkpoint), self.accelerator.process_index
-        if self.args.sync_ref_model:
-            reference = self.accelerator.unwrap_model(self.ref_model)
-            state.load_reference(folder, rank, reference, sharded=self.is_fsdp_enabled)
-        saved = state.load_rollout_state(folder, rank, self.accelerator.device)
-        is_missing = self._on_any_rank(saved is None)
-        if is_missing and not self._on_any_rank(saved is not None):
-            logger.warning("%s holds no state of DGPOTrainer (save_only_model?): resuming is not exact.", checkpoint)
-            return
-        if is_missing or saved is None or self._on_any_rank(saved[2] != self._layout()):
-            before = saved[2] if saved is not None else "another number of processes"
-            raise TrainingError(
-                f"{checkpoint} was saved with {before}, and this run has {self._layout()}: its rollouts do not fit."
-                " Resume with the same, or start a new run from its weights."
-            )
-        self._step, self._buffered_inputs, _ = saved
-        self._skip_past_epochs(folder)
-
-    def _skip_past_epochs(self, checkpoint: Path) -> None:
-        """Bring the sampler's generator to where it was: it draws one order of the prompts an epoch."""
-        epoch = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).epoch or 0.0
-        for _ in range(int(epoch + 1e-6) if self._train_sampler is not None else 0):
-            next(iter(self._train_sampler), None)
-
-
-@contextmanager
-def _reference_wanted(args: DGPOConfig) -> Iterator[None]:
-    """Give TRL's constructor a non-zero `beta`: everything that builds and prepares a reference hangs on it."""
-    beta = args.beta
-    args.beta = beta or 1.0
-    try:
-        yield
-    finally:
-        args.beta = beta
+            credit = assign_credit(stats, self._rule)
+        except Exception as raised:  # whatever a rule raises: the other ranks wait for this one's answer
+            error = raised
+        if self._on_any_rank(error is not None):
+            raise checks.credit_error(error, stats, self.state.global_step + 1, self.args.output_dir)
+        assert credit is not None
+        if self._credit_logging is not None:
+            self._credit_logging.take(inputs, credit, per_token, mask)
+        self._count(credit.totals)
+        return credit

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from dgpo.engines.verl.config import read_settings
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 
 ADVANTAGES = (
     *("grpo", "grpo_vectorized", "gdpo", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg"),
@@ -23,20 +23,21 @@ def check_config(config: Any) -> None:
         config: verl's whole configuration, as Hydra composes it.
 
     Raises:
-        RecipeError: Naming the key, its value, the reason and the remedy.
+        ConfigError: Naming the key, its value, the reason and the remedy.
 
     Example:
         >>> check_config({"algorithm": {"dgpo": {"tua": 0.5}}})
         Traceback (most recent call last):
-        dgpo.errors.RecipeError: algorithm.dgpo.tua is not a setting of DGPO. There are: tau, kappa, ...
+        dgpo.errors.ConfigError: algorithm.dgpo.tua is not a setting of DGPO. Did you mean 'tau'? There are: tau, ...
     """
-    read_settings(config)
+    rule = read_settings(config).rule
     _check_algorithm(config)
     part = config["actor_rollout_ref"]
     _check_engine(part)
-    _check_sequence_parallel(part)
+    pays_kl = part["actor"].get("use_kl_loss") or config["algorithm"].get("use_kl_in_reward")
+    _check_sequence_parallel(part, has_reference=bool(rule.traits.needs_reference or pays_kl))
     if not part.get("hybrid_engine", True):
-        raise RecipeError(
+        raise ConfigError(
             "actor_rollout_ref.hybrid_engine=False puts policy and reference on different workers; DGPO compares them"
             " on one. Set it to True."
         )
@@ -68,7 +69,7 @@ def sequence_parallel_size(role: Any) -> int:
 
 def _check_temperature(temperature: Any) -> None:
     if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
-        raise RecipeError(
+        raise ConfigError(
             f"actor_rollout_ref.rollout.temperature={temperature!r} must be a number above 0 (sampling at 0 is greedy"
             " and has no distribution). Use 1.0."
         )
@@ -78,29 +79,29 @@ def _check_algorithm(config: Any) -> None:
     algorithm = config["algorithm"]
     correction = algorithm.get("rollout_correction") or {}
     if correction.get("bypass_mode", False):
-        raise RecipeError(
+        raise ConfigError(
             "algorithm.rollout_correction.bypass_mode=True skips the policy's pass of old log-probabilities, in which"
             " DGPO measures each token's distance from the reference. Set it to False."
         )
     estimator = algorithm["adv_estimator"]
     if estimator not in ADVANTAGES:
-        raise RecipeError(
+        raise ConfigError(
             f"algorithm.adv_estimator={estimator!r} already gives each token an advantage of its own (or is not known);"
             f" DGPO redistributes that of a whole completion. Use grpo, or one of {', '.join(ADVANTAGES[1:])}."
         )
     loss_mode = (config["actor_rollout_ref"]["actor"].get("policy_loss") or {}).get("loss_mode", "vanilla")
     if loss_mode in SEQUENCE_LOSSES:
-        raise RecipeError(
+        raise ConfigError(
             f"actor_rollout_ref.actor.policy_loss.loss_mode={loss_mode!r} gives all tokens of a completion one ratio;"
             " weights with mean 1 would cancel and leave a sequence-level loss. Use 'vanilla'."
         )
     if loss_mode == "bypass_mode":
-        raise RecipeError(
+        raise ConfigError(
             "actor_rollout_ref.actor.policy_loss.loss_mode='bypass_mode' takes the old log-probabilities for the"
             " rollout's, and DGPO's are the policy's own. Use 'vanilla'."
         )
     if (config.get("distillation") or {}).get("enabled", False):
-        raise RecipeError(
+        raise ConfigError(
             "distillation.enabled=True needs logits of the whole vocabulary, which DGPO's engine never has. Set it to"
             " False."
         )
@@ -109,30 +110,30 @@ def _check_algorithm(config: Any) -> None:
 def _check_engine(part: Any) -> None:
     strategy, model = part["actor"]["strategy"], part["model"]
     if strategy not in ("fsdp", "fsdp2"):
-        raise RecipeError(
+        raise ConfigError(
             f"actor_rollout_ref.actor.strategy={strategy!r} is not built: DGPO takes the place of the LM head in"
             " verl's FSDP engines, and Megatron and the others compute theirs in their own code, cut into pieces of the"
             " vocabulary. Use 'fsdp2' or 'fsdp'."
         )
     if part["ref"]["strategy"] not in ("fsdp", "fsdp2"):
-        raise RecipeError(f"actor_rollout_ref.ref.strategy={part['ref']['strategy']!r} is not built. Use {strategy!r}.")
+        raise ConfigError(f"actor_rollout_ref.ref.strategy={part['ref']['strategy']!r} is not built. Use {strategy!r}.")
     if model.get("use_fused_kernels", False):
-        raise RecipeError(
+        raise ConfigError(
             "actor_rollout_ref.model.use_fused_kernels=True replaces the LM head by verl's kernels; DGPO replaces it by"
             " its own, which hold no logits either. Set it to False."
         )
     if (model.get("mtp") or {}).get("enable", False):
-        raise RecipeError(
+        raise ConfigError(
             "actor_rollout_ref.model.mtp.enable=True adds heads that DGPO does not know. Set it to False."
         )
     if part["actor"].get("calculate_sum_pi_squared", False):
-        raise RecipeError(
+        raise ConfigError(
             "actor_rollout_ref.actor.calculate_sum_pi_squared=True needs logits of the whole vocabulary, which DGPO's"
             " engine never has; only estimators that DGPO does not take use the sum. Set it to False."
         )
     adapted = model.get("target_modules")
     if _lora_rank(model) > 0 and _covers_head(adapted) and not _covers_head(model.get("exclude_modules")):
-        raise RecipeError(
+        raise ConfigError(
             f"actor_rollout_ref.model.target_modules={adapted!r} trains the LM head by an adapter, which DGPO's head"
             " does not follow. Leave lm_head out; 'all-linear' does."
         )
@@ -147,26 +148,26 @@ def _covers_head(modules: Any) -> bool:
     try:
         return re.fullmatch(modules, "lm_head") is not None
     except re.error as error:
-        raise RecipeError(
+        raise ConfigError(
             f"actor_rollout_ref.model: PEFT takes {modules!r} for a regular expression, and it is none: {error}. Use"
             " 'all-linear', or a list of names."
         ) from None
 
 
-def _check_sequence_parallel(part: Any) -> None:
+def _check_sequence_parallel(part: Any, *, has_reference: bool) -> None:
     # Under LoRA the actor is its own reference, and verl does not build what `ref` describes.
-    roles = ("actor",) if _has_adapter(part["model"]) else ("actor", "ref")
+    roles = ("actor", "ref") if has_reference and not _has_adapter(part["model"]) else ("actor",)
     sizes = {role: sequence_parallel_size(part[role]) for role in roles}
     if max(sizes.values()) > 1:
         attention = (part["model"].get("override_config") or {}).get("attn_implementation", "flash_attention_2")
         if attention not in ("flash_attention_2", "flash_attention_3"):
-            raise RecipeError(
+            raise ConfigError(
                 f"ulysses_sequence_parallel_size={max(sizes.values())} with attn_implementation={attention!r}: verl"
                 " exchanges heads for tokens in flash attention only; with any other, each rank attends to its own"
                 " piece of the sequence and the numbers are silently wrong. Use flash_attention_2, or 1."
             )
         if len(set(sizes.values())) > 1:
-            raise RecipeError(
+            raise ConfigError(
                 f"ulysses_sequence_parallel_size is {sizes['actor']} for the actor and {sizes['ref']} for the"
                 " reference; DGPO compares them token by token. Give both the same: set"
                 " actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size and that of"

@@ -1,81 +1,131 @@
-"""What this adapter relies on in verl, and which versions of verl have been checked to keep it.
+"""Everything this adapter relies on in verl: one list, which a contract test and every start of a run compare.
 
-Everything that is overridden, called or replaced is listed with its parameters, and a contract test compares the list
-with the installed verl, so that a new version fails in one place with one clear message.
+`OVERRIDDEN` and `CALLED` name each method and function with its parameters. `hook_differences` compares them with the
+installed verl, so that another version fails in one place, by the name of the hook that differs. What a signature
+cannot say is listed here:
+
+- fields of a batch in TransferQueue: `response_mask`, `old_log_probs`, `entropy`, `advantages`, `rm_scores`, `prompts`
+  and `responses` are read, `ref_log_prob` and `advantages` are written, each a nested tensor; a key is
+  `{uid}_{session}_{index}`, and rows of padding carry the tag `is_padding`;
+- `compute_log_prob` of the workers stores whatever the engine returns, under its names;
+- what is set in `extra_info` of a batch reaches the engines' micro-batches as non-tensor data;
+- a reference is built where `actor.use_kl_loss` or `use_kl_in_reward` is set, and `ref` of a worker is then its engine;
+- verl's engine reads the output of `module(**inputs)` by `prepare_model_outputs` alone, under the autocast of
+  `_autocast_dtype`; `_is_lora` says whether there is an adapter to switch off;
+- `EngineRegistry._engines` holds engines by model type, backend and device; one with the vendor in its key precedes one
+  without.
+
+`tests/engines/verl/test_contract.py` has a test for each of them.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+import functools
+import importlib
+import inspect
+from typing import Any
 
-from dgpo.errors import UnsupportedVersionError
+from dgpo.versions import check_version
 
 SUPPORTED = ((0, 9, 1), (0, 9, 2))
 """Lowest supported release, and the first one that is not supported any more."""
 
-TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
-    "_init_resource_pool_mgr": ("self",),
-    "_compute_old_log_prob": ("self", "batch", "metrics"),
-    "_compute_ref_log_prob": ("self", "batch", "metrics"),
-    "_compute_advantage": ("self", "batch", "metrics"),
-    "on_init_end": ("self",),
+Hooks = dict[str, dict[str, tuple[str, ...]]]
+"""`module:class`, or `module` alone, then each function with the names of its parameters."""
+
+TRAINER = "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync"
+ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
+WORKER = "verl.workers.engine_workers:ActorRolloutRefWorker"
+
+OVERRIDDEN: Hooks = {
+    TRAINER: {
+        "__init__": ("self", "config"),
+        "_init_resource_pool_mgr": ("self",),
+        "on_init_end": ("self",),
+        "_compute_old_log_prob": ("self", "batch", "metrics"),
+        "_compute_ref_log_prob": ("self", "batch", "metrics"),
+        "_compute_advantage": ("self", "batch", "metrics"),
+    },
+    ENGINE: {
+        "_build_module": ("self",),
+        "forward_backward_batch": ("self", "data", "loss_function", "forward_only"),
+        "forward_step": ("self", "micro_batch", "loss_function", "forward_only"),
+        "prepare_model_outputs": ("self", "output", "output_args", "micro_batch", "logits_processor_func"),
+    },
+    WORKER: {"init_model": ("self",)},
 }
-"""Methods of `PPOTrainerSync` that `DGPOTrainer` overrides, with the parameters they must have."""
+"""Methods that `DGPOTrainer`, `HeadStatistics` and `DGPOWorker` override."""
 
-ENGINE_HOOKS: dict[str, tuple[str, ...]] = {
-    "_build_module": ("self",),
-    "forward_backward_batch": ("self", "data", "loss_function", "forward_only"),
-    "forward_step": ("self", "micro_batch", "loss_function", "forward_only"),
-    "prepare_model_inputs": ("self", "micro_batch"),
-    "prepare_model_outputs": ("self", "output", "output_args", "micro_batch", "logits_processor_func"),
+CALLED: Hooks = {
+    ENGINE: {
+        "prepare_model_inputs": ("self", "micro_batch"),
+        "eval_mode": ("self", "kwargs"),
+        "disable_adapter": ("self",),
+        "_gather_and_unpad_packed": ("self", "tensor", "pad_size"),
+    },
+    "verl.workers.engine.base:EngineRegistry": {"register": ("model_type", "backend", "device", "vendor")},
+    "verl.trainer.ppo.v1.trainer_base": {"register_trainer": ("name",)},
+    "verl.single_controller.base.decorator": {
+        "register": ("dispatch_mode", "execute_mode", "blocking", "materialize_futures")
+    },
+    "verl.workers.utils.padding": {
+        "response_from_nested": ("tensor", "response_mask"),
+        "response_to_nested": ("tensor", "response_mask"),
+    },
+    "verl.utils.tensordict_utils": {"get_non_tensor_data": ("data", "key", "default")},
+    "verl.utils.device": {"get_device_id": (), "get_device_name": ()},
+    "verl.plugin.platform": {"get_platform": ()},
+    "verl.trainer.ppo.utils": {"need_reference_policy": ("config",)},
+    "transfer_queue": {
+        "kv_batch_get": ("keys", "partition_id", "select_fields"),
+        "kv_batch_put": ("keys", "partition_id", "fields", "tags", "data_parser"),
+        "KVBatchMeta": ("keys", "tags", "partition_id", "fields", "extra_info"),
+    },
 }
-"""Methods of `FSDPEngineWithLMHead` that `HeadStatistics` overrides."""
-
-ENGINE_CALLS: dict[str, tuple[str, ...]] = {
-    "eval_mode": ("self", "kwargs"),
-    "disable_adapter": ("self",),
-    "_gather_and_unpad_packed": ("self", "tensor", "pad_size"),
-}
-"""Methods of `FSDPEngineWithLMHead` that are called."""
-
-WORKER_HOOKS: dict[str, tuple[str, ...]] = {"init_model": ("self",)}
-"""Methods of `ActorRolloutRefWorker` that `DGPOWorker` overrides."""
+"""Functions and methods that are called."""
 
 
-def supported_range() -> str:
-    """Return the supported versions as pip would write them.
+def hook_differences() -> list[str]:
+    """Return what of the installed verl differs from `OVERRIDDEN` and `CALLED`.
 
     Returns:
-        A requirement.
+        One entry a hook, with the parameters that it has and those that it should have; empty where all are the same.
 
     Example:
-        >>> supported_range()
-        'verl>=0.9.1,<0.9.2'
+        >>> hook_differences()
+        []
     """
-    low, high = (".".join(map(str, bound)) for bound in SUPPORTED)
-    return f"verl>={low},<{high}"
+    differences = []
+    for hooks in (OVERRIDDEN, CALLED):
+        for owner, functions in hooks.items():
+            for name, parameters in functions.items():
+                installed = _parameters_of(owner, name)
+                if installed != parameters:
+                    actual = f"takes ({', '.join(installed)})" if installed is not None else "is not there"
+                    differences.append(f"{owner.replace(':', '.')}.{name} {actual}, not ({', '.join(parameters)})")
+    return differences
 
 
-def check_verl_version(installed: str | None = None) -> None:
-    """Refuse a verl whose hooks have not been checked.
+def _parameters_of(owner: str, name: str) -> tuple[str, ...] | None:
+    """Names of the parameters of a function; None where there is no such function."""
+    module, _, cls = owner.partition(":")
+    try:
+        namespace: Any = importlib.import_module(module)
+        function = getattr(getattr(namespace, cls) if cls else namespace, name)
+    except (ImportError, AttributeError):
+        return None
+    return tuple(inspect.signature(function).parameters)
 
-    Args:
-        installed: Version to judge; that of the installed verl by default.
+
+@functools.cache
+def check_verl_version() -> None:
+    """Refuse a verl that has not been tested, or one of whose hooks differs.
+
+    `DGPO_ALLOW_UNTESTED_VERL=1` tries another version all the same, with one warning a process, if every hook is as it
+    was.
 
     Raises:
-        UnsupportedVersionError: If verl is absent or outside of the supported range.
+        UnsupportedVersionError: If verl is absent, of another version, or a hook differs; it names the hook.
 
     Example:
-        >>> check_verl_version("0.9.1.post1")
+        >>> check_verl_version()
     """
-    if installed is None:
-        try:
-            installed = version("verl")
-        except PackageNotFoundError:
-            raise UnsupportedVersionError("verl is not installed. Install it with: pip install 'dgpo[verl]'") from None
-    numbers = [int(part) for part in installed.split(".")[:3] if part.isdigit()]
-    release = tuple(numbers + [0] * (3 - len(numbers)))
-    low, high = SUPPORTED
-    if not low <= release < high:
-        raise UnsupportedVersionError(
-            f"verl {installed} is installed, but this version of dgpo has been checked with {supported_range()} only;"
-            f" it relies on verl's inner hooks. Run: pip install '{supported_range()}'"
-        )
+    check_version("verl", SUPPORTED, find_differences=hook_differences)

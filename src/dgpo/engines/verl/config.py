@@ -1,61 +1,89 @@
 """DGPO's settings under `algorithm.dgpo` of verl's configuration, and what they change in the rest of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from dgpo.core.checks import check_not_negative, check_positive
-from dgpo.errors import RecipeError
+from dgpo.config import CreditConfig
+from dgpo.errors import ConfigError
+from dgpo.names import did_you_mean
+from dgpo.rules import CreditRule, even, fipo
 
 TRAINER_MODE = "dgpo"
 """Value of `trainer.v1.trainer_mode` that chooses DGPO."""
 
 _BASE_MODE = "sync"
+_PREFIX = "algorithm.dgpo."
+_ATTRIBUTES = {
+    **{name: name for name in ("tau", "kappa")},
+    "rule": "credit_rule",
+    "options": "credit_options",
+    **{name: name for name in ("credit_policy", "inert_warning_steps", "credit_log_steps", "credit_log_completions")},
+}
+"""Keys of `algorithm.dgpo` and the attributes of `CreditConfig` that they set."""
 
 
-@dataclass(frozen=True)
-class DGPOSettings:
-    """The keys of `algorithm.dgpo`, with the meaning that they have in `DGPOConfig` of the TRL engine.
+@dataclass
+class DGPOSettings(CreditConfig):
+    """The settings of `algorithm.dgpo`: those of `CreditConfig`, where `rule` and `options` are short names.
 
     Attributes:
-        tau: Temperature of the redistribution, above 0.
-        kappa: Exponent of the entropy gate, at least 0.
         credit_policy: `"old"`: the policy that sampled gives the credit, in verl's pass of old log-probabilities.
-        inert_warning_steps: Warn once after this many steps in a row with all weights within 0.01 of 1; 0: never.
         credit_log_steps: Write the credit of every token of a few completions to `trainer.default_local_dir`/credit at
             step 1 and every so many steps; 0: never.
-        credit_log_completions: How many completions a logged step keeps.
+        rule: The rule with its options, from `credit_rule`, `credit_options`, `tau` and `kappa`.
 
     Raises:
-        RecipeError: For a value that cannot work, naming the value and the remedy.
+        ConfigError: For a value that cannot work, naming the key, the value and the remedy.
 
     Example:
-        >>> DGPOSettings(tau=0.1).kappa
+        >>> settings = DGPOSettings(tau=0.1)
+        >>> settings.kappa
         1.0
+        >>> str(settings.rule)
+        'dgpo(tau=0.1, kappa=1.0)'
     """
 
-    tau: float = 0.5
-    kappa: float = 1.0
     credit_policy: str = "old"
-    inert_warning_steps: int = 50
-    credit_log_steps: int = 0
-    credit_log_completions: int = 8
+    rule: CreditRule = field(init=False)
 
     def __post_init__(self) -> None:
-        try:
-            check_positive("algorithm.dgpo.tau", self.tau, "The paper uses 0.5; larger values come closer to GRPO.")
-            check_not_negative("algorithm.dgpo.kappa", self.kappa, "Use 0 for no entropy gate, 1 for the paper's.")
-        except (TypeError, ValueError) as error:
-            raise RecipeError(str(error)) from None
+        self.rule = self._resolve()
         if self.credit_policy != "old":
-            raise RecipeError(
-                f"algorithm.dgpo.credit_policy={self.credit_policy!r} is not built for verl: the weights come from its"
+            raise ConfigError(
+                f"{_PREFIX}credit_policy={self.credit_policy!r} is not built for verl: the weights come from its"
                 " pass of old log-probabilities. Use 'old'; the two are equal where one update is made per batch."
             )
-        for name, least in (("inert_warning_steps", 0), ("credit_log_steps", 0), ("credit_log_completions", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RecipeError(f"algorithm.dgpo.{name} must be a whole number of at least {least}, got {value!r}.")
+        if "kl" in self.rule.traits.reads:
+            raise ConfigError(
+                f"{_PREFIX}rule={self.credit_rule!r} reads kl, the divergence over the vocabulary, which verl's pass of"
+                " old log-probabilities does not give. hellinger_sq and ref_logps it gives: use a rule that reads no"
+                " other of the three."
+            )
+        if self.rule.function is fipo:
+            raise ConfigError(
+                f"{_PREFIX}rule={self.credit_rule!r} weighs tokens by the policy's change since it sampled, and under"
+                " verl the credit is given before the first update, where there is none: all weights would be 1, which"
+                " is rule='even'."
+            )
+
+    def _resolve(self) -> CreditRule:
+        try:
+            return self.resolve_rule(_PREFIX)
+        except ConfigError as error:
+            message = str(error)
+        message = message.replace("credit_options.", f"{_PREFIX}options.")
+        if _PREFIX not in message:
+            message = f"{_PREFIX}rule={self.credit_rule!r}: {message}"
+        for name in ("tau", "kappa"):
+            if f"no option {name!r}" in message:
+                message += f" Set {_PREFIX}{name}=null."
+        raise ConfigError(message)
+
+    @property
+    def inert_patience(self) -> int:
+        """Steps with even weights before the notice; 0 where even weights are what the rule gives."""
+        return 0 if self.rule.function is even else self.inert_warning_steps
 
 
 def read_settings(config: Any) -> DGPOSettings:
@@ -68,32 +96,48 @@ def read_settings(config: Any) -> DGPOSettings:
         The settings, defaults where a key is not given.
 
     Raises:
-        RecipeError: For a key that does not exist or a value that cannot work.
+        ConfigError: For a key that does not exist or a value that cannot work.
 
     Example:
-        >>> read_settings({"algorithm": {"dgpo": {"tau": 0.2}}}).tau
-        0.2
+        >>> settings = read_settings({"algorithm": {"dgpo": {"rule": "capped", "options": {"cap": 3.0}}}})
+        >>> str(settings.rule)
+        'capped(tau=0.5, kappa=1.0, cap=3.0)'
     """
-    given = config["algorithm"].get("dgpo")
+    given = _plain(config["algorithm"].get("dgpo"))
     given = {} if given is None else given
-    names = [field.name for field in fields(DGPOSettings)]
-    if not isinstance(given, Mapping) and not hasattr(given, "items"):
-        raise RecipeError(
-            f"algorithm.dgpo must hold {', '.join(names)}, got {given!r}. trainer.v1.trainer_mode switches DGPO on"
-            f" ({TRAINER_MODE}) and off (sync)."
+    keys = ", ".join(_ATTRIBUTES)
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"algorithm.dgpo must hold {keys}, got {given!r}. trainer.v1.trainer_mode switches DGPO on ({TRAINER_MODE})"
+            f" and off ({_BASE_MODE})."
         )
-    values = dict(given.items())
-    for name in values:
-        if name not in names:
-            raise RecipeError(f"algorithm.dgpo.{name} is not a setting of DGPO. There are: {', '.join(names)}.")
+    for key in given:
+        if key not in _ATTRIBUTES:
+            raise ConfigError(
+                f"{_PREFIX}{key} is not a setting of DGPO.{did_you_mean(key, _ATTRIBUTES)} There are: {keys}."
+            )
+    options = given.get("options")
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"{_PREFIX}options must hold options of the rule by name, got {options!r}.")
+    values = {_ATTRIBUTES[key]: value for key, value in given.items()}
+    values["credit_options"] = dict(options or {})
     return DGPOSettings(**values)
+
+
+def _plain(section: Any) -> Any:
+    """Return a section of a `DictConfig` as plain data, references resolved; anything else as it is."""
+    if isinstance(section, dict) or not isinstance(section, Mapping):
+        return section
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(section, resolve=True)
 
 
 def prepare_config(config: Any) -> None:
     """Change verl's configuration so that it builds what DGPO needs; in place.
 
     - `trainer.v1.trainer_mode` becomes `sync`: verl branches on this literal in several places.
-    - A reference policy is built, which verl does only for a KL penalty: `use_kl_loss` is set, and
+    - Where the rule reads the reference, one is built, which verl does only for a KL penalty: `use_kl_loss` is set, and
       `actor_rollout_ref.dgpo_kl_loss` tells the workers what it was, who put it back before they build the loss.
 
     Args:
@@ -101,11 +145,12 @@ def prepare_config(config: Any) -> None:
     """
     from omegaconf import open_dict
 
+    needs_reference = read_settings(config).rule.traits.needs_reference
     with open_dict(config):
         part = config.actor_rollout_ref
         config.trainer.v1.trainer_mode = _BASE_MODE
         part.dgpo_kl_loss = bool(part.actor.use_kl_loss)
-        part.actor.use_kl_loss = True
+        part.actor.use_kl_loss = part.dgpo_kl_loss or needs_reference
         # The reference is scored in the policy's micro-batches; verl wants sizes of its own for it all the same.
         for key in ("log_prob_micro_batch_size_per_gpu", "log_prob_max_token_len_per_gpu", "log_prob_use_dynamic_bsz"):
             if part.ref.get(key) is None:

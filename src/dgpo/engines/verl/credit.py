@@ -1,101 +1,97 @@
-"""From the statistics of a credit pass to token advantages: padded tensors of one batch, on the trainer's process."""
+"""From a batch of verl's to `TokenStats`: the one place where verl's names become those of the core."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from verl.workers.utils.padding import response_from_nested
 
-from dgpo.core.credit import entropy_gate, gated_scores, redistribute, redistribution_weights
-from dgpo.core.totals import CreditTotals
-from dgpo.engines.verl.config import DGPOSettings
+from dgpo.core.token_stats import TokenStats
 from dgpo.errors import TrainingError
 
+REFERENCE_FIELDS = ("hellinger_sq", "ref_log_probs")
+"""What a credit pass stores beside verl's fields, over whole sequences."""
 
-@dataclass(frozen=True)
-class BatchCredit:
-    """The credit of one batch; rows of padding have weights, and so advantages, of 0.
+FIELDS = ("response_mask", "advantages", "rm_scores", "old_log_probs", "entropy")
+"""What verl stores of each response."""
 
-    Attributes:
-        advantages: (B, T) float32, the completion's advantage times the token's weight.
-        weights: (B, T) float32, w, mean 1 over the trained tokens of a row.
-        scores: (B, T) float32, s.
-        totals: For metrics and the inert notice.
-    """
-
-    advantages: Tensor
-    weights: Tensor
-    scores: Tensor
-    totals: CreditTotals
+_NAMES = {
+    "entropy": "entropy",
+    "logps": "old_log_probs",
+    "hellinger_sq": "hellinger_sq",
+    "ref_logps": "ref_log_probs",
+}
+"""Per-token fields of `TokenStats` and verl's names for them."""
 
 
-def credit_of_batch(
-    advantages: Tensor,
-    response_mask: Tensor,
-    *,
-    hellinger_sq: Tensor,
-    entropy: Tensor,
-    log_probs: Tensor,
-    ref_log_probs: Tensor,
-    vocab_size: int,
-    settings: DGPOSettings,
-) -> BatchCredit:
-    """Return the token advantages of a batch.
+def token_stats(
+    data: Mapping[str, Tensor], keys: Sequence[str], *, vocab_size: int, is_padding: Sequence[bool] | None = None
+) -> TokenStats:
+    """Return the statistics of a batch for a credit rule.
+
+    `old_logps` are `logps`: the credit is given before the first update, by the policy that sampled.
 
     Args:
-        advantages: (B, T), one value a row wherever the mask is set, as verl's outcome estimators give it.
-        response_mask: (B, T) bool, True where a token is trained. Other slots are not read.
-        hellinger_sq: (B, T), d in [0, 1].
-        entropy: (B, T), H in nats.
-        log_probs: (B, T), of the policy that sampled.
-        ref_log_probs: (B, T), of the reference.
+        data: Nested tensors of B rows by verl's names: `FIELDS`, and `REFERENCE_FIELDS` where a reference was scored.
+        keys: verl's keys of the rows, `{uid}_{session}_{index}`; the completions of a prompt have one uid.
         vocab_size: V.
-        settings: tau and kappa.
+        is_padding: Which rows verl has added to fill the batch up; their reward is nan. None by default.
 
     Returns:
-        Advantages, weights, scores and totals. No gradient.
+        Padded to the longest response; nothing of a row of padding is trained.
+    """
+    nested_mask = data["response_mask"]
+    mask = _padded(nested_mask).bool()
+    per_token = {}
+    for name, field in _NAMES.items():
+        if field in REFERENCE_FIELDS:
+            if field not in data:
+                continue
+            per_token[name] = _padded(response_from_nested(data[field], nested_mask))
+        else:
+            per_token[name] = _padded(data[field])
+    # verl's outcome estimators write one value to all trained tokens of a completion; it is 0 where none is trained.
+    first = mask.int().argmax(-1, keepdim=True)
+    advantages = torch.where(mask.any(-1), _padded(data["advantages"]).gather(-1, first)[:, 0], 0.0)
+    rewards = _padded(data["rm_scores"]).sum(-1)
+    if is_padding is not None:
+        rewards = rewards.masked_fill(torch.tensor(is_padding, dtype=torch.bool), torch.nan)
+    uids = [key.rsplit("_", 2)[0] for key in keys]
+    numbers = {uid: number for number, uid in enumerate(dict.fromkeys(uids))}
+    return TokenStats(
+        completion_mask=mask,
+        advantages=advantages,
+        old_logps=per_token["logps"],
+        vocab_size=vocab_size,
+        rewards=rewards,
+        group=torch.tensor([numbers[uid] for uid in uids], dtype=torch.int64),
+        **per_token,
+    )
+
+
+def check_finite(stats: TokenStats) -> None:
+    """Stop the run before an update by statistics that are not finite.
+
+    Args:
+        stats: Of a batch.
 
     Raises:
-        TrainingError: If a statistic of a trained token is not finite.
-
-    Example:
-        >>> import math, torch
-        >>> found = credit_of_batch(
-        ...     torch.tensor([[2.0, 2.0]]),
-        ...     torch.tensor([[True, True]]),
-        ...     hellinger_sq=torch.tensor([[0.0, 1.0]]),
-        ...     entropy=torch.full((1, 2), math.log(4)),
-        ...     log_probs=torch.zeros(1, 2),
-        ...     ref_log_probs=torch.zeros(1, 2),
-        ...     vocab_size=4,
-        ...     settings=DGPOSettings(tau=1 / math.log(3)),
-        ... )
-        >>> found.advantages    # e^(s / tau) = 1, 3: weights 0.5 and 1.5
-        tensor([[1.0000, 3.0000]])
+        TrainingError: If a statistic of a trained token is nan or infinite; it names verl's field.
     """
-    per_token = {
-        "hellinger_sq": hellinger_sq,
-        "entropy": entropy,
-        "log_probs": log_probs,
-        "ref_log_probs": ref_log_probs,
-    }
-    for name, values in per_token.items():
-        bad = int((~torch.isfinite(values[response_mask])).sum())
-        if bad:
+    for name, field in _NAMES.items():
+        values = getattr(stats, name)
+        if values is None:
+            continue
+        num_bad = int((~torch.isfinite(values[stats.completion_mask])).sum())
+        if num_bad:
             raise TrainingError(
-                f"{name} of {bad} trained tokens is not finite; no weight could be trusted, so the run stops before the"
-                " update. Usual causes: a learning rate that is too high, fp16 overflow (use bf16), or a model whose"
-                " weights were nan from the start."
+                f"{field} of {num_bad} trained tokens is not finite; no weight could be trusted, so the run stops"
+                " before the update. Usual causes: a learning rate that is too high, fp16 overflow (use bf16), or a"
+                " model whose weights were nan from the start."
             )
-    gate = entropy_gate(entropy, vocab_size=vocab_size, kappa=settings.kappa)
-    scores = gated_scores(hellinger_sq, entropy, vocab_size=vocab_size, kappa=settings.kappa)
-    weights = redistribution_weights(scores, response_mask, tau=settings.tau)
-    log_ratio = ref_log_probs - log_probs
-    totals = CreditTotals.of(
-        weights,
-        scores,
-        response_mask,
-        hellinger_sq=hellinger_sq,
-        entropy_gate=gate,
-        kl=log_ratio.exp() - log_ratio - 1,
-    )
-    return BatchCredit(redistribute(advantages, weights), weights, scores, totals)
+
+
+def _padded(nested: Tensor) -> Tensor:
+    """Return (B, T) float32 with zeros where a row is shorter."""
+    padded: Tensor = torch.nested.to_padded_tensor(nested.float(), 0.0)
+    return padded

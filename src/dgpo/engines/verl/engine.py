@@ -12,7 +12,7 @@ from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from dgpo.engines.verl.heads import HeadSeam, KeepHidden, ReferenceHead, ScoreTokens
+from dgpo.engines.verl.heads import HeadHook, ReferenceHead, ScoreTokens
 from dgpo.errors import TrainingError
 
 CREDIT_PASS = "dgpo_credit"
@@ -22,7 +22,7 @@ BACKENDS = ("fsdp", "fsdp2")
 
 
 class HeadStatistics:
-    """Mixin for an engine with LM head: log-probabilities, entropy and credit from streamed head statistics.
+    """Mixin for an engine with LM head: log-probabilities, entropy and credit statistics from a streamed head.
 
     Every pass gets log-probabilities and entropy from `dgpo.lm_head`, with gradient in the update. A forward-only pass
     whose batch carries `CREDIT_PASS` scores the reference as well, micro-batch by micro-batch, and returns
@@ -38,104 +38,100 @@ class HeadStatistics:
     _is_lora: bool
     _autocast_dtype: torch.dtype
 
-    _seam: HeadSeam
-    _task: ScoreTokens | None = None  # of the micro-batch being computed
-    _reference: ReferenceHead | None = None
-    _kept_head: tuple[Tensor, Tensor | None] | None = None  # of the reference, for the length of one pass
-    _head_has_run: bool = False
+    _head: HeadHook
+    _reference: ReferenceHead | None = None  # for the length of a credit pass
+    _scoring: ScoreTokens | None = None  # of the micro-batch being computed
 
     @property
     def vocab_size(self) -> int:
         """V, the rows of the head, which d and h run over."""
-        return self._seam.vocab_size
+        return self._head.vocab_size
 
     def _build_module(self) -> Any:
-        """Build the model and take the place of its head, before anything wraps it."""
-        module = super()._build_module()  # type: ignore[misc]
-        self._seam = HeadSeam(module)
+        """Build the model and hook its head, before anything wraps it."""
+        module = super()._build_module()
+        self._head = HeadHook(module)
         return module
 
-    def forward_backward_batch(self, data: TensorDict, loss_function: Callable, forward_only: bool = False) -> Any:
-        """Run verl's loop over micro-batches; in a credit pass with the reference awake."""
-        awake: AbstractContextManager = nullcontext()
-        if forward_only and _is_credit_pass(data):
-            if self.reference_engine is not None:
-                awake = self.reference_engine.eval_mode()  # type: ignore[attr-defined]
-            elif not self._is_lora:
-                raise TrainingError("A credit pass was asked of an engine without a reference and without an adapter.")
+    def forward_backward_batch(
+        self, data: TensorDict, loss_function: Callable[..., Any] | None, forward_only: bool = False
+    ) -> Any:
+        """Run verl's loop over micro-batches; in a credit pass with the reference ready to be scored."""
+        if not (forward_only and _is_credit_pass(data)):
+            return super().forward_backward_batch(data, loss_function, forward_only)
+        if self.reference_engine is None and not self._is_lora:
+            raise TrainingError("A credit pass was asked of an engine without a reference and without an adapter.")
+        in_eval_mode: AbstractContextManager[Any] = nullcontext()
+        if self.reference_engine is not None:
+            in_eval_mode = self.reference_engine.eval_mode()  # type: ignore[attr-defined]
+        self._reference = ReferenceHead(has_weight=self.reference_engine is not None)
         try:
-            with awake:
-                return super().forward_backward_batch(data, loss_function, forward_only)  # type: ignore[misc]
+            with in_eval_mode:
+                return super().forward_backward_batch(data, loss_function, forward_only)
         finally:
-            self._kept_head = None
+            self._reference = None
 
-    def forward_step(self, micro_batch: TensorDict, loss_function: Callable | None, forward_only: bool) -> Any:
-        """Compute one micro-batch; in a credit pass the reference comes first."""
-        if forward_only and _is_credit_pass(micro_batch):
-            self._reference = self._score_reference(micro_batch)
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: Callable[..., Any] | None, forward_only: bool
+    ) -> Any:
+        """Compute one micro-batch: the reference first in a credit pass, then verl's step with the head hooked."""
+        micro_batch = micro_batch.to(get_device_id())
+        self._scoring = self._prepare_scoring(micro_batch)
         try:
-            return super().forward_step(micro_batch, loss_function, forward_only)  # type: ignore[misc]
+            with self._head.replace(self._scoring):
+                return super().forward_step(micro_batch, loss_function, forward_only)
         finally:
-            self._task = self._reference = None
-            self._seam.answer_with(None)
-            self._head_has_run = True
+            self._scoring = None
 
-    def prepare_model_inputs(self, micro_batch: TensorDict) -> Any:
-        """Prepare verl's inputs, and the head for what will be asked of it."""
-        inputs, output_args = super().prepare_model_inputs(micro_batch)  # type: ignore[misc]
+    def _prepare_scoring(self, micro_batch: TensorDict) -> ScoreTokens:
+        """Return what computes the statistics of a micro-batch, with the reference already run in a credit pass."""
+        inputs, output_args = self.prepare_model_inputs(micro_batch)  # type: ignore[attr-defined]
+        if self._reference is not None:
+            self._run_reference(inputs, self._reference)
         positions = inputs["attention_mask"]
-        self._task = ScoreTokens(
+        return ScoreTokens(
             targets=output_args["input_ids_rmpad_rolled"],
             temperature=_temperature(micro_batch),
             positions=None if positions is None else positions.bool(),
             reference=self._reference,
         )
-        self._seam.answer_with(self._task)
-        return inputs, output_args
+
+    def _run_reference(self, inputs: dict[str, Any], reference: ReferenceHead) -> None:
+        """Capture the reference's hidden states for a micro-batch.
+
+        The head of a reference that is a model of its own is gathered and copied at the first micro-batch of a pass,
+        and bypassed at the others.
+        """
+        engine = self.reference_engine or self
+        # FSDP2 finds the modules it wraps in the first forward pass: the head has to be among them.
+        can_bypass = engine._head.has_run and not reference.needs_weight
+        head = engine._head.bypass(reference.capture) if can_bypass else engine._head.replace(reference.capture)
+        without_adapter: AbstractContextManager[Any] = nullcontext()
+        if engine is self:
+            without_adapter = self.disable_adapter()  # type: ignore[attr-defined]
+        reference.hidden = None
+        with without_adapter, engine._autocast(), head:
+            engine.module(**inputs, use_cache=False)
+        if reference.hidden is None:
+            raise TrainingError("The reference's forward pass did not call its LM head; DGPO needs its hidden states.")
 
     def prepare_model_outputs(
         self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict[str, Tensor]:
         """Return the statistics under verl's names, as nested tensors over whole sequences."""
-        task = self._task
-        assert task is not None, "prepare_model_inputs comes first"
-        columns = task.columns(output.logits)
+        scoring = self._scoring
+        assert scoring is not None, "verl calls this from forward_step"
+        columns = scoring.columns(output.logits)
         columns = self._gather_and_unpad_packed(columns, output_args.get("pad_size", 0))  # type: ignore[attr-defined]
         offsets = micro_batch["input_ids"].offsets()
         wants_entropy = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
         return {
             name: torch.nested.nested_tensor_from_jagged(values, offsets)
-            for name, values in zip(task.names, columns.unbind(-1), strict=True)
-            if name != "entropy" or wants_entropy or task.reference is not None
+            for name, values in zip(scoring.names, columns.unbind(-1), strict=True)
+            if name != "entropy" or wants_entropy or scoring.reference is not None
         }
 
-    def _score_reference(self, micro_batch: TensorDict) -> ReferenceHead:
-        """Return the reference's hidden states for a micro-batch, with its head where it is not the policy's.
-
-        The head of a reference of its own is gathered and copied at the first micro-batch of a pass, and stepped over
-        at the others.
-        """
-        inputs, _ = super().prepare_model_inputs(micro_batch.to(get_device_id()))  # type: ignore[misc]
-        engine = self.reference_engine or self
-        owns_head = engine is not self
-        without_adapter: AbstractContextManager = (
-            nullcontext() if owns_head else self.disable_adapter()  # type: ignore[attr-defined]
-        )
-        keep = KeepHidden(copies_head=owns_head and self._kept_head is None)
-        # FSDP2 finds the modules it wraps in the first forward pass: the head has to be among them.
-        steps_over = engine._head_has_run and not keep.copies_head
-        seam = engine._seam
-        with without_adapter, engine._autocast(), seam.stepped_over(keep) if steps_over else seam.answering(keep):
-            engine.module(**inputs, use_cache=False)
-        engine._head_has_run = True
-        if keep.head is not None:
-            self._kept_head = keep.head
-        if keep.hidden is None:
-            raise TrainingError("The reference's forward pass did not call its LM head; DGPO needs its hidden states.")
-        weight, bias = self._kept_head or (None, None)
-        return ReferenceHead(keep.hidden, weight, bias)
-
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[Any]:
         """Cast as verl's `forward_step` does."""
         if self._autocast_dtype == torch.float32:
             return nullcontext()

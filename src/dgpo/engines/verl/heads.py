@@ -1,9 +1,9 @@
-"""The seam: the LM head of a model in verl's engine, answered by `dgpo.lm_head` instead of by a matrix product.
+"""A hook on the LM head of a model in verl's engine: `dgpo.lm_head` computes there in place of the matrix product.
 
-verl calls `module(**inputs)` and reads `.logits`. While a task is set, the head's `forward` returns per-token
-statistics in place of logits: (1, N, 2) or (1, N, 4) instead of (1, N, V). They leave through the model as its logits
-would, so that what a wrapper does with a module's inputs and outputs (FSDP gathers the head before it runs and again
-before its backward pass) is done as ever, in the forward-only pass and in the update alike.
+verl calls `module(**inputs)` and reads `.logits`. Inside of `HeadHook.replace` the head returns per-token statistics in
+place of logits: (1, N, 2) or (1, N, 4) instead of (1, N, V). They leave through the model as its logits would, so that
+what a wrapper does with a module's inputs and outputs (FSDP gathers the head before it runs and again before its
+backward pass) is done as ever, in the forward-only pass and in the update alike.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,36 +23,38 @@ POLICY_COLUMNS = ("log_probs", "entropy")
 CREDIT_COLUMNS = (*POLICY_COLUMNS, "hellinger_sq", "ref_log_probs")
 """What policy and reference together give."""
 
-HeadTask = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Answers one call of the head from hidden states (B, L, H), weight (V, H) and bias (V,) or None."""
+HeadFunction = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+"""Takes hidden states (B, L, H), weight (V, H) and bias (V,) or None; weight is None where the head is bypassed."""
 
 
 @dataclass
 class ReferenceHead:
-    """Hidden states of the reference for one micro-batch, and its head; no weight: the policy's own."""
+    """The reference in one pass over a batch: its hidden states, one micro-batch after another, and its head.
 
-    hidden: Tensor
+    Attributes:
+        has_weight: Whether the reference is a model of its own; otherwise its head is the policy's.
+        hidden: (B, L, H), of the micro-batch.
+        weight: (V, H), a copy: after its forward pass a sharded model frees what it has gathered.
+        bias: (V,) or None.
+    """
+
+    has_weight: bool
+    hidden: Tensor | None = None
     weight: Tensor | None = None
     bias: Tensor | None = None
 
+    @property
+    def needs_weight(self) -> bool:
+        """Whether the head has still to be copied."""
+        return self.has_weight and self.weight is None
 
-@dataclass
-class KeepHidden:
-    """Keeps the hidden states, computes nothing; with `copies_head` also a copy of the head.
-
-    The copy outlives the forward pass, after which a sharded model frees what it has gathered.
-    """
-
-    copies_head: bool = False
-    hidden: Tensor | None = None
-    head: tuple[Tensor, Tensor | None] | None = None
-
-    def __call__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Keep what is asked for, and return one zero for the model to go on with."""
+    def capture(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Take the hidden states, and the head if it is needed; return one zero in place of logits."""
         self.hidden = hidden.detach()
-        if self.copies_head:
-            assert weight is not None
-            self.head = (weight.detach().clone(), None if bias is None else bias.detach().clone())
+        if self.needs_weight:
+            assert weight is not None, "a head that is bypassed cannot be copied"
+            self.weight = weight.detach().clone()
+            self.bias = None if bias is None else bias.detach().clone()
         return hidden.new_zeros(1, 1, 1)
 
 
@@ -64,39 +66,40 @@ class ScoreTokens:
         targets: (N,) int64, the token that follows each position.
         temperature: Of the sampling.
         positions: (B, L) bool, the positions that are not padding, N in all; None where there is no padding.
-        reference: The reference for the same positions, for d and its log-probabilities.
-        answer: What was returned, for `columns`.
+        reference: The reference at the same positions, for d and its log-probabilities.
+        stats: What was returned, (1, N, columns).
     """
 
     targets: Tensor
     temperature: float
     positions: Tensor | None = None
     reference: ReferenceHead | None = None
-    answer: Tensor | None = None
+    stats: Tensor | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
         return POLICY_COLUMNS if self.reference is None else CREDIT_COLUMNS
 
-    def _rows(self, hidden: Tensor) -> Tensor:
-        return hidden.flatten(0, 1) if self.positions is None else hidden[self.positions]
-
-    def __call__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return the statistics, (1, N, columns) float32; log-probabilities and entropy carry gradient."""
+        assert weight is not None
         reference: dict[str, Any] = {}
         if self.reference is not None:
+            assert self.reference.hidden is not None
             reference = {
-                "ref_hidden": self._rows(self.reference.hidden),
+                "ref_hidden": self._flat(self.reference.hidden),
                 "ref_weight": self.reference.weight,
                 "ref_bias": self.reference.bias,
             }
         stats = lm_head_stats(
-            self._rows(hidden), weight, self.targets, bias=bias, temperature=self.temperature, **reference
+            self._flat(hidden), weight, self.targets, bias=bias, temperature=self.temperature, **reference
         )
-        found = [values for values in stats if values is not None]
-        self.answer = torch.stack(found, dim=-1)[None]
-        return self.answer
+        self.stats = torch.stack([values for values in stats if values is not None], dim=-1)[None]
+        return self.stats
+
+    def _flat(self, hidden: Tensor) -> Tensor:
+        return hidden.flatten(0, 1) if self.positions is None else hidden[self.positions]
 
     def columns(self, logits: Tensor) -> Tensor:
         """Return the statistics, (N, columns), from what the model returned as its logits.
@@ -108,10 +111,10 @@ class ScoreTokens:
             The same values, with their gradient.
 
         Raises:
-            TrainingError: If the model has done anything to them after its head.
+            TrainingError: If the model has changed them after its head.
         """
-        answer = self.answer
-        if answer is None or logits.shape != answer.shape or logits.data_ptr() != answer.data_ptr():
+        stats = self.stats
+        if stats is None or logits.shape != stats.shape or logits.data_ptr() != stats.data_ptr():
             raise TrainingError(
                 "The model changes its logits after the LM head (softcapping, a logit scale, a cast), or computes them"
                 " without it; DGPO reads per-token statistics there instead and cannot follow. Models whose logits are"
@@ -120,22 +123,26 @@ class ScoreTokens:
         return logits[0]
 
 
-class _Keeper(nn.Module):
-    """Stands where the head stands, without its weights: nothing is gathered for it."""
+class _WithoutWeight(nn.Module):
+    """Takes the place of the head and has no parameters, so that no wrapper gathers any for it."""
 
-    def __init__(self, task: KeepHidden) -> None:
+    def __init__(self, function: HeadFunction) -> None:
         super().__init__()
-        self._task = task
+        self._function = function
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self._task(hidden, None, None)
+        return self._function(hidden, None, None)
 
 
-class HeadSeam:
-    """The place of a model's LM head.
+class HeadHook:
+    """Lets a function compute what a model's LM head returns.
 
     Args:
         module: A transformers model, not yet wrapped.
+
+    Attributes:
+        vocab_size: V.
+        has_run: Whether the head has been called since the model was built.
 
     Raises:
         TrainingError: If it has no linear output head.
@@ -152,33 +159,30 @@ class HeadSeam:
         self._parent, self._name = next(
             (parent, name) for parent in module.modules() for name, child in parent._modules.items() if child is head
         )
-        self.vocab_size = head.out_features
-        self._task: HeadTask | None = None
+        self.vocab_size, self.has_run = head.out_features, False
+        self._function: HeadFunction | None = None
         project = head.forward
 
         def forward(hidden: Tensor) -> Tensor:
-            return project(hidden) if self._task is None else self._task(hidden, head.weight, head.bias)
+            self.has_run = True
+            return project(hidden) if self._function is None else self._function(hidden, head.weight, head.bias)
 
         head.forward = forward  # type: ignore[method-assign, assignment]
 
-    def answer_with(self, task: HeadTask | None) -> None:
-        """Let a task answer the head from now on; None: the head itself."""
-        self._task = task
-
     @contextmanager
-    def answering(self, task: HeadTask) -> Iterator[None]:
-        """Let a task answer the head inside of the block."""
-        self._task = task
+    def replace(self, function: HeadFunction) -> Iterator[None]:
+        """Let a function compute the head's output inside of the block."""
+        self._function = function
         try:
             yield
         finally:
-            self._task = None
+            self._function = None
 
     @contextmanager
-    def stepped_over(self, task: KeepHidden) -> Iterator[None]:
-        """Let a task answer in the head's place, so that no wrapper gathers the head's weight."""
+    def bypass(self, function: HeadFunction) -> Iterator[None]:
+        """Let a function stand in for the head inside of the block, so that no wrapper gathers the head's weight."""
         head = self._parent._modules[self._name]
-        self._parent._modules[self._name] = _Keeper(task)
+        self._parent._modules[self._name] = _WithoutWeight(function)
         try:
             yield
         finally:

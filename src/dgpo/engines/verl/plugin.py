@@ -1,7 +1,7 @@
 """Entry point of group `verl.plugins`: imported at the end of `import verl`, in every process.
 
-verl logs what goes wrong here at DEBUG, where nobody sees it, and goes on. So nothing is raised: a trainer is
-registered that says what went wrong as soon as a run asks for DGPO. A run that does not ask for it is left alone.
+verl logs an exception here at DEBUG, where nobody sees it, and goes on. So nothing is raised: a trainer is registered
+that raises the reason as soon as a run asks for DGPO. A run that does not ask for it is left alone.
 """
 
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def _register_refusal(cause: Exception) -> None:
-    """Register a trainer that can only say why DGPO cannot run."""
+    """Register a trainer that raises the reason why DGPO cannot run."""
     from verl.trainer.ppo.v1.trainer_base import register_trainer
     from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
@@ -32,13 +32,13 @@ def _register_refusal(cause: Exception) -> None:
 
 
 def activate() -> None:
-    """Register DGPO's trainer, or one that says why there is none."""
+    """Register DGPO's trainer, or one that raises the reason why there is none."""
     try:
         from dgpo.engines.verl.compat import check_verl_version
 
         check_verl_version()
         from dgpo.engines.verl import trainer  # noqa: F401  registers itself
-    except Exception as error:  # whatever it is: it must not vanish in verl's log
+    except Exception as error:  # of any kind: verl would log it at DEBUG alone
         logger.error("dgpo's plugin for verl could not be loaded: %s: %s", type(error).__name__, error)
         _register_refusal(error)
 

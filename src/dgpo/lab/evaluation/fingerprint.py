@@ -17,7 +17,7 @@ _BLOCKS, _BLOCK_BYTES = 64, 64 * 2**10
 
 
 def model_fingerprint(model: str) -> str | None:
-    """Return what tells a model from others of the same name.
+    """Return a hash that distinguishes a model from others of the same name.
 
     Small files (configuration, tokenizer, chat template, adapter) are hashed whole, and so are weights up to 64 MiB a
     file. Of larger ones the hash takes the size, the time of the last change and 64 blocks spread over the file; a copy
@@ -65,5 +65,5 @@ def _hub_commit(model: str) -> str | None:
         files = [try_to_load_from_cache(model, name) for name in ("config.json", "adapter_config.json")]
     except HFValidationError:
         return None
-    found = next((Path(file) for file in files if isinstance(file, str)), None)
-    return None if found is None else f"commit {found.parent.name}"
+    config = next((Path(file) for file in files if isinstance(file, str)), None)
+    return None if config is None else f"commit {config.parent.name}"

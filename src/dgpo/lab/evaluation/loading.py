@@ -1,14 +1,34 @@
-"""Loads a model and its tokenizer for looking at: from a folder, a hub id, or the folder of an adapter."""
+"""Loads a model and its tokenizer for evaluation: from a folder, a hub id, or the folder of an adapter."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.models import quiet_saving, resolve_model
 
 _ADAPTER = "adapter_config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def named_model(name: str, task_args: Mapping[str, Any] | None = None, *, seed: int = 0) -> str:
+    """Return the path or hub id of a model: a folder, a hub id, or `forks`, which is made on first use.
+
+    Args:
+        name: The name, as every command takes it.
+        task_args: Options of the task, of which the model of `forks` follows `num_forks` and `correctness`.
+        seed: Of that model.
+
+    Returns:
+        What `from_pretrained` takes.
+    """
+    if name != "forks":
+        return resolve_model(name)
+    from dgpo.lab.tasks.forks import warm_up_model
+
+    options = {key: value for key, value in (task_args or {}).items() if key in ("num_forks", "correctness")}
+    return str(warm_up_model(**options, seed=seed))
 
 
 def adapter_base(model: str) -> str | None:
@@ -21,7 +41,7 @@ def adapter_base(model: str) -> str | None:
         Its folder or hub id, resolved; `None` where `model` is no folder of an adapter.
 
     Raises:
-        RecipeError: If the adapter does not say, or its model is a folder that is not there.
+        ConfigError: If the adapter names none, or a folder that is not there.
     """
     folder = Path(model)
     if not (folder / _ADAPTER).is_file() or (folder / "config.json").is_file():
@@ -31,7 +51,7 @@ def adapter_base(model: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         base = None
     if not base:
-        raise RecipeError(f"The adapter {model} does not say which model it belongs to (base_model_name_or_path).")
+        raise ConfigError(f"The adapter {model} does not name the model that it belongs to (base_model_name_or_path).")
     return resolve_model(base)
 
 
@@ -45,7 +65,7 @@ def load_tokenizer(model: str) -> Any:
         The tokenizer.
 
     Raises:
-        RecipeError: If it has none.
+        ConfigError: If it has none.
     """
     from transformers import AutoTokenizer
 
@@ -54,14 +74,14 @@ def load_tokenizer(model: str) -> Any:
         base = adapter_base(model)
         if base is not None:
             return load_tokenizer(base)
-        raise RecipeError(
+        raise ConfigError(
             f"The model folder {model} has no tokenizer (none of {', '.join(_TOKENIZER)}). Copy the tokenizer's files"
             " of the model it was trained from into it."
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     except (OSError, ValueError) as error:
-        raise RecipeError(f"The tokenizer of {model} cannot be loaded: {_first_line(error)}") from error
+        raise ConfigError(f"The tokenizer of {model} cannot be loaded: {_first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return tokenizer
@@ -79,7 +99,7 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
         The model.
 
     Raises:
-        RecipeError: If it cannot be loaded, or there is no such device.
+        ConfigError: If it cannot be loaded, or there is no such device.
     """
     import torch
     from safetensors import SafetensorError
@@ -99,19 +119,19 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
 
                 loaded = PeftModel.from_pretrained(loaded, model).merge_and_unload()
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise RecipeError(f"The model {model} cannot be loaded: {_first_line(error)}") from error
+        raise ConfigError(f"The model {model} cannot be loaded: {_first_line(error)}") from error
     return loaded.to(device=device, dtype=kind).eval()
 
 
 def _refuse_missing_device(device: str) -> None:
-    """Ask for nothing on the device: cheaper than to load a model that has nowhere to go."""
+    """Raise if the device cannot be used, before a model is loaded: allocate nothing on it."""
     import torch
 
     try:
         torch.empty(0, device=device)
-    # torch says with an AssertionError that it was built without CUDA.
+    # torch raises an AssertionError where it was built without CUDA.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RecipeError(f"The device {device!r} cannot be used: {_first_line(error)}") from error
+        raise ConfigError(f"The device {device!r} cannot be used: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

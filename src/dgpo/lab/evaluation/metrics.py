@@ -15,7 +15,7 @@ class Sample:
 
     Attributes:
         score: 1 is right, 0 wrong, in between partly right; `None` if the gold answer cannot be read.
-        answer: What it answers, as text; `None` if no answer was found.
+        answer: Its answer, as text; `None` if it has no answer.
         tokens: Its length.
         truncated: Whether it was cut off at the longest length allowed.
         unparseable: Whether no answer could be read from it.
@@ -113,7 +113,7 @@ def per_problem(samples: Sequence[Sample], ks: Sequence[int]) -> dict[str, float
 
 
 def scored_problems(problems: Mapping[str, Sequence[Sample]]) -> dict[str, Sequence[Sample]]:
-    """Return the problems whose gold answer can be read; the others say nothing about a model.
+    """Return the problems whose gold answer can be read; the others do not measure a model.
 
     Args:
         problems: The samples of each problem.
@@ -153,8 +153,8 @@ def summarize(problems: Mapping[str, Sequence[Sample]], *, seed: int = 0) -> dic
         DataError: If problems have different numbers of samples, or none can be scored.
 
     Example:
-        >>> found = summarize({"a": [Sample(1.0), Sample(0.0)], "b": [Sample(0.0), Sample(0.0)]})
-        >>> found["metrics"]["avg@2"].value, found["metrics"]["pass@2"].value
+        >>> summary = summarize({"a": [Sample(1.0), Sample(0.0)], "b": [Sample(0.0), Sample(0.0)]})
+        >>> summary["metrics"]["avg@2"].value, summary["metrics"]["pass@2"].value
         (0.25, 0.5)
     """
     scored = scored_problems(problems)

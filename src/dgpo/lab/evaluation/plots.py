@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's colours can be told apart with any kind of sight.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+from dgpo.lab.figures import PALETTE, new_figure
 
 
 def draw_pass_at_k(results: Mapping[str, dict[str, Any]], title: str, path: Path) -> None:
@@ -16,16 +15,11 @@ def draw_pass_at_k(results: Mapping[str, dict[str, Any]], title: str, path: Path
         title: Stands above the picture.
         path: The file to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # No pyplot: it keeps global state and may look for a display.
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for index, (name, result) in enumerate(results.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
-        curve = {int(key[5:]): found for key, found in result["metrics"].items() if key.startswith("pass@")}
+        colour = PALETTE[index % len(PALETTE)]
+        curve = {int(key[5:]): estimate for key, estimate in result["metrics"].items() if key.startswith("pass@")}
         ks = sorted(curve)
         axes.plot(ks, [curve[k]["value"] for k in ks], color=colour, marker="o", markersize=3, label=name)
         if curve[ks[0]]["low"] is not None:

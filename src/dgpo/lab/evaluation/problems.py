@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards.extraction import AnswerFormat
 from dgpo.lab.rewards.math import CORRECT, CRASH, UNPARSEABLE, WRONG, MathReward, score
 from dgpo.lab.tasks.base import RewardFn
@@ -55,7 +55,7 @@ class Problem:
         gold: The right answer, `""` where the scorer needs none.
         columns: The columns that the task's scorer reads.
         digest: Hash of the prompt, before any template and without a system prompt, and of the gold answer: whether two
-            evaluations were asked the same.
+            evaluations have the same problem.
     """
 
     name: str
@@ -66,9 +66,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not self.digest:
-            said = self.prompt if isinstance(self.prompt, str) else [m for m in self.prompt if m["role"] != "system"]
-            found = hashlib.sha256(json.dumps([said, self.gold], sort_keys=True).encode()).hexdigest()[:12]
-            object.__setattr__(self, "digest", found)
+            messages = (
+                self.prompt if isinstance(self.prompt, str) else [m for m in self.prompt if m["role"] != "system"]
+            )
+            digest = hashlib.sha256(json.dumps([messages, self.gold], sort_keys=True).encode()).hexdigest()[:12]
+            object.__setattr__(self, "digest", digest)
 
 
 class Scored(NamedTuple):
@@ -114,18 +116,18 @@ class ProblemSet:
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_template(self, template: str | None) -> "ProblemSet":
-        """Return the same problems asked in the words of a protocol.
+        """Return the same problems in the prompt template of a protocol.
 
         Args:
             template: A text around `{prompt}`; `None` changes nothing.
 
         Returns:
-            Problems; those of a task with a scorer of its own keep its prompts, which the scorer counts on.
+            Problems; those of a task with a scorer of its own keep its prompts, which the scorer needs.
         """
         if template is None or self.reward is not None:
             return self
-        asked = tuple(replace(problem, prompt=fill_template(template, problem.prompt)) for problem in self.problems)
-        return ProblemSet(self.name, asked)
+        problems = tuple(replace(problem, prompt=fill_template(template, problem.prompt)) for problem in self.problems)
+        return ProblemSet(self.name, problems)
 
     def scorer(self, answer_format: AnswerFormat) -> Scorer:
         """Return what scores completions.
@@ -155,7 +157,7 @@ def load_problems(
         The problems, at least one.
 
     Raises:
-        RecipeError: If there is no such task.
+        ConfigError: If there is no such task.
         DataError: If the data cannot be had, lacks a column or a gold answer, or repeats an id.
 
     Example:
@@ -163,17 +165,17 @@ def load_problems(
         1
     """
     if limit is not None and (isinstance(limit, bool) or limit < 1):
-        raise RecipeError(f"limit is {limit!r}; it must be at least 1 problem.")
+        raise ConfigError(f"limit is {limit!r}; it must be at least 1 problem.")
     options = dict(task_args or {})
     for option in options:
         if not isinstance(option, str):
-            raise RecipeError(f"task_args names an option {option!r}; names of options are words, such as num_forks.")
+            raise ConfigError(f"task_args names an option {option!r}; names of options are texts, such as num_forks.")
     if task == "forks" or task.startswith("reasoning_gym:"):
         return _from_task(task, limit, seed, options)
     columns = {name: options.pop(name, None) for name in ("prompt_column", "answer_column")}
     table = _table(task)
     if options:
-        raise RecipeError(
+        raise ConfigError(
             f"task {task} has no option {next(iter(options))!r} here. Its options are: {', '.join(columns)}."
         )
     return ProblemSet(task, tuple(_rows(table, limit, columns)))
@@ -190,7 +192,7 @@ def _table(task: str) -> Table:
     if _HUB_ID.fullmatch(hub_id):
         return read_hub(hub_id, config or None, split or "test")
     near = did_you_mean(task, [*HUB_TASKS, "forks"])
-    raise RecipeError(
+    raise ConfigError(
         f"there is no task {task!r}.{near} A task is {', '.join(HUB_TASKS)}, forks, reasoning_gym:<name>, a file "
         f"ending in {', '.join(FORMATS)}, or a data set of the hub, owner/name:configuration:split."
     )
@@ -225,7 +227,7 @@ def _rows(table: Table, limit: int | None, options: dict[str, Any]) -> list[Prob
 def _from_task(name: str, limit: int | None, seed: int, options: dict[str, Any]) -> ProblemSet:
     for option, remedy in (("eval_size", "--limit"), ("seed", "--seed")):
         if option in options:
-            raise RecipeError(f"{option} is none of the task's options in an evaluation; {remedy} sets it.")
+            raise ConfigError(f"{option} is no option of the task in an evaluation; {remedy} sets it.")
     task = load_task(name, seed=seed, eval_size=limit, **options)
     if task.eval_dataset is None:
         raise DataError(f"task {name} has no held-out prompts to evaluate on.")
@@ -248,7 +250,7 @@ def _reward_scorer(reward: RewardFn) -> Scorer:
     def scored(problems: Sequence[Problem], texts: Sequence[str]) -> list[Scored]:
         columns = {key: [problem.columns[key] for problem in problems] for key in problems[0].columns}
         values = reward(prompts=[problem.prompt for problem in problems], completions=list(texts), **columns)
-        # Forks, and much of reasoning-gym, say the answer after a last equals sign; the way there is no part of it.
+        # In forks, and much of reasoning-gym, the answer follows the last equals sign.
         answer_of = getattr(reward, "answer_of", None) or (lambda text: text.rpartition("=")[2].strip())
         return [_scored(value, answer_of(text) or None) for value, text in zip(values, texts, strict=True)]
 

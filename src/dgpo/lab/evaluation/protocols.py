@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.rewards.extraction import AnswerFormat
 from dgpo.names import did_you_mean
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How completions are asked for, sampled and read.
+    """How problems are prompted, completions sampled and answers extracted.
 
     Attributes:
         name: What the command line calls it.
@@ -17,7 +17,7 @@ class Protocol:
         temperature: Of the sampling.
         top_p: Of the sampling.
         max_tokens: Longest completion.
-        prompt_template: A text around `{prompt}`; `None` asks the problem as it stands.
+        prompt_template: A text around `{prompt}`; `None` leaves the problem as it is.
         answer_format: Where the answer of a mathematical problem is looked for.
         source: Where this comes from, and what in it is our choice.
     """
@@ -104,7 +104,7 @@ def get_protocol(name: str) -> Protocol:
         The protocol.
 
     Raises:
-        RecipeError: If there is none.
+        ConfigError: If there is none.
 
     Example:
         >>> get_protocol("dapo").top_p
@@ -112,5 +112,5 @@ def get_protocol(name: str) -> Protocol:
     """
     if name not in PROTOCOLS:
         hint = did_you_mean(str(name), PROTOCOLS)
-        raise RecipeError(f"there is no protocol {name!r}.{hint} The protocols are: {', '.join(PROTOCOLS)}.")
+        raise ConfigError(f"there is no protocol {name!r}.{hint} The protocols are: {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import DataError, RecipeError
-from dgpo.lab.evaluation.compare import Asked
+from dgpo.errors import ConfigError, DataError
+from dgpo.io import write_atomically
+from dgpo.lab.evaluation.compare import ProblemIdentity
 from dgpo.lab.evaluation.intervals import Estimate
 from dgpo.lab.evaluation.metrics import Sample, summarize
 from dgpo.lab.evaluation.problems import NO_ANSWER
@@ -16,7 +17,7 @@ from dgpo.lab.evaluation.problems import NO_ANSWER
 SETTINGS, SAMPLES, RESULT, PLOT = "settings.json", "samples.jsonl", "result.json", "pass_at_k.png"
 _LOCK = ".lock"
 # What a run that was killed before it had settings may leave: a folder with nothing else is as good as empty.
-_LEFTOVERS = {_LOCK, f".{SETTINGS}.tmp"}
+_LEFTOVERS = {_LOCK, f"{SETTINGS}.tmp"}
 _FIELDS = ("problem", "sample", "score", "answer", "tokens", "truncated", "outcome")
 Plan = Sequence[tuple[str, int]]
 """Problem and number of every completion, in the order of the file."""
@@ -33,24 +34,24 @@ class EvaluationDirectory:
         self.path = path
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Claim the folder for these settings: a new one is made, one with equal settings is continued.
+        """Make a new folder with these settings, or continue one with equal settings.
 
         Args:
             settings: What decides the completions and their scores.
 
         Raises:
-            RecipeError: If it holds something else, or cannot be written.
+            ConfigError: If it holds something else, or cannot be written.
         """
         if self.read_settings() is None:
             if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
-                raise RecipeError(f"{self.path} is no evaluation to continue, and not empty; choose another --output.")
+                raise ConfigError(f"{self.path} is no evaluation to continue, and not empty; choose another --output.")
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 with self.locked():
                     if self.read_settings() is None:
                         self._write(SETTINGS, settings)
             except OSError as error:
-                raise RecipeError(
+                raise ConfigError(
                     f"{self.path} cannot be written: {error.strerror}; choose another --output."
                 ) from error
         self._refuse_other(settings)
@@ -62,14 +63,14 @@ class EvaluationDirectory:
         stored = self.read_settings() or {}
         for key in [*settings, *stored]:
             if stored.get(key) != settings.get(key):
-                raise RecipeError(
+                raise ConfigError(
                     f"{self.path} holds an evaluation with {key}: {stored.get(key)!r}, and now it is "
                     f"{settings.get(key)!r}; a figure must not mix both. Choose another --output."
                 )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other evaluation out of the folder; two that append to one file would spoil it for good."""
+        """Lock the folder against other evaluations; two that append to one file would damage it."""
         from filelock import FileLock, Timeout
 
         # The operating system drops the lock of a process that dies. The file stays: to remove it would let two in.
@@ -77,11 +78,11 @@ class EvaluationDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RecipeError(
+            raise ConfigError(
                 f"Another process is evaluating into {self.path}; wait for it, or choose another --output."
             ) from None
         except OSError as error:
-            raise RecipeError(
+            raise ConfigError(
                 f"{self.path} cannot be written: {error.strerror or error}; choose another --output."
             ) from error
         try:
@@ -117,10 +118,10 @@ class EvaluationDirectory:
             whole += 1
         if whole < len(plan):
             whole -= whole % batch_size
-        kept = sum(len(line) for line in lines[:whole])
-        if kept < len(data):
+        length = sum(len(line) for line in lines[:whole])
+        if length < len(data):
             with file.open("r+b") as handle:
-                handle.truncate(kept)
+                handle.truncate(length)
         return -(-whole // batch_size)
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -133,10 +134,10 @@ class EvaluationDirectory:
     def read_settings(self) -> dict[str, Any] | None:
         """Return the settings, `None` if there are none."""
         try:
-            found = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
+            settings = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
+        return settings if isinstance(settings, dict) else None
 
     def read_samples(self) -> dict[str, list[Sample]]:
         """Return the samples of each problem.
@@ -155,8 +156,8 @@ class EvaluationDirectory:
         problems: dict[str, list[Sample]] = {}
         for row in self._rows():
             unparseable = row["outcome"] in NO_ANSWER
-            found = row["score"], row["answer"], row["tokens"], row["truncated"]
-            sample = Sample(*found, unparseable, row.get("value"))  # older rows have no value
+            columns = row["score"], row["answer"], row["tokens"], row["truncated"]
+            sample = Sample(*columns, unparseable, row.get("value"))  # older rows have no value
             problems.setdefault(row["problem"], []).append(sample)
         wanted = settings["problems"] * settings["n"]
         if (count := sum(map(len, problems.values()))) != wanted:
@@ -166,13 +167,13 @@ class EvaluationDirectory:
             )
         return problems
 
-    def read_asked(self) -> dict[str, Asked]:
+    def read_identities(self) -> dict[str, ProblemIdentity]:
         """Return what each problem was.
 
         Returns:
             Name of the problem to its hash and gold answer.
         """
-        return {row["problem"]: Asked(row.get("digest"), str(row.get("gold"))) for row in self._rows()}
+        return {row["problem"]: ProblemIdentity(row.get("digest"), str(row.get("gold"))) for row in self._rows()}
 
     def read_result(self) -> dict[str, Any]:
         """Return what `result.json` holds, made from the samples if it is not there.
@@ -181,10 +182,10 @@ class EvaluationDirectory:
             The result.
         """
         try:
-            found: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
+            result: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            found = self.write_result(summarize(self.read_samples()))
-        return found
+            result = self.write_result(summarize(self.read_samples()))
+        return result
 
     def outcomes(self) -> dict[str, int]:
         """Return how often each outcome came up, sorted by name."""
@@ -223,6 +224,4 @@ class EvaluationDirectory:
         return result
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        write_atomically(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

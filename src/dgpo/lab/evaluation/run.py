@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.evaluation.metrics import summarize
 from dgpo.lab.evaluation.problems import Problem, ProblemSet, Scored
 from dgpo.lab.evaluation.records import EvaluationDirectory
@@ -23,7 +23,7 @@ def fit_to_context(sampler: Sampler, problems: ProblemSet, max_tokens: int) -> i
         `max_tokens`, or less.
 
     Raises:
-        RecipeError: If a prompt alone fills the model.
+        ConfigError: If a prompt alone fills the model.
     """
     context = sampler.context
     if context is None:
@@ -31,7 +31,7 @@ def fit_to_context(sampler: Sampler, problems: ProblemSet, max_tokens: int) -> i
     lengths = {problem.name: len(sampler.prompt_tokens(problem.prompt)) for problem in problems.problems}
     longest = max(lengths, key=lambda name: lengths[name])
     if lengths[longest] >= context:
-        raise RecipeError(
+        raise ConfigError(
             f"problem {longest!r} has {lengths[longest]} tokens, and the model holds {context}; no completion fits."
         )
     return min(max_tokens, context - lengths[longest])
@@ -52,7 +52,7 @@ def unreadable_golds(problems: ProblemSet) -> list[str]:
     if problems.reward is not None:
         return []
     scored = problems.scorer("auto")(problems.problems, [""] * len(problems.problems))
-    bad = [problem for problem, found in zip(problems.problems, scored, strict=True) if found.score is None]
+    bad = [problem for problem, result in zip(problems.problems, scored, strict=True) if result.score is None]
     if len(bad) == len(problems.problems):
         raise DataError(
             f"no gold answer of {problems.name} can be read as mathematics, such as {bad[0].gold!r:.60} of problem "
@@ -79,19 +79,19 @@ def evaluate(
 
     Args:
         sampler: The model.
-        problems: What is asked, in the words of the protocol.
+        problems: The problems, in the prompt template of the protocol.
         n: Completions per problem.
         sampling: Temperature and so on.
         answer_format: Where answers are looked for.
         batch_size: Completions that are sampled at once.
         directory: An open directory.
-        on_batch: Told the completions that are done and wanted, after each batch.
+        on_batch: Called after each batch with the number of completions that are done, and of all.
 
     Returns:
         What `result.json` holds.
 
     Raises:
-        RecipeError: If n is below 1, more than one greedy completion is asked for, or another process evaluates into
+        ConfigError: If n is below 1, more than one greedy completion is asked for, or another process evaluates into
             the directory.
     """
     check_counts(n, sampling.temperature, batch_size)
@@ -119,24 +119,24 @@ def check_counts(n: int, temperature: float, batch_size: int) -> None:
         batch_size: Completions at once.
 
     Raises:
-        RecipeError: For n or a batch below 1, or several greedy completions, which would all be equal.
+        ConfigError: For n or a batch below 1, or several greedy completions, which would all be equal.
     """
     if n < 1:
-        raise RecipeError(f"n is {n}; it must be at least 1 completion per problem.")
+        raise ConfigError(f"n is {n}; it must be at least 1 completion per problem.")
     if batch_size < 1:
-        raise RecipeError(f"batch_size is {batch_size}; it must be at least 1.")
+        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
     if temperature == 0 and n > 1:
-        raise RecipeError(f"temperature is 0, so the {n} completions of a problem would be equal; use --n 1.")
+        raise ConfigError(f"temperature is 0, so the {n} completions of a problem would be equal; use --n 1.")
 
 
 def _row(request: tuple[Problem, int], completion: Completion, scored: Scored) -> dict[str, Any]:
     problem, sample = request
-    found = {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
+    sampled = {"completion": completion.text, "tokens": completion.tokens, "truncated": completion.truncated}
     return {
         "problem": problem.name,
         "sample": sample,
         "digest": problem.digest,
         "gold": problem.gold,
-        **found,
+        **sampled,
         **scored._asdict(),
     }

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.evaluation.loading import load_model, load_tokenizer
 from dgpo.lab.tasks.layouts import Prompt, as_chat
 
@@ -37,7 +37,7 @@ class Sampling:
             ("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more"),
         ):
             if not fits:
-                raise RecipeError(f"{name} is {value}, and must be {rule}.")
+                raise ConfigError(f"{name} is {value}, and must be {rule}.")
 
 
 class Request(NamedTuple):
@@ -58,9 +58,9 @@ class Completion(NamedTuple):
     """One completion.
 
     Attributes:
-        text: What the model said, without special tokens.
+        text: The sampled text, without special tokens.
         tokens: Its length, the end token included.
-        truncated: Whether it did not come to its end.
+        truncated: Whether it ended without an end token.
     """
 
     text: str
@@ -139,7 +139,7 @@ class TransformersSampler:
             The sampler.
 
         Raises:
-            RecipeError: If the model cannot be loaded.
+            ConfigError: If the model cannot be loaded.
         """
         tokenizer = load_tokenizer(model)
         return cls(load_model(model, dtype=dtype, device=device), tokenizer)
@@ -172,9 +172,9 @@ class TransformersSampler:
     def _completion(self, row: list[int], ends: set[int]) -> Completion:
         """A row of ids up to its first end token."""
         stop = next((index for index, token in enumerate(row) if token in ends), None)
-        kept = row if stop is None else row[:stop]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return Completion(text, len(kept) + (stop is not None), stop is None)
+        ids = row if stop is None else row[:stop]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(text, len(ids) + (stop is not None), stop is None)
 
     def _end_tokens(self) -> set[int]:
         given = getattr(self.model, "generation_config", None)
@@ -207,7 +207,7 @@ def choose_backend(wanted: str) -> str:
         `"vllm"` or `"transformers"`.
 
     Raises:
-        RecipeError: If it is neither, or vLLM is asked for and not installed.
+        ConfigError: If it is neither, or vLLM is asked for and not installed.
 
     Example:
         >>> choose_backend("transformers")
@@ -217,15 +217,15 @@ def choose_backend(wanted: str) -> str:
     if wanted == "auto":
         return "vllm" if installed else "transformers"
     if wanted not in ("vllm", "transformers"):
-        raise RecipeError(f"there is no backend {wanted!r}; there are: auto, vllm, transformers.")
+        raise ConfigError(f"there is no backend {wanted!r}; there are: auto, vllm, transformers.")
     if wanted == "vllm" and not installed:
-        raise RecipeError("vLLM is not installed: pip install vllm, or use --backend transformers.")
+        raise ConfigError("vLLM is not installed: pip install vllm, or use --backend transformers.")
     return wanted
 
 
 @contextmanager
 def _only_settings(model: Any, config: Any) -> Iterator[None]:
-    """Put these settings in the place of the model's own, which would fill in what they leave open: a top_k, say."""
+    """Replace the model's own generation settings, which would fill in what these leave open, such as top_k."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     owners = {id(owner): owner for owner in (model, base) if "generation_config" in vars(owner)}.values()
     stored = [(owner, owner.generation_config) for owner in owners]
@@ -240,7 +240,7 @@ def _only_settings(model: Any, config: Any) -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int, device: Any) -> Iterator[None]:
-    """Draws inside depend on the seed alone, and whoever draws outside does not notice."""
+    """Seed the generators inside, and restore their state afterwards."""
     import torch
 
     devices = [device] if device.type == "cuda" else []

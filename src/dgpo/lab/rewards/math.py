@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dgpo.errors import RewardError
-from dgpo.lab.rewards._pool import OUTCOMES, Question, Verdict, VerifierPool
 from dgpo.lab.rewards.completions import Completion, completion_text
 from dgpo.lab.rewards.extraction import AnswerFormat, answer_formats, extract_answer
+from dgpo.lab.rewards.pool import OUTCOMES, Question, Verdict, VerifierPool
 from dgpo.names import did_you_mean
 
 CORRECT, WRONG, UNPARSEABLE, TIMEOUT, CRASH, UNPARSEABLE_GOLD = OUTCOMES

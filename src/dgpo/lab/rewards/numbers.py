@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from dgpo.lab.rewards.answers.characters import plain_characters
+from dgpo.lab.rewards.answers.vocabulary import SCALE_WORDS, SHORT_UNITS
 from dgpo.lab.rewards.completions import Completion, completion_text
 
 # Digits grouped by commas, or plain digits, then decimals; or decimals alone.
@@ -27,6 +29,26 @@ _GLUED = re.compile(r"\\[dtc]?frac\s?[0-9]\s?[0-9]")  # no digit of it stands by
 _TAIL = 300
 _POWER = re.compile(r"\^(?:[0-9]+|\{-?[0-9]+\})")
 _PERCENT = re.compile(r"\s?\\?%")
+_SCALE = re.compile(rf"\s?(?:\\text\{{\s*)?(?P<word>{SCALE_WORDS})(?![A-Za-z])", re.IGNORECASE)
+_DEGREES = re.compile(r"\^\{?\\circ\s?\}?")
+# What makes a number one of several in an expression: an operator before it or behind it, a brace that belongs to a
+# command, a bracket of a function. The signs of bold type and of a list are no operators.
+_OPERATOR_BEFORE = re.compile(
+    r"(?:[+/^_]|(?<![*\n])\*|(?<=[A-Za-z0-9)\]}] )-|(?<=[A-Za-z0-9)\]}])-|"
+    r"\\(?:cdot|times|div|pm|mp|pi|neq?|geq?|leq?|approx)|"
+    r"(?:\\(?!boxed|fbox|text|math|bf)[A-Za-z]+|[}^_])\s?\{-?|[A-Za-z]\(-?)\s*\$?$"
+)
+_OPERATOR_BEHIND = re.compile(
+    r"\s?(?:[+/!]|\^(?!\{?\\circ)|\*(?!\*)|-\s?[A-Za-z0-9\\(]|\\(?!text|math|boxed|fbox|[)\]\\%$;,!\s]|right|qquad|quad|end|circ)[A-Za-z{]+)|"
+    r"\(|(?P<letters>[A-Za-z]+)"
+)
+# A text that ends so goes on.
+_BROKEN_OFF = re.compile(
+    r"(?:[-+*/^=<>,({\[:&\\]|\b(?:and|or|but|the|an?|of|is|are|to|so|then|we|that|with|by|in|for|from|as|if|which|this))\s*$",
+    re.IGNORECASE,
+)
+_ENDED = re.compile(r"[.!?)\]}\"'`*$>|]\s*$")
+_MAX_WORDS_BEHIND = 4
 _GOLD = re.compile(rf"(?P<sign>[-+−]?)\$?(?P<digits>{_UNSIGNED})")
 
 
@@ -98,23 +120,62 @@ def last_number(text: str) -> Decimal | None:
     return _decimal(_signed(text, match.start()), match["digits"])
 
 
-def last_number_text(text: str) -> str | None:
+def last_number_text(text: str, *, ended: bool = False) -> str | None:
     """Return the last number in a text as it is to be read as mathematics: with its fraction, percent sign or power.
 
     Args:
         text: Any text.
+        ended: Whether there is no last number where the text breaks off behind it.
 
     Returns:
-        `3/4`, `50%`, `\\frac{3}{4}`, `2\\sqrt{3}`, `10^3` or the digits; `None` if there is no number, or the last
-        digits are an index, or the exponent of something that is no number.
+        `3/4`, `50%`, `\\frac{3}{4}`, `2\\sqrt{3}`, `10^3`, `2 million` or the digits; `None` if there is no number, or
+        the last one is part of an expression.
 
     Example:
         >>> last_number_text("it is 3/4."), last_number_text("about 50 %"), last_number_text("so $x^2$")
         ('3/4', '50%', None)
+        >>> last_number_text("so $2\\\\pi$") is None
+        True
     """
+    text = plain_characters(text)
+    place = _last_place(text)
+    if place is None:
+        return None
+    start, end, number = place
+    sign = _signed(text, start)
+    before = text[max(0, start - 30) : start]
+    if sign:
+        before = before.rstrip("$ ").removesuffix("-")
+    behind = _OPERATOR_BEHIND.match(text, end)
+    unit = behind is not None and (behind["letters"] or "") and _is_word(behind["letters"])
+    if _OPERATOR_BEFORE.search(before):
+        return None
+    if behind is not None and not unit:
+        return None
+    if scale := _SCALE.match(text, end):
+        end, number = scale.end(), f"{number} {scale['word']}"
+    return None if ended and not _has_ended(text[end:]) else sign + number
+
+
+def _is_word(letters: str) -> bool:
+    return (
+        letters in SHORT_UNITS - {"m", "s", "g", "h", "l", "L", "N", "J", "W", "V", "A", "K", "C", "F", "t"}
+        or len(letters) > 3
+    )
+
+
+def _has_ended(rest: str) -> bool:
+    rest = rest.strip()
+    if _ENDED.search(rest):
+        return True
+    return _BROKEN_OFF.search(rest) is None and len(rest.split()) <= _MAX_WORDS_BEHIND
+
+
+def _last_place(text: str) -> tuple[int, int, str] | None:
+    """Start, end and text of the last number, without its sign."""
     numbers, glued = (deque(pattern.finditer(text), maxlen=1) for pattern in (_NUMBER, _GLUED))
     if glued and (not numbers or glued[0].start() > numbers[0].start()):
-        return _signed(text, glued[0].start()) + glued[0][0]
+        return glued[0].start(), glued[0].end(), glued[0][0]
     if not numbers or len(numbers[0][0]) > _TAIL:
         return None
     match = numbers[0]
@@ -122,15 +183,18 @@ def last_number_text(text: str) -> str | None:
     start = max(0, match.start() - _TAIL)
     latex = deque(_LATEX.finditer(text, start, match.end() + _TAIL), maxlen=1)
     if latex and latex[0].end() > match.start():
-        return _signed(text, latex[0].start()) + latex[0][0]
+        return latex[0].start(), latex[0].end(), latex[0][0]
     base = re.search(r"(?<![A-Za-z_0-9])(?<![0-9]\.)([0-9]+)\^\{?-?$", text[start : match.start()])
     if base is not None:
         power = _POWER.match(text, start + base.end(1))
-        return None if power is None else _signed(text, start + base.start(1)) + base[1] + power[0]
+        return None if power is None else (start + base.start(1), power.end(), base[1] + power[0])
     if re.search(r"[\^_]\{?-?$", text[start : match.start()]) or (match["more"] or "")[:1] in ("e", "E"):
         return None
     digits = match["digits"].replace(",", "") + re.sub(r"[\s,]", "", match["more"] or "")
-    return _signed(text, match.start()) + digits + ("%" if _PERCENT.match(text, match.end()) else "")
+    percent = _PERCENT.match(text, match.end())
+    degrees = _DEGREES.match(text, match.end())
+    end = percent.end() if percent else degrees.end() if degrees else match.end()
+    return match.start(), end, digits + ("%" if percent else "")
 
 
 def last_number_reward(completions: Sequence[Completion], answer: Sequence[Any], **columns: Any) -> list[float | None]:

@@ -3,13 +3,13 @@
 import json
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dgpo.errors import RecipeError, TrainingError
-from dgpo.lab.runs.directory import ENVIRONMENT, RECIPE, read_json
-from dgpo.lab.train.recipe import Recipe
+from dgpo.lab.runs.files import CHECKPOINTS, ENVIRONMENT, RECIPE, TRAINER_STATE, read_json
 
 # What may differ between the first start and a resumed one: it changes how long a run is, and what it reports.
 MAY_CHANGE = frozenset(
@@ -52,7 +52,7 @@ class Checkpoints:
 
 
 def find_checkpoints(directory: Path) -> Checkpoints:
-    """Return the newest complete checkpoint of a run directory, and the broken ones that were passed over.
+    """Return the newest complete checkpoint of a run directory, and the broken ones that are skipped.
 
     Args:
         directory: The run directory, with folders `checkpoint-<step>`.
@@ -61,7 +61,7 @@ def find_checkpoints(directory: Path) -> Checkpoints:
         `newest` is `None` if no checkpoint is complete.
     """
     steps = {}
-    for path in directory.glob("checkpoint-*"):
+    for path in directory.glob(CHECKPOINTS):
         match = re.fullmatch(r"checkpoint-(\d+)", path.name)
         if match and path.is_dir():
             steps[int(match[1])] = path
@@ -80,9 +80,9 @@ def checkpoint_fault(path: Path, step: int) -> str | None:
     The trainer writes `trainer_state.json` last, so a run killed while saving leaves a folder without it, or with
     half of it.
     """
-    state = read_json(path / "trainer_state.json")
+    state = read_json(path / TRAINER_STATE)
     if not isinstance(state, dict):
-        present = (path / "trainer_state.json").exists()
+        present = (path / TRAINER_STATE).exists()
         return "trainer_state.json is cut off" if present else "trainer_state.json is missing"
     if state.get("global_step") != step:
         return f"trainer_state.json is of step {state.get('global_step')}"
@@ -103,7 +103,7 @@ def checkpoint_fault(path: Path, step: int) -> str | None:
 
 
 def _whole_safetensors(path: Path) -> bool:
-    """Read the header alone: it says how long the file must be."""
+    """Whether the file is as long as its header requires."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -122,7 +122,7 @@ def refuse_without_recipe(directory: Path) -> None:
         raise RecipeError(f"{directory} is not a run directory of `dgpo train`: it has no {RECIPE}.")
 
 
-def newest_or_refuse(directory: Path) -> Checkpoints:
+def newest_checkpoint(directory: Path) -> Checkpoints:
     """Return the checkpoints of a run directory that can be continued from.
 
     Args:
@@ -134,22 +134,24 @@ def newest_or_refuse(directory: Path) -> Checkpoints:
     Raises:
         TrainingError: If it has no complete checkpoint; the broken ones are named.
     """
-    found = find_checkpoints(directory)
-    if found.newest is None:
-        broken = "".join(f"\n  - {name}: {fault}" for name, fault in found.incomplete.items())
+    checkpoints = find_checkpoints(directory)
+    if checkpoints.newest is None:
+        broken = "".join(f"\n  - {name}: {fault}" for name, fault in checkpoints.incomplete.items())
         raise TrainingError(
             f"{directory} holds no complete checkpoint to resume from{':' + broken if broken else '.'}\n"
             f"Start anew with `dgpo train {directory / RECIPE} --output_dir NEW_DIR`; a smaller save_steps loses less."
         )
-    return found
+    return checkpoints
 
 
-def refuse_other_recipe(stored: Recipe, recipe: Recipe, directory: Path, num_processes: int) -> None:
+def refuse_other_recipe(
+    stored: Mapping[str, Any], current: Mapping[str, Any], directory: Path, num_processes: int
+) -> None:
     """Refuse to continue a run with another recipe than it began with.
 
     Args:
-        stored: The recipe in the run directory.
-        recipe: The recipe that is asked for now.
+        stored: The value of every field, as the run began.
+        current: The value of every field now.
         directory: The run directory.
         num_processes: How many processes there are now.
 
@@ -157,9 +159,9 @@ def refuse_other_recipe(stored: Recipe, recipe: Recipe, directory: Path, num_pro
         RecipeError: If fields differ that are not in `MAY_CHANGE`; it lists each with both values.
     """
     differing = [
-        f"  - {name}: {stored[name]!r} in the checkpoint's recipe, {recipe[name]!r} now"
-        for name in recipe.schema
-        if name not in MAY_CHANGE and stored[name] != recipe[name]
+        f"  - {name}: {stored[name]!r} in the checkpoint's recipe, {value!r} now"
+        for name, value in current.items()
+        if name not in MAY_CHANGE and stored[name] != value
     ]
     started: Any = read_json(directory / ENVIRONMENT)
     before = started.get("num_processes") if isinstance(started, dict) else None

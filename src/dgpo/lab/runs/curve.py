@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's colours can be told apart with any kind of sight.
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+from dgpo.lab.figures import BLUE, GREEN, ORANGE, new_figure
 
 
 def draw_curve(metrics: list[dict[str, Any]], reward_name: str, title: str, path: Path) -> bool:
@@ -23,19 +22,14 @@ def draw_curve(metrics: list[dict[str, Any]], reward_name: str, title: str, path
     held_out = _series(metrics, f"eval_rewards/{reward_name}/mean")
     if not reward and not held_out:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # No pyplot: it keeps global state and may look for a display.
-    figure = Figure(figsize=(7.5, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    upper.plot(*_columns(reward), color=_BLUE, alpha=0.3, linewidth=1)
-    upper.plot(*_columns(_smooth(reward)), color=_BLUE, linewidth=1.8, label="reward (mean of 10 logs)")
+    upper.plot(*_columns(reward), color=BLUE, alpha=0.3, linewidth=1)
+    upper.plot(*_columns(_smooth(reward)), color=BLUE, linewidth=1.8, label="reward (mean of 10 logs)")
     if held_out:
-        # A line between two points alone would look like a course that nobody measured.
+        # A line between two points would suggest measurements in between.
         line = "--" if len(held_out) > 2 else ""
-        upper.plot(*_columns(held_out), color=_ORANGE, marker="o", linestyle=line, label="held-out accuracy")
+        upper.plot(*_columns(held_out), color=ORANGE, marker="o", linestyle=line, label="held-out accuracy")
     upper.set_title(title)
     upper.set_ylabel("reward, accuracy")
     upper.legend(loc="best", frameon=False)
@@ -47,13 +41,13 @@ def draw_curve(metrics: list[dict[str, Any]], reward_name: str, title: str, path
 
 def _draw_credit(axes: Any, metrics: list[dict[str, Any]]) -> None:
     share, distance = _series(metrics, "dgpo/effective_share"), _series(metrics, "dgpo/hellinger_sq/mean")
-    axes.plot(*_columns(share), color=_GREEN, label="effective share of tokens (left)")
+    axes.plot(*_columns(share), color=GREEN, label="effective share of tokens (left)")
     axes.set_ylabel("effective share")
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("step")
     axes.grid(alpha=0.25)
     other = axes.twinx()
-    other.plot(*_columns(distance), color=_ORANGE, label="squared Hellinger distance to the reference (right)")
+    other.plot(*_columns(distance), color=ORANGE, label="squared Hellinger distance to the reference (right)")
     other.set_ylabel("H²")
     other.set_ylim(bottom=0)
     lines = [*axes.get_lines(), *other.get_lines()]

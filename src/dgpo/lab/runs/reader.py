@@ -7,11 +7,9 @@ from typing import Any
 from dgpo.credit_log.reader import FOLDER, read_intact_steps
 from dgpo.credit_log.record import LoggedStep
 from dgpo.errors import DataError
+from dgpo.lab import yaml12
+from dgpo.lab.runs.files import AFTER, BEFORE, CHECKPOINTS, ENVIRONMENT, METRICS, RECIPE, SUMMARY, TRAINER_STATE
 from dgpo.lab.runs.intact import as_finite, if_intact, intact_lines, intact_mapping, is_step
-
-TRAIN = "train"
-METRICS, SUMMARY, RECIPE, ENVIRONMENT = "metrics.jsonl", "summary.json", "recipe.yaml", "environment.json"
-TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass
@@ -105,7 +103,7 @@ def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     file = path / METRICS
     if file.is_file():
         return intact_lines(file, notes)
-    states = {state.stat().st_mtime: state for state in path.glob(f"checkpoint-*/{TRAINER_STATE}")}
+    states = {state.stat().st_mtime: state for state in path.glob(f"{CHECKPOINTS}/{TRAINER_STATE}")}
     history = intact_mapping(states[max(states)], notes).get("log_history") if states else []
     lines = history if isinstance(history, list) else []
     return [line for line in lines if isinstance(line, dict) and is_step(line.get("step"))]
@@ -117,7 +115,7 @@ def _recipe(path: Path, notes: list[str]) -> dict[str, Any]:
     import yaml
 
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml12.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         recipe = None
     if isinstance(recipe, dict):
@@ -135,37 +133,37 @@ def _settings(steps: list[LoggedStep]) -> dict[str, Any]:
 
 
 def _versions(environment: dict[str, Any]) -> dict[str, Any]:
-    found = {f"{name} (version)": value for name, value in (environment.get("versions") or {}).items()}
+    versions = {f"{name} (version)": value for name, value in (environment.get("versions") or {}).items()}
     names = ("device", "platform", "num_processes", "num_threads", "started")
-    return found | {name: environment[name] for name in names if name in environment}
+    return versions | {name: environment[name] for name in names if name in environment}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, str]:
     """The figures of `summary.json` as text."""
-    found: dict[str, str] = {}
+    figures: dict[str, str] = {}
     held_out = summary.get("held_out_accuracy") or {}
-    for phase in ("before", "after"):
+    for phase in (BEFORE, AFTER):
         accuracy = held_out.get(phase)
         if accuracy:
             interval = f" ({accuracy['low']:.3f} to {accuracy['high']:.3f})" if "low" in accuracy else ""
-            found[f"held-out accuracy {phase}"] = f"{accuracy['mean']:.3f}{interval}"
+            figures[f"held-out accuracy {phase}"] = f"{accuracy['mean']:.3f}{interval}"
     for name, label in (("reward_first_10_logs", "reward, first 10 logs"), ("reward_last_10_logs", "last 10 logs")):
         if summary.get(name) is not None:
-            found[label] = f"{summary[name]:.3f}"
+            figures[label] = f"{summary[name]:.3f}"
     if summary.get("steps") is not None:
-        found["steps"] = str(summary["steps"])
+        figures["steps"] = str(summary["steps"])
     if summary.get("train_seconds"):
-        found["training time"] = f"{summary['train_seconds']:.0f} s"
+        figures["training time"] = f"{summary['train_seconds']:.0f} s"
     if summary.get("status") not in (None, "complete"):
-        found["status"] = str(summary["status"])
-    return found
+        figures["status"] = str(summary["status"])
+    return figures

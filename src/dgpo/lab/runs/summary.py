@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from dgpo.lab.runs.directory import AFTER, BEFORE, TRAIN
+from dgpo.lab.runs.files import AFTER, BEFORE, TRAIN
 
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
@@ -42,10 +42,10 @@ def accuracy(metrics: list[dict[str, Any]], phase: str, reward_name: str, prompt
     if not values:
         return None
     interval = wilson_interval(values[-1], prompts)
-    found: dict[str, Any] = {"mean": values[-1], "prompts": prompts}
+    result: dict[str, Any] = {"mean": values[-1], "prompts": prompts}
     if interval:
-        found |= {"low": interval[0], "high": interval[1], "interval": "Wilson, 95 %, over prompts"}
-    return found
+        result |= {"low": interval[0], "high": interval[1], "interval": "Wilson, 95 %, over prompts"}
+    return result
 
 
 def summarize(
@@ -81,11 +81,11 @@ def summarize(
     }
 
 
-def accuracy_text(found: dict[str, Any] | None) -> str:
+def accuracy_text(measured: dict[str, Any] | None) -> str:
     """Return an accuracy for people.
 
     Args:
-        found: What `accuracy` gave.
+        measured: What `accuracy` returned.
 
     Returns:
         The mean with its interval.
@@ -94,10 +94,10 @@ def accuracy_text(found: dict[str, Any] | None) -> str:
         >>> accuracy_text({"mean": 0.5, "low": 0.404, "high": 0.596})
         '0.500 (0.404 to 0.596)'
     """
-    if found is None:
+    if measured is None:
         return "not measured"
-    interval = f" ({found['low']:.3f} to {found['high']:.3f})" if "low" in found else ""
-    return f"{found['mean']:.3f}{interval}"
+    interval = f" ({measured['low']:.3f} to {measured['high']:.3f})" if "low" in measured else ""
+    return f"{measured['mean']:.3f}{interval}"
 
 
 def _mean(values: list[float]) -> float | None:

@@ -22,7 +22,7 @@ class Task:
         eval_dataset: Held-out rows of the same columns, disjoint from `train_dataset`; `None` if there are none.
         reward_funcs: The task's own scorers. The first one is the accuracy that is reported before and after.
         description: One line for `--dry-run`.
-        metadata: Facts that a report may want (sizes, options, where the rows came from).
+        metadata: Facts for a report (sizes, options, where the rows came from).
     """
 
     name: str

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
+from dgpo.lab.progress import track
 from dgpo.lab.rewards.registry import can_score, get_reward
-from dgpo.lab.tasks._progress import track
 from dgpo.lab.tasks.base import Task
 from dgpo.lab.tasks.layouts import Columns, Prompt, as_chat, as_gold, as_prompt, cell, fill_template, find_columns
 from dgpo.lab.tasks.readers import Table, read_file, read_hub
@@ -57,7 +57,7 @@ def load_file(
 
     Raises:
         DataError: If a file is missing, empty or malformed, its columns are not recognised, or no row can be scored.
-        RecipeError: If an option cannot work.
+        ConfigError: If an option cannot work.
 
     Example:
         >>> import tempfile
@@ -107,10 +107,10 @@ def load_hub(
 
     Raises:
         DataError: If the data set cannot be had, or for what `load_file` refuses.
-        RecipeError: If an option cannot work.
+        ConfigError: If an option cannot work.
     """
     if eval_split is not None and eval_file is not None:
-        raise RecipeError("give eval_split or eval_file, not both.")
+        raise ConfigError("give eval_split or eval_file, not both.")
     options = _Options(seed, eval_size, rewards, prompt_column, answer_column, system_prompt, prompt_template, chat)
     hub_id, _, config = name.partition(":")
     held_out = None
@@ -135,7 +135,7 @@ class _Options:
     def __post_init__(self) -> None:
         size = self.eval_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-            raise RecipeError(f"eval_size is {size!r}; it must be a whole number of at least 0.")
+            raise ConfigError(f"eval_size is {size!r}; it must be a whole number of at least 0.")
         fill_template(self.prompt_template, "")  # refuses a template without {prompt}
         for name in self.rewards or ():
             if name != "task":
@@ -144,10 +144,10 @@ class _Options:
 
 @dataclass
 class _Rows:
-    """What was kept of a table: prompt and gold answer by the prompt's text, and how much was not."""
+    """The rows of a table that can be used: prompt and gold answer by the prompt's text; and counts of the others."""
 
     where: str
-    kept: dict[str, tuple[Prompt, str]] = field(default_factory=dict)
+    usable: dict[str, tuple[Prompt, str]] = field(default_factory=dict)
     read: int = 0
     duplicates: int = 0
     contradictions: int = 0
@@ -161,11 +161,11 @@ class _Rows:
             self.without_prompt += 1
         elif not gold:
             self.without_answer += 1
-        elif (key := _key(prompt)) in self.kept:
+        elif (key := _key(prompt)) in self.usable:
             self.duplicates += 1
-            self.contradictions += self.kept[key][1] != gold
+            self.contradictions += self.usable[key][1] != gold
         else:
-            self.kept[key] = (prompt, gold)
+            self.usable[key] = (prompt, gold)
 
     def dropped(self) -> str:
         counts = (
@@ -189,7 +189,7 @@ def _collect(table: Table, columns: Columns) -> _Rows:
         where = f"{table.name}, row {number}"
         prompt = as_prompt(cell(row, columns.prompt, where), where)
         rows.add(prompt, as_gold(cell(row, columns.answer, where), where))
-    if not rows.kept:
+    if not rows.usable:
         raise DataError(
             f"{table.name}: no row can be rewarded; of {rows.read:,} rows, {rows.without_answer:,} have no gold answer "
             f"in {columns.answer!r} and {rows.without_prompt:,} no prompt in {columns.prompt!r}."
@@ -198,15 +198,15 @@ def _collect(table: Table, columns: Columns) -> _Rows:
 
 
 def _keep_scorable(rows: _Rows, names: Sequence[str]) -> None:
-    scorable = {key: row for key, row in rows.kept.items() if any(can_score(name, row[1]) for name in names)}
+    scorable = {key: row for key, row in rows.usable.items() if any(can_score(name, row[1]) for name in names)}
     if not scorable:
-        example = next(iter(rows.kept.values()))[1]
+        example = next(iter(rows.usable.values()))[1]
         raise DataError(
-            f"{rows.where}: no row can be rewarded; {' and '.join(names)} can read none of the {len(rows.kept):,} gold "
-            f"answers, such as {example[:100]!r}. Choose another reward, or another answer_column."
+            f"{rows.where}: no row can be rewarded; {' and '.join(names)} can read none of the {len(rows.usable):,} "
+            f"gold answers, such as {example[:100]!r}. Choose another reward, or another answer_column."
         )
-    rows.unscorable = len(rows.kept) - len(scorable)
-    rows.kept = scorable
+    rows.unscorable = len(rows.usable) - len(scorable)
+    rows.usable = scorable
 
 
 def _task(name: str, table: Table, eval_table: Table | None, options: _Options) -> Task:
@@ -214,12 +214,12 @@ def _task(name: str, table: Table, eval_table: Table | None, options: _Options) 
         table.columns, table.name, prompt_column=options.prompt_column, answer_column=options.answer_column
     )
     rows = _collect(table, columns)
-    golds = [gold for _, gold in rows.kept.values()]
+    golds = [gold for _, gold in rows.usable.values()]
     default = "last_number" if all(can_score("last_number", gold) for gold in golds) else "exact_match"
     names = [default if reward == "task" else reward for reward in options.rewards or ("task",)]
     _keep_scorable(rows, names)
     if eval_table is None:
-        train, held_out = _split(list(rows.kept.values()), options)
+        train, held_out = _split(list(rows.usable.values()), options)
         shared = 0
     else:
         eval_columns = find_columns(
@@ -230,10 +230,10 @@ def _task(name: str, table: Table, eval_table: Table | None, options: _Options) 
         )
         eval_rows = _collect(eval_table, eval_columns)
         _keep_scorable(eval_rows, names)
-        held_out = _sample(list(eval_rows.kept.values()), options)
+        held_out = _sample(list(eval_rows.usable.values()), options)
         keys = {_key(prompt) for prompt, _ in held_out}
-        train = [row for key, row in rows.kept.items() if key not in keys]
-        shared = len(rows.kept) - len(train)
+        train = [row for key, row in rows.usable.items() if key not in keys]
+        shared = len(rows.usable) - len(train)
     if not train:
         raise DataError(f"{table.name}: every prompt is held out, none is left for training. Lower eval_size.")
     notes = [

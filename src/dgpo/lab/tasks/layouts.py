@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards.extraction import last_boxed
 from dgpo.lab.rewards.numbers import parse_number
 from dgpo.names import did_you_mean
@@ -65,16 +65,16 @@ def find_columns(
         >>> find_columns(["prompt", "reward_model", "extra_info"], "dapo.parquet").answer
         'reward_model.ground_truth'
     """
-    found = {column.casefold(): column for column in reversed(columns)}
+    by_lower = {column.casefold(): column for column in reversed(columns)}
     for given, option in ((prompt_column, "prompt_column"), (answer_column, "answer_column")):
         if given is not None and given not in columns and str(given).split(".")[0] not in columns:
             hint = did_you_mean(str(given), columns)
             raise DataError(f"{where} has no column {given!r} ({option}).{hint} It has: {', '.join(columns)}.")
-    if answer_column is None and {"prompt", "reward_model"} <= found.keys():
-        answer_column = found["reward_model"] + _VERL_ANSWER[len("reward_model") :]
-        prompt_column = prompt_column or found["prompt"]
-    prompt = prompt_column or next((found[name] for name in PROMPT_COLUMNS if name in found), None)
-    answer = answer_column or next((found[name] for name in ANSWER_COLUMNS if name in found), None)
+    if answer_column is None and {"prompt", "reward_model"} <= by_lower.keys():
+        answer_column = by_lower["reward_model"] + _VERL_ANSWER[len("reward_model") :]
+        prompt_column = prompt_column or by_lower["prompt"]
+    prompt = prompt_column or next((by_lower[name] for name in PROMPT_COLUMNS if name in by_lower), None)
+    answer = answer_column or next((by_lower[name] for name in ANSWER_COLUMNS if name in by_lower), None)
     if prompt is None or answer is None:
         missing = " and no ".join(
             kind for kind, name in (("prompt column", prompt), ("answer column", answer)) if name is None
@@ -203,7 +203,7 @@ def fill_template(template: str | None, prompt: Prompt) -> Prompt:
         A prompt of the same kind.
 
     Raises:
-        RecipeError: If the template has no `{prompt}`.
+        ConfigError: If the template has no `{prompt}`.
 
     Example:
         >>> fill_template("Q: {prompt}\\nA:", "1 + 1")
@@ -212,7 +212,7 @@ def fill_template(template: str | None, prompt: Prompt) -> Prompt:
     if template is None:
         return prompt
     if "{prompt}" not in template:
-        raise RecipeError(f"prompt_template {template!r} must contain {{prompt}}, where the prompt goes.")
+        raise ConfigError(f"prompt_template {template!r} must contain {{prompt}}, where the prompt goes.")
     if isinstance(prompt, str):
         return template.replace("{prompt}", prompt)
     return [*prompt[:-1], {**prompt[-1], "content": template.replace("{prompt}", prompt[-1]["content"])}]

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, get_args
 
-from dgpo.errors import DataError, RecipeError
-from dgpo.lab.tasks._entries import dump_entry
-from dgpo.lab.tasks._gym_scoring import CODE_RUNNING_SCORERS, Extraction, refuse_if_blind, scorer_reward
-from dgpo.lab.tasks._progress import track
+from dgpo.errors import ConfigError, DataError
+from dgpo.lab.progress import track
 from dgpo.lab.tasks.base import Task
+from dgpo.lab.tasks.entries import dump_entry
+from dgpo.lab.tasks.gym_scoring import CODE_RUNNING_SCORERS, Extraction, refuse_if_blind, scorer_reward
 from dgpo.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def load_reasoning_gym(
         A task with chat prompts and columns `answer` and `entry` (JSON).
 
     Raises:
-        RecipeError: If the name or an option is unknown or refused by reasoning-gym.
+        ConfigError: If the name or an option is unknown or refused by reasoning-gym.
         DataError: If no training question is left beside the held-out ones.
 
     Example:
@@ -70,7 +70,7 @@ def load_reasoning_gym(
     """
     _check_options(name, seed, eval_size, size, answer_extraction)
     if own_scorer and name in CODE_RUNNING_SCORERS and not allow_code_execution:
-        raise RecipeError(
+        raise ConfigError(
             f"reasoning_gym:{name}: its scorer runs the model's completions as Python code on this machine. Set "
             "allow_code_execution: true if that is acceptable, in a container say, or name other rewards."
         )
@@ -83,7 +83,7 @@ def load_reasoning_gym(
             part = _create(name, options, seed=train_seed + offset + start, size=count)
             yield from (part[index] for index in range(count))
 
-    with _global_state_kept():
+    with _global_state_restored():
         train, held_out = _split(name, entries(0), entries(_EVAL_OFFSET), size, eval_size)
         scorer = _create(name, options, seed=train_seed, size=1)
         if own_scorer:
@@ -117,18 +117,16 @@ def dataset_names() -> list[str]:
 def _datasets() -> dict[str, tuple[Any, Any]]:
     try:
         with warnings.catch_warnings():
-            # One of its dependencies compares with `is` where it means `==`; Python says so once per installation.
+            # One of its dependencies compares with `is` where it means `==`; Python warns of it once per installation.
             warnings.simplefilter("ignore", SyntaxWarning)
             from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise RecipeError(
-            "tasks of reasoning_gym need the package reasoning-gym; install dgpo with its extra: pip install dgpo[trl]."
-        ) from error
+        raise ConfigError("tasks of reasoning_gym need the package reasoning-gym: pip install 'dgpo[lab]'.") from error
     return DATASETS
 
 
 @contextmanager
-def _global_state_kept() -> Iterator[None]:
+def _global_state_restored() -> Iterator[None]:
     """`decimal_arithmetic` sets the precision of all decimals, `pool_matrix` the seed of numpy: not for the others."""
     import numpy as np
 
@@ -144,9 +142,9 @@ def _global_state_kept() -> Iterator[None]:
 def _check_options(name: str, seed: int, eval_size: int | None, size: int, answer_extraction: str) -> None:
     if name not in _datasets():
         hint = did_you_mean(name, _datasets())
-        raise RecipeError(f"reasoning_gym has no data set {name!r}.{hint} It has {len(_datasets())} others.")
+        raise ConfigError(f"reasoning_gym has no data set {name!r}.{hint} It has {len(_datasets())} others.")
     if answer_extraction not in get_args(Extraction):
-        raise RecipeError(
+        raise ConfigError(
             f"reasoning_gym:{name}: answer_extraction is {answer_extraction!r}; it must be one of "
             f"{', '.join(get_args(Extraction))}."
         )
@@ -154,19 +152,19 @@ def _check_options(name: str, seed: int, eval_size: int | None, size: int, answe
     for option, value, least in (("size", size, 1), ("eval_size", eval_size, 0), ("seed", seed, 0)):
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole and value >= least and (value <= most or option == "seed")):
-            raise RecipeError(
+            raise ConfigError(
                 f"reasoning_gym:{name}: {option} is {value!r}; it must be a whole number of at least {least}"
                 f"{'' if option == 'seed' else f' and at most {most}'}."
             )
 
 
 def _create(name: str, options: dict[str, Any], *, seed: int, size: int) -> Any:
-    """reasoning-gym's data set; what it refuses is said with the options it has."""
+    """reasoning-gym's data set; an option that it refuses is an error with the valid ones."""
     dataset_class, config_class = _datasets()[name]
     valid = sorted({field.name for field in dataclasses.fields(config_class)} - {"seed", "size"})
     for option in options:
         if option not in valid:
-            raise RecipeError(
+            raise ConfigError(
                 f"reasoning_gym:{name} has no option {option!r}.{did_you_mean(option, valid)} "
                 f"Its options are: {', '.join(valid)}."
             )
@@ -175,7 +173,7 @@ def _create(name: str, options: dict[str, Any], *, seed: int, size: int) -> Any:
     # Whatever a wrong value makes it raise: an assertion, a comparison of a text with a number, ...
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "its defaults"
-        raise RecipeError(
+        raise ConfigError(
             f"reasoning_gym:{name} refuses {given}: {str(error) or type(error).__name__}. "
             f"Its options are: {', '.join(valid)}."
         ) from error
@@ -197,14 +195,14 @@ def _split(
         held_out.setdefault(entry["question"], entry)
         if len(held_out) == eval_size:
             break
-    kept = [entry for entry in train if entry["question"] not in held_out]
-    kept += _fresh(train_entries, held_out, size - len(kept))
-    if not kept:
+    fresh = [entry for entry in train if entry["question"] not in held_out]
+    fresh += _fresh(train_entries, held_out, size - len(fresh))
+    if not fresh:
         raise DataError(
             f"reasoning_gym:{name}: all questions are among the {len(held_out)} held-out ones, none is left for "
             "training. Lower eval_size, or give options with more different questions."
         )
-    return kept, list(held_out.values())
+    return fresh, list(held_out.values())
 
 
 def _fresh(entries: Iterator[dict[str, Any]], held_out: dict[str, Any], count: int) -> list[dict[str, Any]]:

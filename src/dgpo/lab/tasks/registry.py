@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards.registry import can_score, get_reward, reward_names
 from dgpo.lab.tasks.base import RewardFn, Task
 from dgpo.lab.tasks.files import load_file, load_hub
@@ -42,7 +42,7 @@ def load_task(
         The task.
 
     Raises:
-        RecipeError: If there is no such task, reward or option.
+        ConfigError: If there is no such task, reward or option.
         DataError: If the data cannot be used.
 
     Example:
@@ -50,7 +50,7 @@ def load_task(
         8
         >>> load_task("forsk")
         Traceback (most recent call last):
-        dgpo.errors.RecipeError: there is no task 'forsk'. Did you mean 'forks'? A task is forks, ...
+        dgpo.errors.ConfigError: there is no task 'forsk'. Did you mean 'forks'? A task is forks, ...
     """
     names = _check_rewards(rewards)
     if name == "forks":
@@ -66,7 +66,7 @@ def load_task(
         return _with_rewards(gym, names)
     load = load_file if _is_file(name) else load_hub if _HUB_ID.fullmatch(name) else None
     if load is None:
-        raise RecipeError(_unknown(name))
+        raise ConfigError(_unknown(name))
     _check_options(name, load, task_args)
     return load(name, seed=seed, eval_size=eval_size, rewards=names, **task_args)
 
@@ -99,14 +99,14 @@ def _check_rewards(rewards: Sequence[str] | None) -> tuple[str, ...] | None:
     names = (rewards,) if isinstance(rewards, str) else tuple(rewards)
     valid = (*reward_names(), "task")
     if not names:
-        raise RecipeError(f"rewards is empty; name at least one of {', '.join(valid)}.")
+        raise ConfigError(f"rewards is empty; name at least one of {', '.join(valid)}.")
     for name in names:
         if name not in valid:
-            raise RecipeError(
+            raise ConfigError(
                 f"there is no reward {name!r}.{did_you_mean(str(name), valid)} The rewards are: {', '.join(valid)}."
             )
     if len(set(names)) < len(names):
-        raise RecipeError(f"rewards names one scorer twice: {', '.join(names)}; use reward_weights to weigh it more.")
+        raise ConfigError(f"rewards names one scorer twice: {', '.join(names)}; use reward_weights to weigh it more.")
     return names
 
 
@@ -120,7 +120,7 @@ def _check_options(name: str, load: Any, given: dict[str, Any]) -> None:
     )
     for option in given:
         if option not in valid:
-            raise RecipeError(
+            raise ConfigError(
                 f"task {name} has no option {option!r}.{did_you_mean(option, valid)} "
                 f"Its options are: {', '.join(valid)}."
             )

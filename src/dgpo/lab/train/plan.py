@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dgpo.lab import yaml12
 from dgpo.lab.train.assemble import FORKS, load_task, reward_names
-from dgpo.lab.train.recipe import Recipe, dump_values
+from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.validate import generation_batch
 
 
@@ -23,7 +24,7 @@ def describe_plan(recipe: Recipe, config: Any, path: Path, *, full: bool) -> str
     """
     values = recipe.everything() if full else recipe.changed()
     heading = "every field" if full else "what differs from the defaults; --dry-run=full lists every field"
-    lines = [f"# Resolved configuration ({heading})", dump_values(values).rstrip(), "", "# What will run"]
+    lines = [f"# Resolved configuration ({heading})", yaml12.dump_values(values).rstrip(), "", "# What will run"]
     rows = _rows(recipe, config, path)
     width = max(len(label) for label, _ in rows)
     lines += [f"#   {label:<{width}}  {text}" for label, text in rows]
@@ -47,7 +48,7 @@ def _rows(recipe: Recipe, config: Any, path: Path) -> list[tuple[str, str]]:
     return [
         ("task", task_text),
         ("model", f"{recipe['model_name_or_path']}, {fitting}, {recipe['dtype']}"),
-        ("credit", f"tau = {config.tau}, kappa = {config.kappa}, policy: {config.credit_policy}"),
+        ("credit", _credit(config)),
         ("each sampling", f"{prompts} prompts x {config.num_generations} completions"),
         ("steps", _counted(steps, "unknown until the data is read")),
         ("completions", _counted(None if samplings is None else samplings * completions, "unknown")),
@@ -56,6 +57,14 @@ def _rows(recipe: Recipe, config: Any, path: Path) -> list[tuple[str, str]]:
         ("processes", f"{config.world_size}"),
         ("run directory", str(path)),
     ]
+
+
+def _credit(config: Any) -> str:
+    """The rule, where it is another one than the paper's, its options and the policy that it measures."""
+    rule = getattr(config, "credit_rule", "dgpo")
+    options = {"tau": config.tau, "kappa": config.kappa, **(getattr(config, "credit_options", None) or {})}
+    parts = [f"{name} = {value}" for name, value in options.items() if value is not None]
+    return ", ".join([*([] if rule == "dgpo" else [rule]), *parts, f"policy: {config.credit_policy}"])
 
 
 def steps_per_sampling(config: Any) -> float:

@@ -1,60 +1,22 @@
 """Reads a recipe: one flat YAML file, every field of which the command line can override."""
 
 import copy
-import re
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dgpo.errors import RecipeError
-from dgpo.lab.train.schema import Field, describe, fit, unknown_key
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML with the scalars of YAML 1.2: `1e-4` is a number, `no` and `2024-01-01` are text."""
-
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012
-
-
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(str(loader.construct_scalar(node)))
-
-
-def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    text = str(loader.construct_scalar(node))
-    return float(text.replace(".", "") if text[-1].isalpha() else text)  # `.inf` and `.nan` are Python's without a dot
-
-
-for _tag, _pattern, _first in (
-    ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
-    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))", list("-+.")),
-    ("merge", r"<<", ["<"]),
-):
-    _RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-# YAML 1.1 would read 010 as octal and 1:30 as sixty-based; a recipe means what it says.
-_RecipeLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-_RecipeLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
-
-
-class _RecipeDumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would mistake for something else: `'no'`, `'1e-4'`."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])
-        + _RecipeLoader.yaml_implicit_resolvers.get(first, [])
-        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_RecipeLoader.yaml_implicit_resolvers}
-    }
+from dgpo.lab import yaml12
+from dgpo.lab.train.schema import Field, unknown_key
+from dgpo.lab.train.values import describe
+from dgpo.names import did_you_mean
 
 
 @dataclass
 class Recipe:
-    """What a run is asked to do: the values that were set, each checked against its field.
+    """The configuration of a run: the values that were set, each checked against its field.
 
     Attributes:
         values: Field name to value; only what recipe and command line set.
@@ -75,6 +37,11 @@ class Recipe:
             return self.values[name]
         return self.schema[name].default
 
+    @property
+    def name(self) -> str:
+        """The name of the file, which default run directories begin with."""
+        return self.path.stem if self.path else "run"
+
     def of_group(self, *groups: str) -> dict[str, Any]:
         """Return the values that were set among the fields of the given classes."""
         return {name: value for name, value in self.values.items() if self.schema[name].group in groups}
@@ -82,6 +49,12 @@ class Recipe:
     def changed(self) -> dict[str, Any]:
         """Return the values that differ from the defaults, in the order of the schema."""
         return {name: self[name] for name in self.schema if self[name] != self.schema[name].default}
+
+    def to_store(self) -> dict[str, Any]:
+        """Return what makes this run again: every value that differs from its default, and the seed in any case."""
+        values = self.changed() | {"seed": self["seed"]}
+        values.pop("output_dir", None)
+        return values
 
     def everything(self) -> dict[str, Any]:
         """Return the value of every field, set or default."""
@@ -104,7 +77,7 @@ def load_recipe(path: Path, overrides: list[str], schema: dict[str, Field]) -> R
         The recipe; its values fit their fields.
 
     Raises:
-        RecipeError: One message that lists every problem found, each with its place.
+        RecipeError: One message that lists every problem, each with its place.
     """
     recipe = parse_recipe(path, overrides, schema)
     raise_problems(recipe.problems)
@@ -127,13 +100,15 @@ def parse_recipe(path: Path, overrides: list[str], schema: dict[str, Field]) -> 
     """
     recipe = Recipe(values={}, schema=schema, path=path)
     problems = recipe.problems
-    for key, value, line in read_yaml(path, problems):
+    entries, faults = _read(path)
+    problems += [f"{path}:{line}: {fault}" for line, fault in faults]
+    for key, value, line in entries:
         place = f"{path}:{line}"
         if key not in schema:
             problems.append(f"{place}: {unknown_key(key, schema)}")
             continue
         try:
-            recipe.values[key] = fit(value, schema[key])
+            recipe.values[key] = schema[key].fit(value)
             recipe.places[key] = place
         except ValueError as error:
             problems.append(f"{place}: {error}")
@@ -150,90 +125,26 @@ def raise_problems(problems: list[str]) -> None:
         raise RecipeError(f"{len(problems)} things to put right:\n{listed}")
 
 
-def read_yaml(path: Path, problems: list[str]) -> list[tuple[str, Any, int]]:
-    """Return the top-level keys of a YAML file with value and line; duplicates are added to `problems`."""
-    node = _compose(path)
-    if node is None:
-        return []
-    if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{path} must hold `key: value` lines, and holds {_kind(node)}.")
-    entries: list[tuple[str, Any, int]] = []
-    loader = _RecipeLoader("")
-    _find_duplicates(node, path, problems)
-    seen: set[str] = set()
-    for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            entries.append((key, loader.construct_object(value_node, deep=True), line))
-        except (yaml.YAMLError, ValueError) as error:
-            problems.append(f"{path}:{line}: {key}: {_yaml_problem(error)}")
-    return entries
-
-
-def _compose(path: Path) -> yaml.Node | None:
+def _read(path: Path) -> tuple[list[tuple[str, Any, int]], list[tuple[int, str]]]:
+    """Return the entries of a recipe with their lines, and the problems of single ones."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return yaml12.top_level_entries(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"There is no recipe at {path}.{_siblings(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"The recipe {path} cannot be read: {error}.") from error
-    try:
-        return yaml.compose(text, Loader=_RecipeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{line}: this is not valid YAML: {_yaml_problem(error)}") from error
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(f"{place}: this is not valid YAML: {yaml12.describe_error(error)}") from error
+    except ValueError as error:
+        raise RecipeError(f"{path} {error}.") from None
 
 
 def _siblings(path: Path) -> str:
     folders = [folder for folder in (path.parent, Path("recipes")) if folder.is_dir()]
-    found = sorted({str(file) for folder in folders for file in folder.glob("*.yaml")})
-    near = get_close_matches(str(path), found, n=1, cutoff=0.5)
-    if near:
-        return f" Did you mean {near[0]}?"
-    return f" There are: {', '.join(found[:8])}." if found else ""
-
-
-def _find_duplicates(node: yaml.Node, path: Path, problems: list[str]) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    first: dict[str, int] = {}
-    for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in first:
-            problems.append(f"{path}:{line}: '{key}' is set a second time (first in line {first[key]}); keep one")
-        first.setdefault(key, line)
-        _find_duplicates(value_node, path, problems)
-
-
-def _kind(node: yaml.Node) -> str:
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-
-
-def _yaml_problem(error: Exception) -> str:
-    return str(getattr(error, "problem", None) or error)
-
-
-def parse_value(text: str) -> Any:
-    """Return one command-line value, read as YAML.
-
-    Args:
-        text: What stands after `--key`.
-
-    Returns:
-        Its value; the text itself if it is not YAML.
-
-    Example:
-        >>> parse_value("[q_proj, v_proj]"), parse_value("1e-4"), parse_value("false")
-        (['q_proj', 'v_proj'], 0.0001, False)
-    """
-    try:
-        return yaml.load(text, Loader=_RecipeLoader)
-    except yaml.YAMLError:
-        return text
+    recipes = sorted({str(file) for folder in folders for file in folder.glob("*.yaml")})
+    return did_you_mean(str(path), recipes) or (f" There are: {', '.join(recipes[:8])}." if recipes else "")
 
 
 def _apply(overrides: list[str], recipe: Recipe, problems: list[str]) -> None:
@@ -271,14 +182,14 @@ def _override(recipe: Recipe, item: Field, tail: str | None, text: str | None) -
         if tail is None and "true or false" in describe(item.hint):
             return True
         raise ValueError(f"--{item.name} needs a value")
-    value = parse_value(text)
+    value = yaml12.parse_value(text)
     if tail is not None:
         return _set_inside(recipe[item.name], item, tail, value)
     try:
-        return fit(value, item)
+        return item.fit(value)
     except ValueError:
-        # `--run_name 7`: a shell has no quotes left to say that a number is meant as text.
-        return fit(text, item)
+        # `--run_name 7`: the shell has removed quotes that would make it text.
+        return item.fit(text)
 
 
 def _set_inside(mapping: Any, item: Field, tail: str, value: Any) -> dict[str, Any]:
@@ -292,23 +203,3 @@ def _set_inside(mapping: Any, item: Field, tail: str, value: Any) -> dict[str, A
         inner = inner[parent]
     inner[last] = value
     return result
-
-
-def dump_values(values: dict[str, Any]) -> str:
-    """Return values as YAML that `load_recipe` reads back to the same values.
-
-    Args:
-        values: Field name to value.
-
-    Returns:
-        One line a field, nested ones indented.
-
-    Example:
-        >>> print(dump_values({"learning_rate": 1e-4, "eval_strategy": "no"}), end="")
-        learning_rate: 0.0001
-        eval_strategy: 'no'
-    """
-    text: str = yaml.dump(
-        values, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
-    )
-    return text

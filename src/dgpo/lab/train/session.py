@@ -1,4 +1,4 @@
-"""Claims the run directory: a new one is made, an old one is continued, anything else is refused."""
+"""The session of a run: a new run directory is made, an old one is continued, anything else is refused."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -9,14 +9,16 @@ from dgpo.errors import DgpoError, RecipeError
 from dgpo.lab.progress import Progress
 from dgpo.lab.runs import checkpoints
 from dgpo.lab.runs.checkpoints import Checkpoints
-from dgpo.lab.runs.directory import BEFORE, FINAL, RECIPE, SUMMARY, RunDirectory, command_line, read_json
+from dgpo.lab.runs.directory import RunDirectory
+from dgpo.lab.runs.environment import command_line
+from dgpo.lab.runs.files import BEFORE, FINAL, RECIPE, SUMMARY, read_json
 from dgpo.lab.train import validate
 from dgpo.lab.train.recipe import Recipe, load_recipe
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for.
+    """A call of `dgpo train`, parsed.
 
     Attributes:
         recipe: The YAML file; `None` to take the one in the run directory that is resumed.
@@ -43,8 +45,8 @@ class Session:
         recipe: The resolved recipe.
         config: Its `DGPOConfig`.
         directory: The run directory.
-        progress: The bar; silent beside the main process.
-        found: The checkpoint to continue from; empty for a new run.
+        progress: The bar; prints in the main process alone.
+        checkpoints: The checkpoint to continue from; empty for a new run.
         is_main: Whether this process writes.
         measured_before: Whether the accuracy before training is known from the run that is continued.
         seconds_before: Training time of that run.
@@ -54,7 +56,7 @@ class Session:
     config: Any
     directory: RunDirectory
     progress: Progress
-    found: Checkpoints = field(default_factory=Checkpoints)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     is_main: bool = True
     measured_before: bool = False
     seconds_before: float = 0.0
@@ -64,7 +66,7 @@ def resume_directory(request: Request, schema: dict[str, Any]) -> Path | None:
     """Return the directory of the run to continue; `None` for a new run.
 
     Args:
-        request: What was asked for.
+        request: The parsed command line.
         schema: The fields of a recipe.
 
     Returns:
@@ -78,9 +80,9 @@ def resume_directory(request: Request, schema: dict[str, Any]) -> Path | None:
     if request.resume_dir is not None:
         return request.resume_dir
     if request.recipe is not None:
-        asked = load_recipe(request.recipe, request.overrides, schema)["output_dir"]
-        if asked:
-            return Path(asked).expanduser()
+        output_dir = load_recipe(request.recipe, request.overrides, schema)["output_dir"]
+        if output_dir:
+            return Path(output_dir).expanduser()
     runs = sorted(Path("runs").glob(f"*/{RECIPE}"), key=lambda file: file.stat().st_mtime)
     newest = f" The newest one here is `dgpo train --resume {runs[-1].parent}`." if runs else ""
     raise RecipeError(f"--resume needs the directory of the run: `dgpo train --resume RUN_DIR`.{newest}")
@@ -97,18 +99,18 @@ def recipe_path(request: Request, resume_dir: Path | None) -> Path:
 
 
 def check_resume(recipe: Recipe, directory: Path, num_processes: int) -> Checkpoints:
-    """Return the checkpoint to continue from, or refuse: another recipe, or no complete checkpoint."""
+    """Return the checkpoint to continue from; raise if there is none, or the recipe is another one."""
     checkpoints.refuse_without_recipe(directory)
     stored = load_recipe(directory / RECIPE, [], recipe.schema)
-    checkpoints.refuse_other_recipe(stored, recipe, directory, num_processes)
-    return checkpoints.newest_or_refuse(directory)
+    checkpoints.refuse_other_recipe(stored.everything(), recipe.everything(), directory, num_processes)
+    return checkpoints.newest_checkpoint(directory)
 
 
 def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, resuming: bool) -> Session:
-    """Claim the run directory: the main process checks and writes, and the others hear the outcome.
+    """Check and write the run directory in the main process, and return the session in every process.
 
     Args:
-        request: What was asked for.
+        request: The parsed command line.
         recipe: The resolved recipe.
         config: Its `DGPOConfig`; `output_dir` is set to the run directory of the main process.
         path: The run directory.
@@ -127,7 +129,7 @@ def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, r
     outcome: list[Any] = [str(path), Checkpoints(), False, 0.0, None]
     if is_main:
         try:
-            outcome[1] = _prepare(request, recipe, path, config.world_size, resuming=resuming)
+            outcome[1] = _prepare(request, recipe, path, config, resuming=resuming)
             metrics = RunDirectory(path).read_metrics()
             outcome[2] = any(line.get("phase") == BEFORE for line in metrics)
             outcome[3] = max((line.get("wall_seconds") or 0.0 for line in metrics), default=0.0)
@@ -135,22 +137,22 @@ def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, r
             outcome[4] = error
     if config.world_size > 1:
         broadcast_object_list(outcome)
-    directory, found, measured_before, seconds_before, refusal = outcome
-    if refusal is not None:
-        raise refusal
+    directory, resumable, measured_before, seconds_before, error = outcome
+    if error is not None:
+        raise error
     config.output_dir = directory
     progress = Progress(quiet=not is_main)
-    for name, fault in found.incomplete.items():
+    for name, fault in resumable.incomplete.items():
         progress.say(f"Passing over {name}: {fault}.")
-    if found.newest is not None:
-        progress.say(f"Resuming from {found.newest}, step {found.step}.")
+    if resumable.newest is not None:
+        progress.say(f"Resuming from {resumable.newest}, step {resumable.step}.")
     return Session(
-        recipe, config, RunDirectory(Path(directory)), progress, found, is_main, measured_before, seconds_before
+        recipe, config, RunDirectory(Path(directory)), progress, resumable, is_main, measured_before, seconds_before
     )
 
 
 def _refuse_complete(recipe: Recipe, path: Path) -> None:
-    """Refuse to resume a run that is over, unless it is asked for more steps than it has made."""
+    """Refuse to resume a complete run, unless the recipe now has more steps."""
     summary = read_json(path / SUMMARY)
     if not isinstance(summary, dict) or summary.get("status") != "complete":
         return
@@ -163,25 +165,26 @@ def _refuse_complete(recipe: Recipe, path: Path) -> None:
         )
 
 
-def _prepare(request: Request, recipe: Recipe, path: Path, num_processes: int, *, resuming: bool) -> Checkpoints:
+def _prepare(request: Request, recipe: Recipe, path: Path, config: Any, *, resuming: bool) -> Checkpoints:
     directory = RunDirectory(path)
-    found = Checkpoints()
+    resumable = Checkpoints()
     if resuming:
-        found = check_resume(recipe, path, num_processes)
+        resumable = check_resume(recipe, path, config.world_size)
         _refuse_complete(recipe, path)
         validate.check_output_dir(path, create=True)
-        directory.cut_to(found.step)
-        for name in found.incomplete:
+        directory.cut_to(resumable.step)
+        for name in resumable.incomplete:
             # The trainer would write into the remains of a checkpoint that was cut off.
             shutil.rmtree(path / name)
     else:
         directory.refuse_if_used()
         validate.check_output_dir(path, create=True)
-    directory.write_recipe(recipe)
+    directory.write_recipe(recipe.to_store())
     directory.write_environment(
         seed=recipe["seed"],
-        num_processes=num_processes,
+        num_processes=config.world_size,
         command=command_line(list(request.arguments)),
-        resumed_from=found.newest.name if found.newest else None,
+        resumed_from=resumable.newest.name if resumable.newest else None,
+        credit=config.resolve_rule().describe(),
     )
-    return found
+    return resumable

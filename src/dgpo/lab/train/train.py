@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.quiet import quiet_libraries
-from dgpo.lab.runs.directory import AFTER, BEFORE, FINAL, TRAIN, RunDirectory, default_path
+from dgpo.lab.runs.directory import RunDirectory, default_path
+from dgpo.lab.runs.files import AFTER, BEFORE, FINAL, TRAIN
 from dgpo.lab.train import validate
 from dgpo.lab.train.assemble import build_config, build_trainer, load_task, model_path, reward_names, weight_bytes
-from dgpo.lab.train.finish import Outcome
+from dgpo.lab.train.finish import RunSummary
 from dgpo.lab.train.plan import describe_plan, num_steps
 from dgpo.lab.train.recipe import Recipe, parse_recipe, raise_problems
 from dgpo.lab.train.schema import recipe_schema
@@ -21,7 +22,7 @@ def train(request: Request) -> int:
     """Train, and return the exit code.
 
     Args:
-        request: What the command line asked for.
+        request: The parsed command line.
 
     Returns:
         0 when the run is complete, or when a dry run found nothing to refuse.
@@ -35,7 +36,7 @@ def train(request: Request) -> int:
     recipe = parse_recipe(recipe_path(request, resume_dir), request.overrides, schema)
     if resume_dir is not None:
         recipe.values["output_dir"] = str(resume_dir)
-    path = Path(recipe["output_dir"]).expanduser() if recipe["output_dir"] else default_path(recipe)
+    path = Path(recipe["output_dir"]).expanduser() if recipe["output_dir"] else default_path(recipe.name)
     _refuse_bad_values(recipe, path, new=resume_dir is None and not request.dry_run)
     config = build_config(recipe, path)
     if request.dry_run:
@@ -61,46 +62,46 @@ def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool) -> None:
         validate.check_output_dir(path, create=False)
         if new and validate.is_main_process():
             RunDirectory(path).refuse_if_used()
-    except RecipeError as error:
+    except ConfigError as error:
         problems.append(str(error))
     raise_problems(problems)
 
 
 def _run(session: Session, task: Any, model: str) -> None:
-    """Train from the start or a checkpoint to the end, and write what came of it."""
+    """Train from the start or a checkpoint to the end, and write its figures."""
     from dgpo.lab.train.callbacks import RunRecorder
 
-    outcome = Outcome(session, task)
-    recipe, config, found = session.recipe, session.config, session.found
+    summary = RunSummary(session, task)
+    recipe, config = session.recipe, session.config
     session.progress.say(f"Run directory: {session.directory.path}")
-    with outcome.explained():
+    with summary.explain_errors():
         validate.check_space_for_checkpoints(
             session.directory.path,
             weight_bytes=weight_bytes(model),
             lora=recipe["use_peft"],
-            kept=recipe["save_total_limit"],
+            limit=recipe["save_total_limit"],
         )
-        recorder = outcome.recorder = RunRecorder(
+        recorder = summary.recorder = RunRecorder(
             session.directory if session.is_main else None,
             session.progress,
             reward_name=reward_names(task)[0],
             completions_every=recipe["completions_every"],
-            first_step=found.step,
+            first_step=session.checkpoints.step,
             seconds_before=session.seconds_before,
         )
         trainer = build_trainer(recipe, config, task, model, recorder)
         evaluates = recipe["eval_before_and_after"] and task.eval_dataset is not None
         if evaluates and not session.measured_before:
             _evaluate(trainer, recorder, BEFORE)
-            outcome.say_accuracy(BEFORE)
+            summary.say_accuracy(BEFORE)
         recorder.phase = TRAIN
         _train(trainer, session)
-        outcome.trained_seconds = recorder.session_seconds
+        summary.trained_seconds = recorder.session_seconds
         trainer.save_model(str(session.directory.path / FINAL))
         if evaluates:
             _evaluate(trainer, recorder, AFTER)
-        outcome.write("complete")
-    outcome.print_table()
+        summary.write("complete")
+    summary.print_table()
 
 
 def _train(trainer: Any, session: Session) -> None:
@@ -108,7 +109,7 @@ def _train(trainer: Any, session: Session) -> None:
 
     A run that was killed after its last checkpoint has none left; transformers would make one too many.
     """
-    newest, step = session.found.newest, session.found.step
+    newest, step = session.checkpoints.newest, session.checkpoints.step
     planned = num_steps(session.config, len(trainer.train_dataset))
     if newest is not None and planned is not None and step >= planned:
         trainer._load_from_checkpoint(str(newest))

@@ -78,7 +78,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
 
 
 def _check_batches(recipe: Recipe) -> list[str]:
-    """Whole groups of completions must fit both batches; TRL finds the second out only after training."""
+    """Whole groups of completions must fit both batches; TRL checks the second only after training."""
     group = recipe["num_generations"]
     sizes = [recipe[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
     if group is None or group < 2 or min(sizes) < 1:
@@ -120,10 +120,10 @@ def _check_remote_code(recipe: Recipe) -> list[str]:
     if recipe["trust_remote_code"]:
         problems.append(
             f"{recipe.place('trust_remote_code')}: trust_remote_code stays off, as it runs code that a model "
-            "repository ships; use a model that transformers knows by itself"
+            "repository ships; use a model that transformers implements"
         )
-    inside: Any = recipe["model_init_kwargs"]
-    if "trust_remote_code" in (inside or ()):
+    model_init_kwargs: Any = recipe["model_init_kwargs"]
+    if "trust_remote_code" in (model_init_kwargs or ()):
         problems.append(f"{recipe.place('model_init_kwargs')}: model_init_kwargs cannot hold trust_remote_code")
     return problems
 
@@ -165,7 +165,7 @@ def check_output_dir(directory: Path, *, create: bool) -> None:
         )
 
 
-def check_space_for_checkpoints(directory: Path, *, weight_bytes: int, lora: bool, kept: int | None) -> None:
+def check_space_for_checkpoints(directory: Path, *, weight_bytes: int, lora: bool, limit: int | None) -> None:
     """Refuse a run whose checkpoints cannot fit on the disk.
 
     A checkpoint of full fine-tuning holds the weights and Adam's two moments; at least two exist at once, as the old
@@ -175,19 +175,19 @@ def check_space_for_checkpoints(directory: Path, *, weight_bytes: int, lora: boo
         directory: The run directory.
         weight_bytes: Size of the model's weights as they are saved; 0 where unknown.
         lora: Whether only an adapter is saved, which is small.
-        kept: `save_total_limit`; `None` keeps all, of which two are counted.
+        limit: `save_total_limit`; `None` keeps all, of which two are counted.
 
     Raises:
         TrainingError: If there is too little space; it names what is needed and what is free.
     """
     if lora or not weight_bytes:
         return
-    needed = 3 * weight_bytes * max(2, (kept or 1) + 1) + MINIMUM_FREE_BYTES
+    needed = 3 * weight_bytes * max(2, (limit or 1) + 1) + MINIMUM_FREE_BYTES
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise TrainingError(
             f"The checkpoints need about {megabytes(needed)} in {directory}, and {megabytes(free)} are free (weights "
-            f"of {megabytes(weight_bytes)} with Adam's moments, {max(2, (kept or 1) + 1)} checkpoints at once). Free "
+            f"of {megabytes(weight_bytes)} with Adam's moments, {max(2, (limit or 1) + 1)} checkpoints at once). Free "
             "some space, lower save_total_limit, use LoRA, or choose another --output_dir."
         )
 

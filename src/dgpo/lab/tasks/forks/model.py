@@ -5,8 +5,7 @@ import hashlib
 import json
 import math
 import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.models import build_once, cache_dir, quiet_saving
+from dgpo.lab.progress import step_bar
 from dgpo.lab.tasks.forks import language
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ class WarmUpConfig:
         for field in ("num_forks", "steps", "batch_size", "hidden_size", "num_layers"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise RecipeError(f"forks: {field} is {value!r}; it must be a whole number of at least 1.")
+                raise ConfigError(f"forks: {field} is {value!r}; it must be a whole number of at least 1.")
         if not 0 <= self.correctness <= 1:
-            raise RecipeError(f"forks: correctness is {self.correctness!r}; it is a probability, from 0 to 1.")
+            raise ConfigError(f"forks: correctness is {self.correctness!r}; it is a probability, from 0 to 1.")
         if self.hidden_size % 8:
-            raise RecipeError(f"forks: hidden_size is {self.hidden_size}; 4 heads need a multiple of 8.")
+            raise ConfigError(f"forks: hidden_size is {self.hidden_size}; 4 heads need a multiple of 8.")
 
     def key(self) -> str:
         """Return the name of the cache folder: every option, hashed, and the format.
@@ -155,7 +155,7 @@ def warm_up_model(
     num_layers: int = 2,
     progress: bool = True,
 ) -> Path:
-    """Return a folder with a model that speaks the language of forks but picks by chance, made when first asked for.
+    """Return a folder with a model of the language of forks that picks by chance; it is made at the first call.
 
     It is trained on demonstrations (about 20 seconds of one core) and kept under `dgpo.lab.models.cache_dir()`, in a
     folder named after all options. The answer is right about `correctness ** num_forks` of the time.
@@ -175,7 +175,7 @@ def warm_up_model(
         A folder for `from_pretrained`, model (safetensors) and tokenizer. Equal options give equal weights.
 
     Raises:
-        RecipeError: If an option is out of range.
+        ConfigError: If an option is out of range.
         DgpoError: If the cache folder cannot be written.
 
     Example:
@@ -212,7 +212,8 @@ def _warmed_up(config: WarmUpConfig, *, progress: bool) -> "LlamaForCausalLM":
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
     prompt_length = 3 * config.num_forks + 1
-    with _one_thread(), _progress_bar(config.steps, show=progress) as advance:
+    bar = step_bar("warming up the forks model", config.steps, figure="loss", show=progress)
+    with _one_thread(), bar as advance:
         for batch in islice(_batches(config), config.steps):
             logits = model(batch).logits[:, prompt_length - 1 : -1]
             loss = F.cross_entropy(logits.flatten(0, 1), batch[:, prompt_length:].flatten())
@@ -257,22 +258,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _progress_bar(steps: int, *, show: bool) -> Iterator[Callable[[float], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        disable=not show,
-    )
-    with bar:
-        task = bar.add_task("warming up the forks model", total=steps, loss=math.nan)
-        yield lambda loss: bar.update(task, advance=1, loss=loss)

