@@ -169,6 +169,28 @@ def test_twenty_thousand_tokens_are_drawn_at_once(browser, completion, tmp_path)
 
 
 @pytest.mark.parametrize("width", [390, 1400])
+def test_runs_that_are_compared_say_what_differs(browser, completion, tmp_path, width):
+    def run(tau, prompt):
+        steps = [LoggedStep(1, {}, group_of(completion, 1, [1.0, -1.0], prompt=prompt))]
+        return Run(f"<b>{tau}", {}, {"tau": tau, "seed": 0}, {"accuracy": "0.5 (0.4 to 0.6)"}, steps)
+
+    for second, says in (("p", False), ("q", True)):
+        browser.open(write(tmp_path / "page.html", [run(0.5, "p"), run(0.05, second)]), width=width)
+        assert browser.run("[...document.querySelectorAll('#cards h3')].map((e) => [e.textContent, e.title])") == [
+            ["tau 0.5", "<b>0.5"],
+            ["tau 0.05", "<b>0.05"],
+        ]
+        assert ("share no prompt" in text_of(browser, "#cards")) is says
+        top = "document.querySelector('{}').getBoundingClientRect().top"
+        places = [browser.run(top.format(selector)) for selector in ("#differences", "#last-figures", "#cards")]
+        assert places == sorted(places)
+        named = "[...document.querySelectorAll('.of-run')].map((e) => e.offsetWidth > 0 && e.textContent)"
+        assert browser.run(named) == (["tau 0.5", "tau 0.05"] if width == 390 else [False, False])
+        assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.problems == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(browser, completion, hostile, tmp_path, dark, width):
     """The rules of axe-core for people who use a keyboard, a screen reader or strong contrast."""

@@ -6,7 +6,8 @@ function drawCards() {
   const runs = runsShown(), rows = rowsBeside(runs.map(chosen));
   hideTip();
   shown = [];
-  const cards = runs.length > 1 ? runs.map((index) => el("h3", { class: "run" }, swatch(index), DATA.runs[index].name)) : [];
+  const cards = runs.length > 1 ? runs.map((index) => el("h3", { class: "run", title: DATA.runs[index].name }, swatch(index), DATA.runs[index].label)) : [];
+  if (runs.length > 1) cards.push(...noSharedPrompt(rows));
   let count = 0, used = 0;
   for (const row of rows) {
     if (count && count >= state.room) break;
@@ -29,10 +30,18 @@ function drawCards() {
   }
 }
 
+/* Side by side is a comparison only where the prompts are the same. */
+function noSharedPrompt(rows) {
+  const shares = rows.some((row) => row.some((group, i) => group && row.some((other, j) => j > i && other && other.prompt === group.prompt && other.step === group.step)));
+  return shares || !rows.length ? [] : [el("p", { class: "nothing", text: "These runs share no prompt here: what stands side by side answers different ones." })];
+}
+
 const fact = (label, value, title) => el("span", { title }, label + " ", el("b", { text: value }));
 function makeGroup(group) {
-  const { step, prompt, answer, all, completions, silent } = group;
+  const { run, step, prompt, answer, all, completions, silent } = group;
   const meta = el("div", { class: "meta" });
+  // Where the columns of the runs stand below each other, their names at the top are out of sight.
+  if (state.run === BESIDE) meta.append(el("span", { class: "of-run" }, swatch(run), el("b", { text: DATA.runs[run].label })));
   if (DATA.kind !== "inspect") meta.append(fact("step", many(step)));
   if (all.length > 1) {
     const rewards = all.map((c) => c.reward).filter((x) => x !== null);
