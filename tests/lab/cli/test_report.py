@@ -73,7 +73,7 @@ def test_two_runs_go_where_they_are_told(run, tmp_path):
         ([*INSPECT, "--rule", "capt"], "There is no credit rule 'capt'. Did you mean 'capped'?"),
         ([*INSPECT, "--rule", "even", "--tau", "0.1"], "The credit rule even has no option 'tau'."),
         ([*INSPECT, "--rule", "capped", "--options.cp", "3"], "no option 'cp'. Did you mean 'cap'?"),
-        ([*INSPECT, "--options.tau=1", "--tau", "1"], "--tau and --options.tau are the same option"),
+        ([*INSPECT, "--options.tau=1", "--tau", "2"], "--tau and --options.tau are the same option"),
         ([*INSPECT, "--options.cap"], "--options.cap needs a value"),
         ([*INSPECT, "--rule", "gtpo"], "compares the completions of a prompt, and here is a single one"),
         ([*INSPECT, "--rule", "/no/rules.py:mine"], "There is no file /no/rules.py"),

@@ -1,5 +1,8 @@
 """The page by prompts, in headless Chromium: groups, measures of any rule, filters, links."""
 
+from pathlib import Path
+
+import pytest
 from browser import text_of, write
 
 from dgpo.credit_log import LoggedStep
@@ -163,3 +166,42 @@ def test_twenty_thousand_tokens_are_drawn_at_once(browser, completion, tmp_path)
     })"""
     assert browser.run(paint) < 5000  # below 1 s on a machine at rest
     assert browser.run("document.querySelectorAll('#cards .t').length") == 1200
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_runs_that_are_compared_say_what_differs(browser, completion, tmp_path, width):
+    def run(tau, prompt):
+        steps = [LoggedStep(1, {}, group_of(completion, 1, [1.0, -1.0], prompt=prompt))]
+        return Run(f"<b>{tau}", {}, {"tau": tau, "seed": 0}, {"accuracy": "0.5 (0.4 to 0.6)"}, steps)
+
+    for second, says in (("p", False), ("q", True)):
+        browser.open(write(tmp_path / "page.html", [run(0.5, "p"), run(0.05, second)]), width=width)
+        assert browser.run("[...document.querySelectorAll('#cards h3')].map((e) => [e.textContent, e.title])") == [
+            ["tau 0.5", "<b>0.5"],
+            ["tau 0.05", "<b>0.05"],
+        ]
+        assert ("share no prompt" in text_of(browser, "#cards")) is says
+        top = "document.querySelector('{}').getBoundingClientRect().top"
+        places = [browser.run(top.format(selector)) for selector in ("#differences", "#last-figures", "#cards")]
+        assert places == sorted(places)
+        named = "[...document.querySelectorAll('.of-run')].map((e) => e.offsetWidth > 0 && e.textContent)"
+        assert browser.run(named) == (["tau 0.5", "tau 0.05"] if width == 390 else [False, False])
+        assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.problems == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing(browser, completion, hostile, tmp_path, dark, width):
+    """The rules of axe-core for people who use a keyboard, a screen reader or strong contrast."""
+    axe = pytest.importorskip("axe_core_python")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    mixed = group_of(completion, 1, [1.0, -1.0, 0.0], answer="42", ended="length")
+    silent = group_of(completion, 2, [0.0, 0.0], prompt="a prompt that scrolls\n" * 50)
+    curves = {"reward": [(step, step / 9) for step in range(9)]}
+    one = Run("one", curves, {"tau": 0.5}, {"steps": "9"}, [LoggedStep(1, {}, [*mixed, *silent])], ["a note"])
+    for name, runs in {"one": [one], "two": [one, hostile]}.items():
+        browser.open(write(tmp_path / f"{name}.html", runs), dark=dark, width=width)
+        browser.run(f"{script}; 0")
+        violations = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 200))]))"
+        assert browser.run(violations) == []

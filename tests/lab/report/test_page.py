@@ -9,7 +9,7 @@ from dgpo.credit_log import CreditLog, LoggedStep
 from dgpo.errors import DataError
 from dgpo.lab.report.credit_summary import summarize_credit
 from dgpo.lab.report.page import render_page
-from dgpo.lab.report.page_data import config_differences, embedded_json
+from dgpo.lab.report.page_data import config_differences, embedded_json, run_labels
 from dgpo.lab.runs.reader import Run, curves_of, read_run
 
 
@@ -190,3 +190,18 @@ def test_the_rule_and_its_options_are_named(tmp_path, settings, completion):
     run = read_run(tmp_path)
     assert run.config["credit_rule"] == "dgpo"
     assert data_of(render_page([run], kind="report", title=""))["runs"][0]["rule"] == "dgpo (tau 0.5, kappa 1)"
+
+
+def test_runs_are_labelled_by_what_differs():
+    def labels(*configs):
+        return run_labels([Run(f"run-{number}", config=config) for number, config in enumerate(configs)])
+
+    others = {"started": "today", "output_dir": "a", "torch (version)": "2"}
+    assert labels({"seed": 0, "credit_options.cap": 2.0}, {"seed": 1, "credit_options.cap": 3.0, **others}) == [
+        "seed 0, cap 2",
+        "seed 1, cap 3",
+    ]
+    assert labels({"tau": 0.5}, {"tau": 0.5, **others}) == ["run-0", "run-1"]
+    assert labels({"tau": 0.5}, {"tau": 0.5}, {"tau": 1.0}) == ["run-0", "run-1", "run-2"]
+    assert labels({}, dict.fromkeys("abcd", 1)) == ["run-0", "run-1"]
+    assert labels({"tau": 0.5}) == ["run-0"]

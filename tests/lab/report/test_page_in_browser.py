@@ -191,8 +191,8 @@ def test_curves_of_two_runs_lie_over_each_other(browser, completion, tmp_path):
     assert text_of(browser, "#last-figures td") == "steps"
     assert browser.run("[...document.getElementById('by-run').options].map((e) => e.textContent)") == [
         "side by side",
-        "one",
-        "two",
+        "tau 0.5",
+        "tau 0.05",
     ]
     assert browser.problems == []
 

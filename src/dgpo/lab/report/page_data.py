@@ -1,6 +1,7 @@
 """The data of a page: runs as plain values, with as much of their curves and credit as a page has room for."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ MAX_CURVES_CHARACTERS = 1_500_000
 
 MAX_POINTS, FEWEST_POINTS = 1000, 10  # of a curve
 _DIGITS = 5  # significant, of a number
+_MOST_LABELLED = 3  # settings in the label of a run
+_NO_SETTING = re.compile(r"output_dir|run_name|started|device|platform|num_(processes|threads)|.* \(version\)")
 _PROMPT_CHARACTERS = 20_000  # of JSON, in which a character that is not ASCII takes six, an emoji twelve
 _SUMMARY_CHARACTERS = 200  # of a token's text in a table, which shows less of it
 _TOKEN_STEPS = (20_000, 4096, 1024, 256)
@@ -35,7 +38,8 @@ def fitted_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
         What the page's script reads; notes say what had no room.
     """
     edges = histogram_edges(run.steps for run in runs)  # histograms side by side have one axis
-    rows = [_without_credit(run, curves, edges) for run, curves in zip(runs, _curves(runs), strict=True)]
+    labels = run_labels(runs)
+    rows = [_without_credit(*parts, edges) for parts in zip(runs, labels, _curves(runs), strict=True)]
     others = embedded_json([rows, config_differences(runs)])
     room = max(0, min(MAX_CREDIT_CHARACTERS, MAX_CHARACTERS - len(others)))
     for run, row in zip(runs, rows, strict=True):
@@ -64,10 +68,37 @@ def embedded_json(data: Any) -> str:
 
 
 def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Return the settings in which runs differ, with one value a run; a value that is not there is a dash."""
-    names = dict.fromkeys(name for run in runs for name in run.config)
+    """Return what runs differ in, settings first, with one value a run; a value that is not there is a dash."""
+    names = sorted(dict.fromkeys(name for run in runs for name in run.config), key=lambda name: not _is_setting(name))
     rows = [(name, [_text(run.config.get(name)) for run in runs]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """Return a short name for each run, made of the settings in which they differ.
+
+    Args:
+        runs: One run, or several side by side.
+
+    Returns:
+        Different names: those of the runs themselves, where the settings alone cannot tell them apart.
+
+    Example:
+        >>> run_labels([Run("a-20260508", config={"tau": 0.5}), Run("a-20260509", config={"tau": 0.05})])
+        ['tau 0.5', 'tau 0.05']
+    """
+    rows = [(name, values) for name, values in config_differences(runs) if _is_setting(name)]
+    if 0 < len(rows) <= _MOST_LABELLED:
+        names = [name.removeprefix("credit_options.").removesuffix("_name_or_path") for name, _ in rows]
+        columns = zip(*(values for _, values in rows), strict=True)
+        labels = [", ".join(f"{name} {value}" for name, value in zip(names, column, strict=True)) for column in columns]
+        if len(set(labels)) == len(runs):
+            return labels
+    return [run.name for run in runs]
+
+
+def _is_setting(name: str) -> bool:
+    return not _NO_SETTING.fullmatch(name)
 
 
 def _text(value: Any) -> str:
@@ -84,12 +115,15 @@ def _curves(runs: Sequence[Run]) -> list[dict[str, list[tuple[int, float]]]]:
         count = max(FEWEST_POINTS, count // 2)
 
 
-def _without_credit(run: Run, curves: dict[str, list[tuple[int, float]]], edges: list[float]) -> dict[str, Any]:
+def _without_credit(
+    run: Run, label: str, curves: dict[str, list[tuple[int, float]]], edges: list[float]
+) -> dict[str, Any]:
     summary = summarize_credit(run.steps, edges=edges)
     for row in (*summary["most"], *summary["least"]):
         row["text"] = row["text"][:_SUMMARY_CHARACTERS]
     return {
         "name": run.name,
+        "label": label,
         "rule": _rule(run.steps),
         "curves": curves,
         "config": [(name, _text(value)) for name, value in run.config.items()],

@@ -6,7 +6,8 @@ function drawCards() {
   const runs = runsShown(), rows = rowsBeside(runs.map(chosen));
   hideTip();
   shown = [];
-  const cards = runs.length > 1 ? runs.map((index) => el("h3", { class: "run" }, swatch(index), DATA.runs[index].name)) : [];
+  const cards = runs.length > 1 ? runs.map((index) => el("h3", { class: "run", title: DATA.runs[index].name }, swatch(index), DATA.runs[index].label)) : [];
+  if (runs.length > 1) cards.push(...noSharedPrompt(rows));
   let count = 0, used = 0;
   for (const row of rows) {
     if (count && count >= state.room) break;
@@ -23,12 +24,24 @@ function drawCards() {
   $("cards").replaceChildren(...cards);
   $("cards").className = `cards${state.numbers ? " numbers" : ""}${runs.length > 1 ? ` beside-${runs.length}` : ""}`;
   $("columns").classList.toggle("beside", runs.length > 1);
+  // A prompt that scrolls must be in reach of the keyboard.
+  for (const prompt of document.querySelectorAll(".prompt")) {
+    if (prompt.scrollHeight > prompt.clientHeight) for (const [name, value] of [["tabindex", 0], ["role", "group"], ["aria-label", "Prompt"]]) prompt.setAttribute(name, value);
+  }
+}
+
+/* Side by side is a comparison only where the prompts are the same. */
+function noSharedPrompt(rows) {
+  const shares = rows.some((row) => row.some((group, i) => group && row.some((other, j) => j > i && other && other.prompt === group.prompt && other.step === group.step)));
+  return shares || !rows.length ? [] : [el("p", { class: "nothing", text: "These runs share no prompt here: what stands side by side answers different ones." })];
 }
 
 const fact = (label, value, title) => el("span", { title }, label + " ", el("b", { text: value }));
 function makeGroup(group) {
-  const { step, prompt, answer, all, completions, silent } = group;
+  const { run, step, prompt, answer, all, completions, silent } = group;
   const meta = el("div", { class: "meta" });
+  // Where the columns of the runs stand below each other, their names at the top are out of sight.
+  if (state.run === BESIDE) meta.append(el("span", { class: "of-run" }, swatch(run), el("b", { text: DATA.runs[run].label })));
   if (DATA.kind !== "inspect") meta.append(fact("step", many(step)));
   if (all.length > 1) {
     const rewards = all.map((c) => c.reward).filter((x) => x !== null);
@@ -41,7 +54,7 @@ function makeGroup(group) {
   for (let i = 0; i + 1 < cards.length; i += 2) markFork(cards[i].entry, cards[i + 1].entry);
   for (const card of cards) addFirstTokens(card.entry);
   const text = el("div", { class: "prompt", dir: "auto" }, ...visibleLines(prompt));
-  return el("section", { class: `group${silent ? " silent" : ""}${all.length > 1 ? "" : " single"}`, "aria-label": `A prompt of step ${step}` }, meta, text, el("div", { class: "pairs" }, ...cards));
+  return el("div", { class: `group${silent ? " silent" : ""}`, role: "group", "aria-label": "Prompt and its completions" }, meta, text, el("div", { class: "pairs" }, ...cards));
 }
 function makeCard({ run, step }, c) {
   const meta = el("div", { class: "meta" });

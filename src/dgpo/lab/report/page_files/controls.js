@@ -18,7 +18,7 @@ function drawControls() {
   }
   const parts = [];
   if (logged().length > 1) {
-    const options = [[BESIDE, "side by side"], ...logged().map((index) => [index, DATA.runs[index].name])];
+    const options = [[BESIDE, "side by side"], ...logged().map((index) => [index, DATA.runs[index].label])];
     parts.push(select("Run", "run", options, () => {
       Object.assign(state, { step: opening().step, reward: "all", ended: "all", room: FIRST_COMPLETIONS });
       drawCredit();

@@ -59,7 +59,7 @@ function drawCurves() {
   $("curves-lead").textContent = "Point at a curve: every chart shows its value at that step. Thin: as logged; bold: smoothed.";
   if (runs.length > 1) {
     const list = el("div", { class: "names" });
-    runs.forEach((run, index) => list.append(el("span", {}, swatch(index), run.name)));
+    runs.forEach((run, index) => list.append(el("span", { title: run.name }, swatch(index), run.label)));
     $("charts").before(list);
   }
 }

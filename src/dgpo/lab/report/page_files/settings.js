@@ -1,7 +1,7 @@
 /* What stands above and below: facts, notes, last figures, settings. */
 function drawFacts() {
   $("facts").textContent = DATA.facts.map(([label, value]) => `${label} ${value}`).join(" · ");
-  const notes = DATA.runs.flatMap((run) => run.notes.map((note) => (DATA.runs.length > 1 ? `${run.name}: ${note}` : note)));
+  const notes = DATA.runs.flatMap((run) => run.notes.map((note) => (DATA.runs.length > 1 ? `${run.label}: ${note}` : note)));
   $("notes").replaceChildren(...notes.map((text) => el("p", { class: "note", text })));
   $("notes").hidden = !notes.length;
   if (DATA.runs.length === 1 && DATA.runs[0].figures.length) {
@@ -17,13 +17,15 @@ function drawFacts() {
 function drawSettings() {
   const row = (cells, tag = "td") => el("tr", {}, ...cells.map((text) => el(tag, { text })));
   const body = $("settings-body"), several = DATA.runs.length > 1;
-  const names = DATA.runs.map((run) => run.name);
+  const names = DATA.runs.map((run) => run.label);
   if (several) {
+    $("credit").before($("settings"));  // what differs comes first
+    $("settings-title").textContent = "What differs";
+    body.append(el("h3", { text: DATA.differences.length ? "Settings" : "Nothing is set differently." }));
+    if (DATA.differences.length) body.append(el("table", { id: "differences" }, row(["", ...names], "th"), ...DATA.differences.map(([name, values]) => row([name, ...values]))));
     const labels = [...new Set(DATA.runs.flatMap((run) => run.figures.map(([label]) => label)))];
     const figure = (run, label) => (run.figures.find(([name]) => name === label) || [0, "–"])[1];
-    if (labels.length) body.append(el("h3", { text: "Last figures" }), el("table", { id: "last-figures" }, row(["", ...names], "th"), ...labels.map((label) => row([label, ...DATA.runs.map((run) => figure(run, label))]))));
-    body.append(el("h3", { text: DATA.differences.length ? "What is set differently" : "Nothing is set differently." }));
-    if (DATA.differences.length) body.append(el("table", { id: "differences" }, row(["", ...names], "th"), ...DATA.differences.map(([name, values]) => row([name, ...values]))));
+    if (labels.length) body.append(el("h3", { text: "Results" }), el("table", { id: "last-figures" }, row(["", ...names], "th"), ...labels.map((label) => row([label, ...DATA.runs.map((run) => figure(run, label))]))));
   } else {
     body.append(el("table", {}, ...DATA.runs[0].config.map(([name, value]) => row([name, value]))));
   }
