@@ -261,9 +261,9 @@ def filled_in(text: str) -> str:
     """Return the document with each table between its markers replaced."""
     for name, table in tables().items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, found, rest = text.partition(start)
+        before, opened, rest = text.partition(start)
         _, closed, after = rest.partition(end)
-        if not found or not closed:
+        if not opened or not closed:
             raise SystemExit(f"{DOCUMENT} has no place for the table {name!r}: {start.strip()} ... {end}")
         text = f"{before}{start}{table}\n{end}{after}"
     return text

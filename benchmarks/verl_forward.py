@@ -4,8 +4,7 @@
 
 One gloo rank, FSDP2, fp32, one packed micro-batch. verl's own path is what a GRPO run with a KL term makes: a pass of
 the policy with entropy, then one of the reference. DGPO's is one credit pass, which gives the same and the distances.
-Peaks are of resident memory above what the process held before the pass (VmHWM, reset before it); each contender has a
-process of its own.
+Peaks are of resident memory above that before the pass (VmHWM, reset before it); each contender has its own process.
 """
 
 import argparse
@@ -60,10 +59,10 @@ def make_batch(tokens, vocab):
 
 def measure(contender, vocab):
     """Print the peaks of all token counts as JSON; one process."""
-    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "RAY_LOCAL_WORLD_SIZE": 1}
-    # verl's worker wants to read these two; nobody meets there.
-    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
-    os.environ.update({name: str(value) for name, value in place.items()})
+    variables = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "RAY_LOCAL_WORLD_SIZE": 1}
+    # verl's worker reads these two; no store is opened there.
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     import torch.distributed as dist
     from support import compose_config, data_overrides
 
@@ -145,7 +144,7 @@ def main():
         "date": str(date.today()),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "versions": {name: version(name) for name in ("torch", "verl", "transformers", "dgpo")},
-        "what": "peak resident MiB above what the process held before the pass; one rank, FSDP2, fp32, hidden size 64",
+        "what": "peak resident MiB above that before the pass; one rank, FSDP2, fp32, hidden size 64",
         "rows": rows,
     }
     if options.output:

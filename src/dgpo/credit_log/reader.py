@@ -117,7 +117,7 @@ def _parsed(lines: list[bytes], reasons: list[str]) -> Iterator[Any]:
     for line in lines:
         try:
             yield json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             reasons.append(f"a line is no JSON ({error})")
 
 

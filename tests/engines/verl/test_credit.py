@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batches import KEYS, batch, nested, sequences, stats_of
 from support import HERE
 
 import verl  # noqa: F401  isort: skip
@@ -10,39 +11,7 @@ from dgpo.engines.verl.credit import check_finite, token_stats
 from dgpo.errors import TrainingError
 from dgpo.rules import resolve
 
-LENGTHS = (3, 2, 4, 1)  # the last row is padding
 SIGNED = f"{HERE / 'credit_rules.py'}:signed_share"
-KEYS = ("b_0_0", "a_0_0", "b_1_0", "pad_0_0")
-
-
-def nested(rows):
-    return torch.nested.as_nested_tensor([torch.as_tensor(row) for row in rows], layout=torch.jagged)
-
-
-def sequences(rows):
-    """Whole sequences: two tokens of a prompt before; the value of a token stands one place before it."""
-    return nested([[9.0, *row, 9.0] for row in rows])
-
-
-def batch(**changed):
-    """Four rows by verl's names; the middle token of the third was not sampled by the policy."""
-    mask = [[1, 1, 1], [1, 1], [1, 0, 1, 1], [0]]
-    per_token = [[0.1, 0.2, 0.3], [0.4, 0.5], [0.1, 0.9, 0.2, 0.2], [0.7]]
-    advantages = [1.0, -0.5, -1.0, 0.0]
-    return {
-        "response_mask": nested(mask),
-        "advantages": nested([[a * m for m in row] for a, row in zip(advantages, mask, strict=True)]),
-        "rm_scores": nested([[0.0, 0.0, 1.0], [0.0, 0.5], [0.0, 0.0, 0.0, 0.0], [0.0]]),
-        "old_log_probs": nested([[-1.0] * length for length in LENGTHS]),
-        "entropy": nested(per_token),
-        "hellinger_sq": sequences(per_token),
-        "ref_log_probs": sequences([[-1.5] * length for length in LENGTHS]),
-        **changed,
-    }
-
-
-def stats_of(data):
-    return token_stats(data, KEYS, vocab_size=8, is_padding=[False, False, False, True])
 
 
 def test_fields_of_verl_become_those_of_the_core():

@@ -10,11 +10,13 @@ from dgpo.lab.rewards.exact import exact_match_reward
 from dgpo.lab.rewards.extraction import extract_answer
 from dgpo.lab.rewards.format import think_answer_format_reward, think_format_reward
 from dgpo.lab.rewards.length import SoftOverlong, soft_overlong_reward
+from dgpo.lab.rewards.lint import GoldLint, lint_golds
 from dgpo.lab.rewards.math import MathReward, compute_score, math_reward
 from dgpo.lab.rewards.numbers import is_number, last_number, last_number_reward, parse_number
 from dgpo.lab.rewards.registry import can_score, get_reward, reward_names
 
 __all__ = [
+    "GoldLint",
     "MathReward",
     "SoftOverlong",
     "can_score",
@@ -27,6 +29,7 @@ __all__ = [
     "is_number",
     "last_number",
     "last_number_reward",
+    "lint_golds",
     "math_reward",
     "parse_number",
     "reward_names",

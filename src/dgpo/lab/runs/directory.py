@@ -68,10 +68,28 @@ class RunDirectory:
         )
         write_atomically(self.path / files.RECIPE, head + yaml12.dump_values(values))
 
-    def write_environment(self, *, seed: int, num_processes: int, command: list[str], resumed_from: str | None) -> None:
-        """Write versions, machine and command; a resumed run adds itself to the list."""
+    def write_environment(
+        self,
+        *,
+        seed: int,
+        num_processes: int,
+        command: list[str],
+        resumed_from: str | None,
+        credit: dict[str, Any] | None = None,
+    ) -> None:
+        """Write versions, machine, command and credit rule; a resumed run adds itself to the list.
+
+        Args:
+            seed: Of the run.
+            num_processes: How many processes train.
+            command: The command line.
+            resumed_from: Name of the checkpoint that is continued; None for a new run.
+            credit: Name, options and source digest of the credit rule.
+        """
         path = self.path / files.ENVIRONMENT
         facts = environment(seed=seed, num_processes=num_processes, command=command)
+        if credit is not None:
+            facts["credit"] = credit
         if resumed_from is not None and path.is_file():
             first = files.read_json(path) or {}
             first.setdefault("resumed", []).append({"from": resumed_from, **facts})

@@ -1,6 +1,5 @@
 """Reads what a run left behind: its curves, its configuration, its last figures and its credit log."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 from dgpo.credit_log.reader import FOLDER, read_intact_steps
 from dgpo.credit_log.record import LoggedStep
 from dgpo.errors import DataError
-from dgpo.lab.runs import files
-from dgpo.lab.runs.files import METRICS
+from dgpo.lab import yaml12
+from dgpo.lab.runs.files import AFTER, BEFORE, CHECKPOINTS, ENVIRONMENT, METRICS, RECIPE, SUMMARY, TRAINER_STATE
+from dgpo.lab.runs.intact import as_finite, if_intact, intact_lines, intact_mapping, is_step
 
 
 @dataclass
@@ -54,23 +54,25 @@ def read_run(path: Path) -> Run:
     if not path.is_dir():
         raise DataError(f"{path}: there is no such directory. {remedy}")
     steps, problems = read_intact_steps(path)
-    run = Run(path.resolve().name, steps=steps, notes=problems)
-    lines = _lines(path)
+    run = Run(path.resolve().name, steps=steps)
+    lines = _lines(path, problems)
     if not lines and not run.steps:
         raise DataError(f"{path} holds neither {METRICS} nor {FOLDER}/ nor a checkpoint with metrics. {remedy}")
     run.curves = curves_of(lines)
-    environment = _mapping(path / files.ENVIRONMENT)
-    recipe, settings = _recipe(path / files.RECIPE), _settings(run.steps)
+    recipe, settings = _recipe(path / RECIPE, problems), _settings(run.steps)
     # The rule's options hold the recipe's tau and kappa.
     recipe = {name: value for name, value in recipe.items() if name not in settings.get("credit_options", {})}
-    run.config = _flat({**recipe, **settings, **_versions(environment)})
-    run.figures = _figures(_mapping(path / files.SUMMARY))
+    environment, summary = (intact_mapping(path / name, problems) for name in (ENVIRONMENT, SUMMARY))
+    versions = if_intact(_versions, environment, ENVIRONMENT, problems)
+    run.config = _flat({**recipe, **settings, **versions})
+    run.figures = if_intact(_figures, summary, SUMMARY, problems)
     if not run.steps:
         run.notes.append(
             "This run has no credit log. Set credit_log_steps (20, say) in the recipe or in DGPOConfig to get one."
         )
     if not lines:
         run.notes.append(f"There are no curves: {METRICS} is missing, and no checkpoint holds metrics.")
+    run.notes += problems
     return run
 
 
@@ -90,39 +92,36 @@ def curves_of(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]
     curves: dict[str, dict[int, float]] = {}
     for line in lines:
         for name, value in line.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if is_number and name not in ("step", "phase", "wall_seconds", "epoch"):
-                curves.setdefault(name, {})[line["step"]] = float(value)
+            number = as_finite(value)
+            if number is not None and name not in ("step", "phase", "wall_seconds", "epoch"):
+                curves.setdefault(name, {})[line["step"]] = number
     return {name: sorted(points.items()) for name, points in curves.items()}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """The metrics that `dgpo train` wrote, or else those of the newest checkpoint."""
     file = path / METRICS
     if file.is_file():
-        return files.read_jsonl(file)
-    states = {state.stat().st_mtime: state for state in path.glob(f"{files.CHECKPOINTS}/{files.TRAINER_STATE}")}
-    history = _mapping(states[max(states)]).get("log_history", []) if states else []
-    return [line for line in history if isinstance(line, dict) and isinstance(line.get("step"), int)]
+        return intact_lines(file, notes)
+    states = {state.stat().st_mtime: state for state in path.glob(f"{CHECKPOINTS}/{TRAINER_STATE}")}
+    history = intact_mapping(states[max(states)], notes).get("log_history") if states else []
+    lines = history if isinstance(history, list) else []
+    return [line for line in lines if isinstance(line, dict) and is_step(line.get("step"))]
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    content = files.read_json(path)
-    return content if isinstance(content, dict) else {}
-
-
-def _recipe(path: Path) -> dict[str, Any]:
+def _recipe(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     import yaml
 
-    from dgpo.lab import yaml12
-
     try:
-        values = yaml12.load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        return {}
-    return values if isinstance(values, dict) else {}
+        recipe = yaml12.load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        recipe = None
+    if isinstance(recipe, dict):
+        return recipe
+    notes.append(f"{path.name} is damaged and left out.")
+    return {}
 
 
 def _settings(steps: list[LoggedStep]) -> dict[str, Any]:
@@ -153,7 +152,7 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     """The figures of `summary.json` as text."""
     figures: dict[str, str] = {}
     held_out = summary.get("held_out_accuracy") or {}
-    for phase in (files.BEFORE, files.AFTER):
+    for phase in (BEFORE, AFTER):
         accuracy = held_out.get(phase)
         if accuracy:
             interval = f" ({accuracy['low']:.3f} to {accuracy['high']:.3f})" if "low" in accuracy else ""

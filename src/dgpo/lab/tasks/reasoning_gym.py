@@ -196,7 +196,7 @@ def _split(
         if len(held_out) == eval_size:
             break
     fresh = [entry for entry in train if entry["question"] not in held_out]
-    fresh += _fresh(train_entries, held_out, size - len(kept))
+    fresh += _fresh(train_entries, held_out, size - len(fresh))
     if not fresh:
         raise DataError(
             f"reasoning_gym:{name}: all questions are among the {len(held_out)} held-out ones, none is left for "

@@ -129,7 +129,7 @@ def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, r
     outcome: list[Any] = [str(path), Checkpoints(), False, 0.0, None]
     if is_main:
         try:
-            outcome[1] = _prepare(request, recipe, path, config.world_size, resuming=resuming)
+            outcome[1] = _prepare(request, recipe, path, config, resuming=resuming)
             metrics = RunDirectory(path).read_metrics()
             outcome[2] = any(line.get("phase") == BEFORE for line in metrics)
             outcome[3] = max((line.get("wall_seconds") or 0.0 for line in metrics), default=0.0)
@@ -165,11 +165,11 @@ def _refuse_complete(recipe: Recipe, path: Path) -> None:
         )
 
 
-def _prepare(request: Request, recipe: Recipe, path: Path, num_processes: int, *, resuming: bool) -> Checkpoints:
+def _prepare(request: Request, recipe: Recipe, path: Path, config: Any, *, resuming: bool) -> Checkpoints:
     directory = RunDirectory(path)
     resumable = Checkpoints()
     if resuming:
-        resumable = check_resume(recipe, path, num_processes)
+        resumable = check_resume(recipe, path, config.world_size)
         _refuse_complete(recipe, path)
         validate.check_output_dir(path, create=True)
         directory.cut_to(resumable.step)
@@ -182,8 +182,9 @@ def _prepare(request: Request, recipe: Recipe, path: Path, num_processes: int, *
     directory.write_recipe(recipe.to_store())
     directory.write_environment(
         seed=recipe["seed"],
-        num_processes=num_processes,
+        num_processes=config.world_size,
         command=command_line(list(request.arguments)),
         resumed_from=resumable.newest.name if resumable.newest else None,
+        credit=config.resolve_rule().describe(),
     )
     return resumable

@@ -50,6 +50,8 @@ def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str 
         return UNPARSEABLE, answer, None
     try:
         correct = _any_equal(golds, answers)
+    except RecursionError:
+        return UNPARSEABLE, answer, None
     except TooLargeError:
         return library.check_expression(gold, answer)  # within the limits of this process
     return (
@@ -62,12 +64,19 @@ def check_answer(gold: str, answer: str | None, *, raw: bool) -> tuple[str, str 
 def _any_equal(golds: tuple[Tree, ...], answers: tuple[Tree, ...]) -> bool:
     if len(symbols(golds[0])) == 1:
         golds = golds[:1]  # 5m is five times m; 5 cm is a length
-    for gold in golds:
-        for index, answer in enumerate(answers):
-            # Letters after a number are a unit only where the gold answer has none.
-            if (index == 0 or not symbols(gold)) and equal(gold, answer):
-                return True
-    return False
+    return any(
+        # Letters after a number are a unit only where the gold answer has none.
+        (index == 0 or not symbols(gold)) and _is_equal(gold, answer)
+        for gold in golds
+        for index, answer in enumerate(answers)
+    )
+
+
+def _is_equal(gold: Tree, answer: Tree) -> bool:
+    try:
+        return equal(gold, answer)
+    except UndefinedError:
+        return False
 
 
 def _is_choice(gold: str, answer: str) -> bool:

@@ -120,10 +120,12 @@ class Parser(TermParser):
                 node = product(node, self._signed())
             elif self._take("/"):
                 node = ("div", node, self._signed())
-            elif self._kind == "(" or self._starts_factor():
+            elif self._kind in ("(", "[") or self._starts_factor():
                 integer = node[0] == "num" and node[2] is None and node[1].denominator == 1
                 is_fraction = self._tokens[self._position].text == "\\frac"
                 right = self._postfix()
+                if right[0] == "seq":
+                    raise UnreadableError("a list as a factor")
                 if right[0] in ("rel", "all"):
                     self._conditions.append(right)  # = 1 (x > 0)
                 elif integer and is_fraction and right[0] == "div" and right[1][0] == right[2][0] == "num":
@@ -162,10 +164,10 @@ class Parser(TermParser):
                 node = ("pow", node, self._exponent())
             elif self._kind == "_" and node[0] == "num":
                 self._next()
-                base = self._argument()
-                if base[0] != "num" or node[2] is not None:
+                digits, base = self._tokens[self._position - 2].text, self._argument()
+                if base[0] != "num":
                     raise UnreadableError("an index of a number that is no base")
-                node = ("base", str(node[1]), int(base[1]))
+                node = ("base", digits, int(base[1]))
             elif self._take("!"):
                 node = ("fn", "factorial", [node])
             elif self._kind == "%":

@@ -23,6 +23,9 @@ _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-z])")
 _BINOMIALS = re.compile(r"\\[dt]binom(?![a-z])")
 _ORDINAL = re.compile(r"\^\s*\{?\s*(?:th|st|nd|rd)\s*\}?|(?<=[0-9])(?:th|st|nd|rd)(?![A-Za-z])")
 _SIGNED_CURRENCY = re.compile(r"(?<![A-Za-z0-9])-\s?(?:\\?\$)\s?(?=[0-9.])")
+_PRIME = re.compile(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-z]))")
+_SPACES = re.compile(r"\\[,;:]|\\q?quad(?![a-z])")
+_THIN_SPACE = re.compile(r"(?<!\\)\\ ")  # in a matrix, two backslashes end a row
 _STOPS = re.compile(r"(?:\\\\|\\ |[.,;:!?。]|\s|\\[,;!])+$")
 
 _LEAD_IN = re.compile(
@@ -40,6 +43,11 @@ _VALUE = re.compile(
 )
 _PLAIN_PROSE = re.compile(r"[A-Za-z][A-Za-z'’\-]*(?:[ ,.\-'()]+[A-Za-z'\-]+)*[.,!]?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' \-,.&]*")
+_DATE = re.compile(
+    r"[0-9]{1,2}(?::[0-9]{2})?\s*(?:[ap]\.?\s?m\.?)|(?:[a-z]+day,? )?"
+    r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.? [0-9]{1,2}(?:,? [0-9]{4})?",
+    re.IGNORECASE,
+)
 _OPAQUE = ("\\forall", "\\exists", "\\nexists")
 
 
@@ -57,7 +65,9 @@ def clean(text: str) -> str:
         ('\\\\frac{1}{2}', '(A)', '12,345')
     """
     text = _unwrapped(plain_characters(text))
-    text = text.replace("{,}", ",").replace("\\%", "%").replace("^\\%", "%").replace("\\,", " ").replace("\\!", "")
+    text = text.replace("{,}", ",").replace("\\%", "%").replace("^\\%", "%")
+    text = _PRIME.sub("'", text)
+    text = _SPACES.sub(" ", text).replace("\\!", "")
     text = _SIGNED_CURRENCY.sub("-", text).replace("\\$", " ").replace("$", " ")
     text = _FRACTIONS.sub(r"\\frac", _BINOMIALS.sub(r"\\binom", text))
     for _ in range(3):
@@ -65,7 +75,7 @@ def clean(text: str) -> str:
         if not count:
             break
     text = _OLD_TYPEFACE.sub(r" \1 ", text)
-    return _stripped(_ORDINAL.sub("", text.replace("\\ ", " ").replace("~", " ").replace("\n", " ")))
+    return _stripped(_ORDINAL.sub("", _THIN_SPACE.sub(" ", text).replace("~", " ").replace("\n", " ")))
 
 
 def _stripped(text: str) -> str:
@@ -125,6 +135,9 @@ def readings(text: str) -> tuple[Tree, ...]:
         if any(command in cleaned for command in _OPAQUE):
             found.append(("text", "".join(cleaned.split())))
             continue
+        if _DATE.fullmatch(cleaned):
+            found.append(("text", "".join(re.findall("[a-z0-9:]+", cleaned.lower()))))
+            continue
         is_word = re.fullmatch("[A-Za-z]{3,}", cleaned) is not None
         tree = _tree(spell_out_scales(cleaned))
         if tree is not None and not (is_word and tree[0] == "mul"):  # letters of a word are no factors
@@ -138,7 +151,7 @@ def readings(text: str) -> tuple[Tree, ...]:
 def _tree(text: str) -> Tree | None:
     try:
         return parse(text)
-    except UnreadableError:
+    except (UnreadableError, RecursionError):
         return None
 
 
@@ -150,13 +163,15 @@ def _without_lead_in(text: str) -> list[str]:
 def _without_unit(text: str) -> list[Tree]:
     """A number, or an expression without letters, before words or short units."""
     text = spell_out_scales(text)
-    match = re.search(r"[0-9)}%]\s*(?=[A-Za-z\-])", text) or re.search(r"[0-9)}%](?=\s*\^?\s*\\?[A-Za-z])", text)
+    match = re.search(r"(?:[0-9)}%]|\\pi)\s*(?=[A-Za-z\-])", text) or re.search(
+        r"[0-9)}%](?=\s*\^?\s*\\?[A-Za-z])", text
+    )
     while match:
         number, rest = text[: match.end()], text[match.end() :]
         if is_unit(rest) or (match[0][0] == "%" and _is_of(rest)) or _is_of(rest):
             tree = _tree(number.strip())
             return [tree] if tree is not None else []
-        match = re.compile(r"[0-9)}%]\s*(?=[A-Za-z])").search(text, match.end())
+        match = re.compile(r"(?:[0-9)}%]|\\pi)\s*(?=[A-Za-z])").search(text, match.end())
     return []
 
 

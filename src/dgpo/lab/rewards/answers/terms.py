@@ -135,7 +135,7 @@ class TermParser:
                 name += f"_{self._index()}"
         if not marked and letter in ("e", "i"):
             return ("const", letter)
-        if letter in ("f", "g", "h", "F", "G", "P", "Q") and self._kind == "(":
+        if (letter in ("f", "g", "h") or letter.isupper()) and self._kind == "(":  # I(0) is no product
             argument = self._primary()
             return ("call", name, argument[3] if argument[0] == "seq" else [argument])
         return ("sym", name)
@@ -206,6 +206,11 @@ class TermParser:
         upper = self._digit()
         return ("fn", "binomial", [upper, self._digit()])
 
+    def _accented(self, plain: bool) -> Tree:
+        """A letter with a sign above it, or a segment: another name."""
+        accent = self._tokens[self._position - 1].text
+        return self._letter(f"{accent}{self._index()}")
+
     def _matrix(self, plain: bool) -> Tree:
         environment = self._environment()
         if environment not in _MATRICES:
@@ -255,4 +260,6 @@ _HANDLERS: dict[str, Callable[[TermParser, bool], Tree]] = {
     "varnothing": _constant(("seq", "{", "}", [])),
     "mathbb": lambda parser, plain: ("set", parser._index()),
     "R": _constant(("set", "R")),
+    "hbar": _constant(("sym", "hbar")),
+    **dict.fromkeys(("dot", "ddot", "hat", "widehat", "vec", "bar", "tilde", "overline"), TermParser._accented),
 }

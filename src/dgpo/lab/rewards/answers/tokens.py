@@ -34,7 +34,7 @@ _REPEATING = re.compile(
 )
 _MIXED = re.compile(r"(?P<whole>[0-9]+)\s+(?P<upper>[0-9]{1,6})\s?/\s?(?P<lower>[0-9]{1,6})(?![0-9.])")
 _EXPONENT = r"(?:[eE](?P<exponent>[-+]?[0-9]{1,9})(?![0-9.A-Za-z]))?"
-_PLAIN = re.compile(rf"(?P<digits>[0-9]+(?:\.[0-9]+)?|\.[0-9]+){_EXPONENT}")
+_PLAIN = re.compile(rf"(?P<digits>[0-9]+(?:\.(?!\.)[0-9]*)?|\.[0-9]+){_EXPONENT}")
 # Thousands: in brackets a comma always separates.
 _GROUPED = re.compile(
     rf"(?P<digits>[0-9]{{1,3}}(?:(?:,[0-9]{{3}})+|(?: [0-9]{{3}})+)(?![0-9])(?:\.[0-9]+)?){_EXPONENT}"
