@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from dgpo import TokenStats, assign_credit
+from dgpo.credit_log import read_credit_log
 from dgpo.lab.cli.main import main
 from dgpo.lab.tasks.forks import warm_up_model
 from dgpo.rules import resolve
@@ -47,7 +48,8 @@ def test_the_rule_has_ten_lines():
 
 
 def test_the_trl_script_trains_with_the_rule_of_the_file(quick_warm_up, tmp_path):
-    assert len(trl_script.train(str(tmp_path), **FEW_STEPS)) == 3
+    assert len(trl_script.train(str(tmp_path), credit_log_steps=1, **FEW_STEPS)) == 3
+    assert [entry.step for entry in read_credit_log(tmp_path)] == [1, 2, 3]
 
 
 def test_the_reward_function_scores_picks_and_is_logged(quick_warm_up, tmp_path):
@@ -62,11 +64,24 @@ def test_the_command_in_the_rules_docstring_trains(monkeypatch, tmp_path):
     monkeypatch.setenv("DGPO_CACHE", str(tmp_path / "cache"))
     model = warm_up_model(steps=20, progress=False)
     shorter = {"model_name_or_path": model, "output_dir": tmp_path / "run", "max_steps": 2, "eval_size": 8}
-    shorter |= {"per_device_train_batch_size": 16, "save_strategy": "no", "credit_log_steps": 0}
+    shorter |= {"per_device_train_batch_size": 16, "save_strategy": "no"}
     assert main([*shlex.split(command), *(f"--{name}={value}" for name, value in shorter.items())]) == 0
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert recipe["credit_rule"] == "examples/custom_rule.py:surprising"
     assert recipe["credit_options"] == {"strength": 0.3}
+
+
+def test_the_rule_is_shown_for_any_text(monkeypatch, tmp_path):
+    monkeypatch.chdir(EXAMPLES.parent)
+    monkeypatch.setenv("DGPO_CACHE", str(tmp_path / "cache"))
+    model, page, text = str(warm_up_model(steps=20, progress=False)), tmp_path / "page.html", tmp_path / "text.txt"
+    text.write_text("ok 7 3 > 7 ; = 7")
+    rule = ["--rule", "examples/custom_rule.py:surprising", "--options.strength", "0.3"]
+    assert (
+        main(["inspect", model, "--reference", model, "--prompt", "7 3 ?", "--text", str(text), *rule, "-o", str(page)])
+        == 0
+    )
+    assert "examples/custom_rule.py:surprising" in page.read_text()
 
 
 @pytest.mark.slow
