@@ -160,7 +160,7 @@ def resolve(rule: str | Callable[..., Tensor] | CreditRule, /, **options: Any) -
     Args:
         rule: A name of `BUILT_IN`, an import path `"my_package.rules:capped"`, a file `"my_rules.py:capped"`, relative
             to the working directory, or a function.
-        options: Keyword arguments of the rule; the others keep their defaults.
+        **options: Keyword arguments of the rule; the others keep their defaults.
 
     Returns:
         A callable that gives weights, or token advantages where the rule is marked as signed.

@@ -118,7 +118,8 @@ def test_the_environment_names_versions_and_every_resumed_run(tmp_path):
 
 
 def test_the_recipe_in_the_directory_is_the_resolved_one(tmp_path, recipe_file, schema):
-    text = f"task: forks\nmodel_name_or_path: forks\ntau: 0.1\ninert_warning_steps: 50\noutput_dir: {tmp_path / 'run'}\n"
+    run = tmp_path / "run"
+    text = f"task: forks\nmodel_name_or_path: forks\ntau: 0.1\ninert_warning_steps: 50\noutput_dir: {run}\n"
     recipe = load_recipe(recipe_file(text), ["--learning_rate", "1e-4"], schema)
     RunDirectory(tmp_path / "run").write_recipe(recipe.to_store())
     again = load_recipe(tmp_path / "run" / "recipe.yaml", [], schema)

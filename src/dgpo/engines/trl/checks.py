@@ -64,6 +64,9 @@ def credit_error(error: Exception | None, stats: TokenStats, step: int, output_d
         stats: What the rule was given.
         step: The step, counted from 1.
         output_dir: Of the run.
+
+    Returns:
+        The error; that of nan or infinite statistics where these are the cause.
     """
     per_token = (stats.logps, stats.entropy, stats.hellinger_sq, stats.ref_logps)
     given = [values[stats.completion_mask] for values in per_token if values is not None]

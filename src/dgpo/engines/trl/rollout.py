@@ -49,6 +49,9 @@ def holds_whole_groups(args_or_trainer: Any, what: Literal["micro-batch", "rollo
     Args:
         args_or_trainer: A `DGPOTrainer` or its `DGPOConfig`.
         what: `"micro-batch"`: what one loss is computed of. `"rollout"`: what one process samples at once.
+
+    Returns:
+        Whether no group is split.
     """
     args = getattr(args_or_trainer, "args", args_or_trainer)
     rows = args.per_device_train_batch_size * args.steps_per_generation
