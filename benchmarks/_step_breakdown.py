@@ -14,7 +14,6 @@ from dgpo.engines.trl import heads
 
 # The clock of the second part runs over the whole forward pass of the head: its difference is what the reference adds.
 PARTS = ("reference forward", "reference head and pair statistics", "redistribution")
-REDISTRIBUTION = ("entropy_gate", "gated_scores", "redistribution_weights", "redistribute", "CreditTotals.of")
 
 
 @contextmanager
@@ -41,10 +40,8 @@ def clocks(trainer: Any) -> Iterator[dict[str, float]]:
         stack.enter_context(
             patch.object(heads, "lm_head_stats", timed("reference head and pair statistics", heads.lm_head_stats))
         )
-        for name in REDISTRIBUTION:
-            owner, _, last = name.rpartition(".")
-            holder = getattr(dgpo_trainer, owner) if owner else dgpo_trainer
-            stack.enter_context(patch.object(holder, last, timed("redistribution", getattr(holder, last))))
+        assign_credit = timed("redistribution", dgpo_trainer.assign_credit)
+        stack.enter_context(patch.object(dgpo_trainer, "assign_credit", assign_credit))
         yield spent
 
 
@@ -54,15 +51,15 @@ def breakdown(steps: dict[str, Callable[[], None]], trainers: dict[str, Any], re
     The clocks wait for a GPU at every part: these steps are not those of the other table. Differences are of steps that
     follow one another, and the two take turns in going first.
     """
-    found: dict[str, list[float]] = {"grpo_ours": [], "whole": []} | {part: [] for part in PARTS}
+    rounds: dict[str, list[float]] = {"grpo_ours": [], "whole": []} | {part: [] for part in PARTS}
     for round_ in range(max(repeats, 5)):
         seconds, spent = {}, {}
         for name in ("grpo_ours", "dgpo")[:: 1 if round_ % 2 else -1]:
             with clocks(trainers[name]) as spent[name]:
                 seconds[name] = seconds_of(steps[name])
-        found["grpo_ours"].append(seconds["grpo_ours"])
-        found["whole"].append(seconds["dgpo"] - seconds["grpo_ours"])
+        rounds["grpo_ours"].append(seconds["grpo_ours"])
+        rounds["whole"].append(seconds["dgpo"] - seconds["grpo_ours"])
         for part in PARTS:
-            found[part].append(spent["dgpo"][part] - spent["grpo_ours"][part])
-    medians = {name: statistics.median(times) for name, times in found.items()}
+            rounds[part].append(spent["dgpo"][part] - spent["grpo_ours"][part])
+    medians = {name: statistics.median(times) for name, times in rounds.items()}
     return medians | {"rest": medians["whole"] - sum(medians[part] for part in PARTS)}
