@@ -67,7 +67,7 @@ def test_help_all_lists_every_field(schema, capsys):
     assert main(["train", "--help-all"]) == 0
     text = capsys.readouterr().out
     assert [name for name in schema if f"\n  {name}: " not in text] == []
-    assert "  tau: a number; default 0.5" in text
+    assert "  tau: a number (or null); default null" in text
 
 
 @pytest.mark.parametrize(

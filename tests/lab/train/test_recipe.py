@@ -120,8 +120,8 @@ def test_an_override_wins_over_the_file(recipe_file, schema, words, key, value):
 
 
 def test_a_part_of_a_plain_field_is_refused(recipe_file, schema):
-    with pytest.raises(RecipeError, match="tau is a number, it has no parts"):
-        load_recipe(recipe_file(QUIET), ["--tau.x", "1"], schema)
+    with pytest.raises(RecipeError, match="learning_rate is a number, it has no parts"):
+        load_recipe(recipe_file(QUIET), ["--learning_rate.x", "1"], schema)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_missing_recipe_names_the_nearest(recipe_file, schema, tmp_path):
 def test_an_empty_recipe_is_all_defaults(recipe_file, schema):
     recipe = load_recipe(recipe_file("# nothing\n"), [], schema)
     assert recipe.changed() == {}
-    assert (recipe["tau"], recipe["kappa"], recipe["num_generations"]) == (0.5, 1.0, 8)
+    assert (recipe["credit_rule"], recipe["tau"], recipe["num_generations"]) == ("dgpo", None, 8)  # the rule's own tau
 
 
 def test_what_is_written_is_read_back(recipe_file, schema):

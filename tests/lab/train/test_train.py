@@ -155,7 +155,7 @@ def test_a_finished_run_is_not_overwritten_nor_resumed(finished, words, capsys):
     assert main(["train", "--resume", str(run)]) == 2
     assert "is complete (4 steps)" in capsys.readouterr().err
     assert main(["train", "--resume", str(run), "--max_steps=9", "--tau=0.25"]) == 2
-    assert "tau: 0.5 in the checkpoint's recipe, 0.25 now" in capsys.readouterr().err
+    assert "tau: not set in the checkpoint's recipe, 0.25 now" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
@@ -257,6 +257,7 @@ def test_nan_in_the_loss_names_the_step_and_keeps_the_checkpoint(words, capsys, 
         return loss * float("nan") if self.state.global_step == 2 and model.training else loss
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", poisoned)
+    monkeypatch.setattr("dgpo.engines.trl.compat.hook_differences", list)  # which would name it
     run = tmp_path / "run"
     assert main(words(run)) == 1
     err = capsys.readouterr().err

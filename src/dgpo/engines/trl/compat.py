@@ -144,4 +144,4 @@ def check_trl_version(installed: str | None = None) -> None:
     Example:
         >>> check_trl_version("1.16.3")
     """
-    check_version("trl", SUPPORTED, installed, find_differences=hook_differences)
+    check_version("trl", SUPPORTED, installed, find_differences=lambda: hook_differences())

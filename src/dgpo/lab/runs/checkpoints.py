@@ -159,7 +159,7 @@ def refuse_other_recipe(
         RecipeError: If fields differ that are not in `MAY_CHANGE`; it lists each with both values.
     """
     differing = [
-        f"  - {name}: {stored[name]!r} in the checkpoint's recipe, {value!r} now"
+        f"  - {name}: {_shown(stored[name])} in the checkpoint's recipe, {_shown(value)} now"
         for name, value in current.items()
         if name not in MAY_CHANGE and stored[name] != value
     ]
@@ -173,3 +173,7 @@ def refuse_other_recipe(
             f"The checkpoints in {directory} belong to another recipe:\n{listed}\n"
             f"Resume with `dgpo train --resume {directory}` alone, or start a new run with another --output_dir."
         )
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(value)
