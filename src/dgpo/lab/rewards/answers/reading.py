@@ -163,7 +163,9 @@ def _without_lead_in(text: str) -> list[str]:
 def _without_unit(text: str) -> list[Tree]:
     """A number, or an expression without letters, before words or short units."""
     text = spell_out_scales(text)
-    match = re.search(r"(?:[0-9)}%]|\\pi)\s*(?=[A-Za-z\-])", text) or re.search(r"[0-9)}%](?=\s*\^?\s*\\?[A-Za-z])", text)
+    match = re.search(r"(?:[0-9)}%]|\\pi)\s*(?=[A-Za-z\-])", text) or re.search(
+        r"[0-9)}%](?=\s*\^?\s*\\?[A-Za-z])", text
+    )
     while match:
         number, rest = text[: match.end()], text[match.end() :]
         if is_unit(rest) or (match[0][0] == "%" and _is_of(rest)) or _is_of(rest):
@@ -195,14 +197,14 @@ def _in_a_sentence(text: str) -> list[Tree]:
     else:
         return []
     before, after = around[0].strip(), around[1].strip(" .!")
-    if not (before or after) or not all(_is_prose(part) for part in (before, after)):
+    if not (before or after) or not all(_is_prose(part) for part in (before.rstrip(":= "), after)):
         return []
     tree = _tree(spell_out_scales(clean(inside)))
     return [] if tree is None else [tree]
 
 
 def _is_prose(text: str) -> bool:
-    text = text.strip().rstrip(":=").strip()
+    text = text.strip()
     if not text:
         return True
     if len(text) == 1 or _PLAIN_PROSE.fullmatch(text) is None:

@@ -261,5 +261,5 @@ _HANDLERS: dict[str, Callable[[TermParser, bool], Tree]] = {
     "mathbb": lambda parser, plain: ("set", parser._index()),
     "R": _constant(("set", "R")),
     "hbar": _constant(("sym", "hbar")),
-    **{name: TermParser._accented for name in ("dot", "ddot", "hat", "widehat", "vec", "bar", "tilde", "overline")},
+    **dict.fromkeys(("dot", "ddot", "hat", "widehat", "vec", "bar", "tilde", "overline"), TermParser._accented),
 }
