@@ -1,5 +1,7 @@
 """Gold answers are checked when data are loaded."""
 
+import json
+
 import pytest
 
 from dgpo.lab.rewards import lint_golds
@@ -36,3 +38,14 @@ def test_a_gold_answer_that_accepts_a_fragment_is_reported(pool, monkeypatch):
     lint = lint_golds(["\\{x \\mid x \\ge 2\\}"], pool=pool)
     assert lint.partial == (("\\{x \\mid x \\ge 2\\}", "2"),)
     assert "accept a fragment of themselves" in str(lint)
+
+
+def test_loading_data_says_which_gold_answers_cannot_be_read(tmp_path):
+    from dgpo.lab.tasks import load_task
+
+    rows = [{"prompt": str(n), "answer": str(n)} for n in range(8)] + [{"prompt": "n", "answer": "2,4,\\ldots,2n"}]
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(str(path), eval_size=1, rewards=["math_boxed"])
+    assert "math_boxed: of 9 different gold answers, 1 cannot be read and give no score" in task.description
+    assert "cannot be read" not in load_task(str(path), eval_size=1, rewards=["exact_match"]).description

@@ -1,6 +1,7 @@
 """Which answers are equal, and where in a completion the answer is found: tables, case by case."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,21 @@ def test_answers_are_compared_as_mathematics(pool, cases, outcome):
         (case, verdict.outcome) for case, verdict in zip(cases, verdicts, strict=True) if verdict.outcome != outcome
     ]
     assert others == []
+
+
+DOCUMENTED = re.findall(
+    r"^\| `([^`]+)` \| `([^`]+)` \|",
+    (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text().partition("What is not taken for equal")[2],
+    re.MULTILINE,
+)
+
+
+def test_what_the_page_calls_unequal_is_unequal(pool):
+    golds, answers = zip(*DOCUMENTED, strict=True)
+    reward = MathReward("boxed", pool=pool)
+    assert len(DOCUMENTED) >= 20
+    assert reward([f"\\boxed{{{answer}}}" for answer in answers], golds) == [0.0] * len(DOCUMENTED)
+    assert reward([f"\\boxed{{{gold}}}" for gold in golds], golds) == [1.0] * len(DOCUMENTED)
 
 
 @pytest.mark.parametrize("gold", ["", "   ", None, "$", "{", "???"])

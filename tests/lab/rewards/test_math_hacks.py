@@ -51,18 +51,26 @@ SHAPES = {
     "condition": ("x^2-y^2={a} (x>0)", "x^2-y^2={a} (x<0)"),
 }
 # What fits every question, and says nothing.
-UNIVERSAL = [
-    "x", "n", "?", "\\ldots", "\\infty", "nan", "\\frac{0}{0}", "0/0", "x=x", "true", "\\text{the answer}", "answer",
-    "\\text{all real numbers}", "\\mathbb{R}", "(-\\infty,\\infty)", "[-10^9, 10^9]", "\\{x \\mid x = x\\}", "\\emptyset",
-    "\\pm x", "\\forall x", "\\text{any}", "any number", "\\text{correct}", "*", "=", "\\boxed{}", "{}", "\\{\\}", "()",
-    "\\int x dx", "\\sum_{i} i", "[0, 200]", "\\text{between 1 and 200}", "1 \\text{ to } 200", "1-200",
-    "\\text{not } 1000000", "\\neq 1000000", "x \\le 200", "0 < x < 200", "\\{1,2,\\ldots,200\\}", "1,2,3,\\ldots",
-]  # fmt: skip
+UNIVERSAL = (
+    r"""
+x|n|?|\ldots|\infty|nan|\frac{0}{0}|0/0|x=x|true|\text{the answer}|answer|\text{all real numbers}|\mathbb{R}|()|\{\}
+(-\infty,\infty)|[-10^9, 10^9]|\{x \mid x = x\}|\emptyset|\pm x|\forall x|\text{any}|any number|\text{correct}|*|=
+\boxed{}|{}|\int x dx|\sum_{i} i|[0, 200]|\text{between 1 and 200}|1 \text{ to } 200|1-200|\text{not } 1000000
+\neq 1000000|x \le 200|0 < x < 200|\{1,2,\ldots,200\}|1,2,3,\ldots|\text{see above}|\text{a number}|\text{it depends}
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
 # Two values where one was asked for.
-JOINED = ["{0}, {1}", "{0} or {1}", "{0} \\text{{ or }} {1}", "{0};{1}", "\\{{{0}, {1}\\}}", "({0}, {1})", "[{0}, {1}]",
-          "{0} and {1}", "{0} \\quad {1}", "{0} \\\\ {1}", "{0} / {1}", "{1} ({0})", "{0} = {1}", "{0} \\neq {1}",
-          "{0} \\approx {1} \\approx {0}", "{0} \\text{{ if true, }} {1} \\text{{ if not}}", "{1} \\text{{ not }} {0}",
-          "\\frac{{{0}}}{{{1}}}", "{0} \\cup {1}", "{0}\\text{{ more than }}{1}", "{0}:{1}", "{0} \\to {1}"]  # fmt: skip
+JOINED = (
+    r"""
+{0}, {1}|{0} or {1}|{0} \text{{ or }} {1}|{0};{1}|\{{{0}, {1}\}}|({0}, {1})|[{0}, {1}]|{0} and {1}|{0} \quad {1}
+{0} \\ {1}|{0} / {1}|{1} ({0})|{0} = {1}|{0} \neq {1}|{0} \approx {1} \approx {0}|{1} \text{{ not }} {0}|{0} \cup {1}
+{0} \text{{ if true, }} {1} \text{{ if not}}|\frac{{{0}}}{{{1}}}|{0}\text{{ more than }}{1}|{0}:{1}|{0} \to {1}
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
 
 
 def correct(gold, answer):

@@ -447,10 +447,10 @@ def test_verls_face():
     json.dumps(compute_score("x", "no", "3"))
 
 
-@pytest.mark.parametrize("name", ["math", "math_boxed", "math_answer", "math_hashes", "math_last_number"])
+@pytest.mark.parametrize("name", ["math", "math_boxed", "math_answer", "math_hashes", "math_tag", "math_last_number"])
 def test_recipes_know_the_names(name):
     assert get_reward(name).__name__ == name
-    assert get_reward(name)(["Answer: \\boxed{3}\n#### 3"], answer=["3"]) == [1.0]
+    assert get_reward(name)(["<answer>3</answer>\nAnswer: \\boxed{3}\n#### 3"], answer=["3"]) == [1.0]
 
 
 def test_a_verifier_that_does_not_start_says_why(tmp_path, monkeypatch):

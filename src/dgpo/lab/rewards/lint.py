@@ -1,13 +1,16 @@
 """Gold answers checked before they are used: each must be readable, equal itself, and differ from its own fragments."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dgpo.errors import RewardError
 from dgpo.lab.rewards.extraction import AnswerFormat
 from dgpo.lab.rewards.math import CORRECT, UNPARSEABLE_GOLD, MathReward
 from dgpo.lab.rewards.pool import Question, VerifierPool
+from dgpo.lab.rewards.registry import get_reward
 
 # How a completion gives an answer in each format; a box where there is none of its own.
 _GIVEN = {"answer": "Answer: {}", "hashes": "#### {}", "tag": "<answer>{}</answer>", "last_number": "It is {}."}
@@ -94,6 +97,30 @@ def lint_golds(
             if verdict.outcome == CORRECT and verdict.value != values[pair[0]]
         ),
     )
+
+
+def gold_notes(names: Sequence[str], golds: Sequence[Any]) -> list[str]:
+    """Return what the rewards of these names would do with gold answers that they should not; for loaders of data.
+
+    Args:
+        names: Names of rewards; those that are not `math` or one of its kind are passed over.
+        golds: The gold answers.
+
+    Returns:
+        A sentence for each reward that finds something; none where no verifier starts, which training will say.
+
+    Example:
+        >>> gold_notes(["math_boxed", "exact_match"], ["7", "2 3"])
+        ["math_boxed: of 2 different gold answers, 1 cannot be read and give no score (such as '2 3')"]
+    """
+    notes = []
+    for name in names:
+        reward = get_reward(name)
+        if isinstance(reward, MathReward):
+            with contextlib.suppress(RewardError):
+                lint = lint_golds(golds, reward.answer_format)
+                notes += [] if lint.ok else [f"{name}: {lint}"]
+    return notes
 
 
 def _values(pool: VerifierPool, texts: Sequence[str]) -> Any:

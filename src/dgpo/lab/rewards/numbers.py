@@ -35,7 +35,7 @@ _DEGREES = re.compile(r"\^\{?\\circ\s?\}?")
 # command, a bracket of a function. The signs of bold type and of a list are no operators.
 _OPERATOR_BEFORE = re.compile(
     r"(?:[+/^_]|(?<![*\n])\*|(?<=[A-Za-z0-9)\]}] )-|(?<=[A-Za-z0-9)\]}])-|"
-    r"\\(?:cdot|times|div|pm|mp|pi|neq?|geq?|leq?|approx)|"
+    r"(?:sqrt|cbrt) |\\(?:cdot|times|div|pm|mp|pi|neq?|geq?|leq?|approx)|"
     r"(?:\\(?!boxed|fbox|text|math|bf)[A-Za-z]+|[}^_])\s?\{-?|[A-Za-z]\(-?)\s*\$?$"
 )
 _OPERATOR_BEHIND = re.compile(

@@ -13,6 +13,7 @@ from dgpo.lab.rewards.math import (
     math_hashes_reward,
     math_last_number_reward,
     math_reward,
+    math_tag_reward,
 )
 from dgpo.lab.rewards.numbers import is_number, last_number_reward
 from dgpo.names import did_you_mean
@@ -32,6 +33,7 @@ _REWARDS: dict[str, tuple[RewardFn, Callable[[Any], bool]]] = {
     "math_boxed": (math_boxed_reward, has_text),
     "math_answer": (math_answer_reward, has_text),
     "math_hashes": (math_hashes_reward, has_text),
+    "math_tag": (math_tag_reward, has_text),
     "math_last_number": (math_last_number_reward, has_text),
     # These look at the completion alone.
     "think_format": (think_format_reward, _any_gold),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgpo.errors import ConfigError, DataError
 from dgpo.lab.progress import track
+from dgpo.lab.rewards.lint import gold_notes
 from dgpo.lab.rewards.registry import can_score, get_reward
 from dgpo.lab.tasks.base import Task
 from dgpo.lab.tasks.layouts import Columns, Prompt, as_chat, as_gold, as_prompt, cell, fill_template, find_columns
@@ -240,6 +241,7 @@ def _task(name: str, table: Table, eval_table: Table | None, options: _Options) 
         f"{name}: {len(train):,} prompts, {len(held_out):,} held out ({columns.prompt} / {columns.answer})",
         f"left out: {dropped}" if (dropped := rows.dropped()) else "",
         f"{shared:,} more that are held out" if shared else "",
+        *gold_notes(names, [gold for _, gold in [*train, *held_out]]),
     ]
     return Task(
         name=name,

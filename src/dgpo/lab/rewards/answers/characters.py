@@ -39,6 +39,7 @@ _SIGNS = str.maketrans(
         "≡": "\\equiv ",
         "∞": "\\infty ",
         "√": " sqrt ",
+        "∛": " cbrt ",
         "∈": "\\in ",
         "∪": "\\cup ",
         "∩": "\\cap ",

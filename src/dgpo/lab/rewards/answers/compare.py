@@ -55,7 +55,9 @@ def _named_equal(gold: Tree, answer: Tree) -> bool:
     if gold[0] == answer[0] == "named":
         # y = 2x and f(x) = 2x are one function; x = 5 and y = 5 are two statements.
         renamed = symbols(gold[2]) and "call" in (gold[1][0], answer[1][0])
-        return (gold[1] == answer[1] or bool(renamed)) and equal(gold[2], answer[2])
+        if (gold[1] == answer[1] or renamed) and equal(gold[2], answer[2]):
+            return True
+        return _relations_equal(("rel", "=", *gold[1:]), ("rel", "=", *answer[1:]))
     if "rel" in (gold[0], answer[0]):
         sides = [("rel", "=", node[1], node[2]) if node[0] == "named" else node for node in (gold, answer)]
         return _relations_equal(sides[0], sides[1])
@@ -150,7 +152,7 @@ def _relations_equal(gold: Tree, answer: Tree) -> bool:
     if gold[2] is None or answer[2] is None:
         return gold[1:3] == answer[1:3] and equal(gold[3], answer[3])
     sides = [gold[2], gold[3], answer[2], answer[3]]
-    if any(side[0] in _STRUCTURES for side in sides):
+    if any(side[0] == "chain" or side[0] in _STRUCTURES for side in sides):
         return bool(gold[1] == answer[1]) and equal(gold[2], answer[2]) and equal(gold[3], answer[3])
     ratio = constant_ratio(_difference(gold), _difference(answer))
     if ratio is None:

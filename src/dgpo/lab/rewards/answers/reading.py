@@ -197,14 +197,14 @@ def _in_a_sentence(text: str) -> list[Tree]:
     else:
         return []
     before, after = around[0].strip(), around[1].strip(" .!")
-    if not (before or after) or not all(_is_prose(part) for part in (before, after)):
+    if not (before or after) or not all(_is_prose(part) for part in (before.rstrip(":= "), after)):
         return []
     tree = _tree(spell_out_scales(clean(inside)))
     return [] if tree is None else [tree]
 
 
 def _is_prose(text: str) -> bool:
-    text = text.strip().rstrip(":=").strip()
+    text = text.strip()
     if not text:
         return True
     if len(text) == 1 or _PLAIN_PROSE.fullmatch(text) is None:

@@ -127,6 +127,8 @@ def _equal_by_digits(gold: Tree, answer: Tree, decimals: list[tuple[int, Fractio
         first, second = number(gold, 60), number(answer, 60)
     except UndefinedError:
         return False
+    if digits > _ROUNDED_DIGITS:
+        tolerance *= Fraction(199, 100)  # cut off instead of rounded: less than a unit of the last digit
     distance = abs(first - second)
     return bool(distance <= abs(tolerance.numerator * (1 + 1e-9)) / tolerance.denominator)
 
