@@ -3,13 +3,14 @@
 import gzip
 import json
 import logging
+import math
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dgpo.credit_log.record import LENGTH, PER_TOKEN_FIELDS, SCHEMA, CompletionCredit, LoggedStep
+from dgpo.credit_log.record import LENGTH, PER_TOKEN_FIELDS, SCHEMA, Column, CompletionCredit, LoggedStep
 from dgpo.errors import DataError
 from dgpo.io import finite
 
@@ -64,7 +65,7 @@ def read_intact_steps(run_directory: Path | str) -> tuple[list[LoggedStep], list
         for number, line in enumerate(lines[1:], start=1):
             try:
                 completions.append(_completion(line, header["schema"]))
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
+            except (TypeError, ValueError, KeyError, OverflowError) as error:
                 reasons.append(f"completion {number} does not have the fields of one ({error})")
         if reasons and not completions:
             problems.append(f"{path} is left out, as it cannot be read: {'; '.join(reasons)}.")
@@ -143,12 +144,16 @@ def _header(line: Any, path: Path, reasons: list[str]) -> dict[str, Any] | None:
 def _completion(line: Any, schema: str) -> CompletionCredit:
     if not isinstance(line, dict):
         raise TypeError("it is no mapping")
-    row = finite(line)  # a number beyond all floats is read as infinity
+    columns = _typed("columns", line.get("columns", {}), dict)
+    lists: dict[str, Any] = {name: _numbers(name, line[name]) for name in PER_TOKEN_FIELDS if name in line}
+    lists |= {name: _typed(name, line[name], list) for name in ("ids", "tokens")}
+    lists["columns"] = {name: _numbers(name, values) for name, values in columns.items()}
+    row = finite({name: value for name, value in line.items() if name not in lists})
     if schema != SCHEMA:
         row["ended"] = LENGTH if row.pop("truncated", False) else None
     places = _typed("alternatives", row.pop("alternatives", {}), dict)
     alternatives = {int(index): _place(place) for index, place in places.items()}
-    completion = CompletionCredit(**row, alternatives=alternatives)
+    completion = CompletionCredit(**row, **lists, alternatives=alternatives)
     _check(completion)
     return completion
 
@@ -156,21 +161,26 @@ def _completion(line: Any, schema: str) -> CompletionCredit:
 def _check(completion: CompletionCredit) -> None:
     """Raise if a field is of the wrong kind, so that whoever reads a completion need not ask."""
     number, text = (int, float, type(None)), (str, type(None))
-    kinds = {"prompt": str, "answer": text, "ended": text, "group": (int, str, type(None))}
+    kinds = {"prompt": str, "answer": text, "ended": text, "group": (int, str, type(None)), "rewards": dict}
     kinds |= dict.fromkeys(("advantage", "reward", "effective_share"), number)
     kinds |= dict.fromkeys(("num_tokens", "head"), int)
     for name, kind in kinds.items():
         _typed(name, getattr(completion, name), kind)
-    lists = {"ids": int, "tokens": str} | dict.fromkeys(PER_TOKEN_FIELDS, number)
-    for name, kind in lists.items():
-        for value in _typed(name, getattr(completion, name), list):
-            _typed(name, value, kind)
-    for name in ("columns", "rewards"):
-        for values in _typed(name, getattr(completion, name), dict).values():
-            for value in values if name == "columns" else [values]:
-                _typed(name, value, number)
+    for value in completion.rewards.values():
+        _typed("rewards", value, number)
+    for name, kind in (("ids", int), ("tokens", str)):
+        for odd in set(map(type, getattr(completion, name))) - {kind}:
+            raise TypeError(f"{name} holds a value of type {odd.__name__}")
     if not 0 <= completion.head <= len(completion.ids) <= completion.num_tokens:
         raise ValueError(f"head {completion.head} and num_tokens {completion.num_tokens} do not fit its tokens")
+
+
+def _numbers(name: str, values: Any) -> Column:
+    """A list of one number or None a token; a number beyond all floats was read as infinity and is None, too."""
+    for odd in set(map(type, _typed(name, values, list))) - {int, float, type(None)}:
+        raise TypeError(f"{name} holds a value of type {odd.__name__}")
+    column: Column = values if all(map(math.isfinite, filter(None, values))) else finite(values)
+    return column
 
 
 def _place(place: Any) -> Any:

@@ -8,14 +8,17 @@ from typing import Any
 from dgpo.credit_log.record import CompletionCredit
 
 TABLE, HISTOGRAM = "dgpo/credit", "dgpo/weights"
-_COLUMNS = ("step", "prompt", "completion", "reward", "advantage", "effective_share", "weight_max", "most_credited")
+_COLUMNS = (
+    *("step", "group", "prompt", "answer", "completion", "ended", "reward", "advantage"),
+    *("effective_share", "weight_max", "most_credited"),
+)
 _LISTED, _LONGEST = 5, 2000
 
 
 def send_tables(
     step: int, completions: Sequence[CompletionCredit], *, trackers: Collection[str], boards: Iterable[Any] = ()
 ) -> None:
-    """Send one row a completion to the trackers that a run reports to.
+    """Send one row a completion to the trackers that a run reports to, the completions of a prompt together.
 
     Args:
         step: The step, counted from 1.
@@ -23,7 +26,8 @@ def send_tables(
         trackers: Names of the trackers that are on; `"wandb"` and `"trackio"` get the table.
         boards: TensorBoard's `SummaryWriter`s; they get it as text, and the weights as a histogram.
     """
-    rows = [_row(step, completion) for completion in completions]
+    first = {completion.group: place for place, completion in reversed(list(enumerate(completions)))}
+    rows = [_row(step, completion) for completion in sorted(completions, key=lambda one: first[one.group])]
     for name in ("wandb", "trackio"):
         tracker = importlib.import_module(name) if name in trackers else None
         # TRL's own table goes the same way; W&B has no run where another process, or nobody, started one.
@@ -52,8 +56,11 @@ def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
     credited = sorted(((x, token) for x, token in pairs if x is not None), key=lambda pair: abs(pair[0]), reverse=True)
     values = (
         step,
+        completion.group,
         completion.prompt[-_LONGEST:],
-        "".join(completion.tokens)[:_LONGEST],
+        completion.answer,
+        _text(completion),
+        completion.ended,
         completion.reward,
         completion.advantage,
         completion.effective_share,
@@ -61,6 +68,14 @@ def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
         ", ".join(f"{token!r} {x:.2f}" for x, token in credited[:_LISTED]),
     )
     return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _text(completion: CompletionCredit) -> str:
+    """The text of a completion; of a long one the beginning and the end, where the answer is."""
+    tokens, head = completion.tokens, completion.head
+    gap = [f" [{completion.omitted} tokens left out] "] if completion.omitted else []
+    text = "".join([*tokens[:head], *gap, *tokens[head:]])
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} [...] {text[-_LONGEST // 2 :]}"
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:

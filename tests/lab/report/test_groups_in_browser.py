@@ -190,6 +190,26 @@ def test_runs_that_are_compared_say_what_differs(browser, completion, tmp_path, 
     assert browser.problems == []
 
 
+def test_seeds_are_drawn_as_a_band(browser, tmp_path):
+    def run(tau, seed, rise):
+        return Run(f"{tau}-{seed}", {"reward": [(step, step * rise) for step in (1, 2, 3)]}, {"tau": tau, "seed": seed})
+
+    runs = [run(0.5, 0, 0.1), run(0.5, 1, 0.3), run(1.0, 0, 0.2)]
+    browser.open(write(tmp_path / "page.html", runs))
+    chart = "document.querySelector('[data-metric=reward]')"
+    assert browser.run(f"{chart}.querySelectorAll('.band').length") == 1
+    assert browser.run(f"{chart}.querySelectorAll('.line').length") == 2
+    assert text_of(browser, "[data-metric=reward] .now") == "0.6 · 0.6"  # the mean of 0.3 and 0.9, and one run
+    assert browser.run("[...document.querySelectorAll('.names span')].map((e) => e.textContent)") == [
+        "tau 0.5",
+        "tau 1",
+    ]
+    # From the lowest to the highest value: the band's corners reach the axes.
+    ticks = "[...document.querySelectorAll('[data-metric=reward] .tick')].map((e) => e.textContent)"
+    assert {"0.1", "0.9"} <= set(browser.run(ticks))
+    assert browser.problems == []
+
+
 @pytest.mark.parametrize("width", [390, 1400])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(browser, completion, hostile, tmp_path, dark, width):

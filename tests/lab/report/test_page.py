@@ -8,8 +8,9 @@ import pytest
 from dgpo.credit_log import CreditLog, LoggedStep
 from dgpo.errors import DataError
 from dgpo.lab.report.credit_summary import summarize_credit
+from dgpo.lab.report.differences import config_differences, run_labels, seed_bands
 from dgpo.lab.report.page import render_page
-from dgpo.lab.report.page_data import config_differences, embedded_json, run_labels
+from dgpo.lab.report.page_data import embedded_json
 from dgpo.lab.runs.reader import Run, curves_of, read_run
 
 
@@ -205,3 +206,18 @@ def test_runs_are_labelled_by_what_differs():
     assert labels({"tau": 0.5}, {"tau": 0.5}, {"tau": 1.0}) == ["run-0", "run-1", "run-2"]
     assert labels({}, dict.fromkeys("abcd", 1)) == ["run-0", "run-1"]
     assert labels({"tau": 0.5}) == ["run-0"]
+
+
+def test_seeds_of_a_setting_are_one_band():
+    def bands(*configs):
+        runs = [Run(f"run-{number}", config=config) for number, config in enumerate(configs)]
+        return [(band["label"], band["runs"]) for band in seed_bands(runs)]
+
+    assert bands({"tau": 0.5, "seed": 0}, {"tau": 1.0, "seed": 0}, {"tau": 0.5, "seed": 1, "started": "later"}) == [
+        ("tau 0.5", [0, 2]),
+        ("tau 1", [1]),
+    ]
+    assert bands({"seed": 0}, {"seed": [1]}) == [("2 seeds", [0, 1])]
+    assert bands({"tau": 0.5, "seed": 0}, {"tau": 0.5, "seed": 0}) == []  # a repetition
+    assert bands({"tau": 0.5}, {"tau": 0.5}) == []  # seeds that are not known
+    assert bands({"tau": 0.5, "seed": 0}) == []

@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Sequence
 from importlib import resources
 
-from dgpo.lab.report.page_data import config_differences, embedded_json, fitted_runs
+from dgpo.lab.report.differences import config_differences, seed_bands
+from dgpo.lab.report.page_data import embedded_json, fitted_runs
 from dgpo.lab.runs.reader import Run
 from dgpo.versions import __version__
 
@@ -48,6 +49,7 @@ def render_page(runs: Sequence[Run], *, kind: str, title: str, facts: dict[str, 
         "facts": list((facts or {}).items()),
         "runs": fitted_runs(runs),
         "differences": config_differences(runs),
+        "bands": seed_bands(runs),
         "version": __version__,
     }
     template = Environment(autoescape=True).from_string(files.joinpath("page.html").read_text("utf-8"))

@@ -1,7 +1,6 @@
 """The data of a page: runs as plain values, with as much of their curves and credit as a page has room for."""
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from dgpo.credit_log import CompletionCredit, LoggedStep
 from dgpo.credit_log.record import Column
 from dgpo.io import finite
 from dgpo.lab.report.credit_summary import histogram_edges, summarize_credit
+from dgpo.lab.report.differences import as_text, config_differences, run_labels
 from dgpo.lab.runs.reader import Run
 
 MAX_CHARACTERS = 4_900_000
@@ -20,8 +20,6 @@ MAX_CURVES_CHARACTERS = 1_500_000
 
 MAX_POINTS, FEWEST_POINTS = 1000, 10  # of a curve
 _DIGITS = 5  # significant, of a number
-_MOST_LABELLED = 3  # settings in the label of a run
-_NO_SETTING = re.compile(r"output_dir|run_name|started|device|platform|num_(processes|threads)|.* \(version\)")
 _PROMPT_CHARACTERS = 20_000  # of JSON, in which a character that is not ASCII takes six, an emoji twelve
 _SUMMARY_CHARACTERS = 200  # of a token's text in a table, which shows less of it
 _TOKEN_STEPS = (20_000, 4096, 1024, 256)
@@ -67,44 +65,6 @@ def embedded_json(data: Any) -> str:
     return text
 
 
-def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Return what runs differ in, settings first, with one value a run; a value that is not there is a dash."""
-    names = sorted(dict.fromkeys(name for run in runs for name in run.config), key=lambda name: not _is_setting(name))
-    rows = [(name, [_text(run.config.get(name)) for run in runs]) for name in names]
-    return [(name, values) for name, values in rows if len(set(values)) > 1]
-
-
-def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Return a short name for each run, made of the settings in which they differ.
-
-    Args:
-        runs: One run, or several side by side.
-
-    Returns:
-        Different names: those of the runs themselves, where the settings alone cannot tell them apart.
-
-    Example:
-        >>> run_labels([Run("a-20260508", config={"tau": 0.5}), Run("a-20260509", config={"tau": 0.05})])
-        ['tau 0.5', 'tau 0.05']
-    """
-    rows = [(name, values) for name, values in config_differences(runs) if _is_setting(name)]
-    if 0 < len(rows) <= _MOST_LABELLED:
-        names = [name.removeprefix("credit_options.").removesuffix("_name_or_path") for name, _ in rows]
-        columns = zip(*(values for _, values in rows), strict=True)
-        labels = [", ".join(f"{name} {value}" for name, value in zip(names, column, strict=True)) for column in columns]
-        if len(set(labels)) == len(runs):
-            return labels
-    return [run.name for run in runs]
-
-
-def _is_setting(name: str) -> bool:
-    return not _NO_SETTING.fullmatch(name)
-
-
-def _text(value: Any) -> str:
-    return "—" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _curves(runs: Sequence[Run]) -> list[dict[str, list[tuple[int, float]]]]:
     """The curves of each run, with fewer points the more runs and metrics there are."""
     count = max(FEWEST_POINTS, MAX_POINTS // max(1, len(runs)))
@@ -126,7 +86,7 @@ def _without_credit(
         "label": label,
         "rule": _rule(run.steps),
         "curves": curves,
-        "config": [(name, _text(value)) for name, value in run.config.items()],
+        "config": [(name, as_text(value)) for name, value in run.config.items()],
         "figures": list(run.figures.items()),
         "notes": list(run.notes),
         "credit": [],
@@ -139,7 +99,7 @@ def _rule(steps: Sequence[LoggedStep]) -> str | None:
     header = steps[-1].header if steps else {}
     if "rule" not in header:
         return None
-    options = ", ".join(f"{name} {_text(value)}" for name, value in header.get("options", {}).items())
+    options = ", ".join(f"{name} {as_text(value)}" for name, value in header.get("options", {}).items())
     return f"{header['rule']}" + (f" ({options})" if options else "")
 
 

@@ -60,6 +60,8 @@ const visibleLines = (text) => text.split("\n").flatMap((line, index) => (index 
 const shortened = (text, most = 120) => (text.length <= most ? text : [...text].slice(0, most).join("") + "…");
 
 const DASHES = ["", "6 3", "2 2", "8 2 2 2", "4 1", "1 3"];
+/* The seeds of a setting have one colour. */
+const hueOf = (run) => (DATA.bands.length ? DATA.bands.findIndex(({ runs }) => runs.includes(run)) : run);
 function swatch(index) {
   const line = svg("line", { x1: 0, x2: 30, y1: 5, y2: 5, "stroke-width": 2.5, "stroke-dasharray": DASHES[index % 6] });
   line.style.stroke = `var(--run-${index % 6})`;

@@ -6,7 +6,7 @@ function drawCards() {
   const runs = runsShown(), rows = rowsBeside(runs.map(chosen));
   hideTip();
   shown = [];
-  const cards = runs.length > 1 ? runs.map((index) => el("h3", { class: "run", title: DATA.runs[index].name }, swatch(index), DATA.runs[index].label)) : [];
+  const cards = runs.length > 1 ? runs.map((index) => el("h3", { class: "run", title: DATA.runs[index].name }, swatch(hueOf(index)), DATA.runs[index].label)) : [];
   if (runs.length > 1) cards.push(...noSharedPrompt(rows));
   let count = 0, used = 0;
   for (const row of rows) {
@@ -41,7 +41,7 @@ function makeGroup(group) {
   const { run, step, prompt, answer, all, completions, silent } = group;
   const meta = el("div", { class: "meta" });
   // Where the columns of the runs stand below each other, their names at the top are out of sight.
-  if (state.run === BESIDE) meta.append(el("span", { class: "of-run" }, swatch(run), el("b", { text: DATA.runs[run].label })));
+  if (state.run === BESIDE) meta.append(el("span", { class: "of-run" }, swatch(hueOf(run)), el("b", { text: DATA.runs[run].label })));
   if (DATA.kind !== "inspect") meta.append(fact("step", many(step)));
   if (all.length > 1) {
     const rewards = all.map((c) => c.reward).filter((x) => x !== null);

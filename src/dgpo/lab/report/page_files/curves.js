@@ -26,8 +26,26 @@ const KNOWN = {
   "learning_rate": ["Learning rate", ""],
   "step_time": ["Seconds per step", ""],
 };
+/* What is drawn as one curve: a run, or the seeds of a setting as the band from the lowest to the highest and its mean. */
+function curveSeries() {
+  if (!DATA.bands.length) return DATA.runs;
+  return DATA.bands.map(({ label, runs }) => {
+    const members = runs.map((index) => DATA.runs[index]);
+    if (members.length === 1) return { ...members[0], label };
+    const bands = [...new Set(members.flatMap((run) => Object.keys(run.curves)))].map((name) => {
+      const [first, ...others] = members.map((run) => new Map(Object.hasOwn(run.curves, name) ? run.curves[name] : []));
+      const steps = [...first.keys()].filter((step) => others.every((points) => points.has(step)));
+      const values = steps.map((step) => [first, ...others].map((points) => points.get(step)));
+      const curve = (reduce) => steps.map((step, i) => [step, reduce(values[i])]);
+      return [name, { mean: curve(mean), low: curve((list) => Math.min(...list)), high: curve((list) => Math.max(...list)) }];
+    });
+    const name = members.map((run) => run.name).join(", ");
+    return { label, name, curves: Object.fromEntries(bands.map(([key, { mean }]) => [key, mean])), bands: new Map(bands) };
+  });
+}
+
 function drawCurves() {
-  const runs = DATA.runs;
+  const runs = curveSeries();
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))];
   if (!names.length) return;
   const isHeldOut = (name) => /^eval_rewards\/.*\/mean$/.test(name) || /^eval\/(avg|pass)@/.test(name);
@@ -56,7 +74,8 @@ function drawCurves() {
   $("curves").hidden = false;
   $("more").hidden = rest.length === 0;
   $("held-out").hidden = heldOut.length === 0;
-  $("curves-lead").textContent = "Point at a curve: every chart shows its value at that step. Thin: as logged; bold: smoothed.";
+  const marks = DATA.bands.length ? "Line: mean over the seeds, smoothed; band: from the lowest to the highest." : "Thin: as logged; bold: smoothed.";
+  $("curves-lead").textContent = `Point at a curve: every chart shows its value at that step. ${marks}`;
   if (runs.length > 1) {
     const list = el("div", { class: "names" });
     runs.forEach((run, index) => list.append(el("span", { title: run.name }, swatch(index), run.label)));
@@ -73,7 +92,8 @@ function smoothed(points) {
 function makeChart(name, runs, steps, move) {
   const W = 300, H = 118, left = 40, right = 298, top = 8, bottom = 100;
   const lines = runs.map((run) => run.curves[name] || []);
-  const values = lines.flat().map((p) => p[1]);
+  const bands = runs.map((run) => run.bands?.get(name)).map((band) => band && { low: smoothed(band.low), high: smoothed(band.high) });
+  const values = [...lines, ...bands.flatMap((band) => (band ? [band.low, band.high] : []))].flat().map((p) => p[1]);
   let low = Math.min(...values), high = Math.max(...values);
   if (high - low < 1e-12) { const pad = Math.abs(high) * 0.1 || 1; if (low !== 0) low -= pad; high += pad; }
   const [start, end] = [steps[0], steps[steps.length - 1] === steps[0] ? steps[0] + 1 : steps[steps.length - 1]];
@@ -85,10 +105,16 @@ function makeChart(name, runs, steps, move) {
   picture.append(svg("line", { class: "axis", x1: left, x2: right, y1: top, y2: top }));
   picture.append(svg("text", { class: "tick", x: left, y: H - 6, text: `step ${start}` }));
   picture.append(svg("text", { class: "tick", x: right, y: H - 6, "text-anchor": "end", text: String(steps[steps.length - 1]) }));
+  bands.forEach((band, index) => {
+    if (!band?.low.length) return;
+    const area = svg("path", { class: "band", d: path([...band.low, ...[...band.high].reverse()]) + "Z" });
+    area.style.fill = `var(--run-${index % 6})`;
+    picture.append(area);
+  });
   lines.forEach((points, index) => {
     const soft = smoothed(points);
     const marks = [["line", soft]];
-    if (soft !== points) marks.unshift(["raw", points]);
+    if (soft !== points && !bands[index]) marks.unshift(["raw", points]);
     for (const [kind, shown] of marks) {
       const mark = svg("path", { class: kind, d: path(shown), "stroke-dasharray": kind === "line" ? DASHES[index % 6] : "" });
       mark.style.stroke = `var(--run-${index % 6})`;

@@ -1,7 +1,7 @@
 /* Figures of all logged completions of a run: effective share, histogram, tables of tokens. */
 function drawSide() {
   const runs = runsShown();
-  $("side").replaceChildren(...runs.map((index) => el("div", {}, ...(runs.length > 1 ? [el("h3", { class: "run", title: DATA.runs[index].name }, swatch(index), DATA.runs[index].label)] : []), ...sideOf(DATA.runs[index]))));
+  $("side").replaceChildren(...runs.map((index) => el("div", {}, ...(runs.length > 1 ? [el("h3", { class: "run", title: DATA.runs[index].name }, swatch(hueOf(index)), DATA.runs[index].label)] : []), ...sideOf(DATA.runs[index]))));
 }
 function sideOf({ summary, rule }) {
   const step = state.step === "all" ? -1 : summary.shares.findIndex(([other]) => other === Number(state.step));
