@@ -163,7 +163,7 @@ def points(names: frozenset[str]) -> Iterator[dict[str, Fraction]]:
         names: The variables.
 
     Yields:
-        A value for each.
+        dict[str, Fraction]: A value for each.
     """
     rng = random.Random(20_260_503)
     for index in range(8):
