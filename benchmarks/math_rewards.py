@@ -62,7 +62,8 @@ def measure_pool(rows: list[tuple[str, str, str]], seconds: float, workers: int)
     misplaced = sum(verdict.outcome != expected for verdict, (_, _, expected) in zip(verdicts, rows, strict=True))
     if misplaced:
         sys.exit(f"{misplaced} of {len(rows)} outcomes are not the expected ones")
-    return figures(len(rows), elapsed, misplaced)
+    processor = sum(verdict.seconds for verdict in verdicts if verdict.outcome != "timeout")
+    return figures(len(rows), elapsed, misplaced) | {"processor_ms_per_answer": 1000 * processor / len(rows)}
 
 
 def measure_alone(rows: list[tuple[str, str, str]], seconds: float, workers: int) -> dict[str, float]:
@@ -117,7 +118,10 @@ def main() -> None:
     }
     save(options.output, result, "math-verify", "sympy")
     print(f"pool: {pool['answers_per_second']:.1f} answers/s, {result['speedup']:.1f} times as many")
-    print(f"without hanging answers: {calm['answers_per_second']:.0f} answers/s")
+    print(
+        f"without hanging answers: {calm['answers_per_second']:.0f} answers/s, "
+        f"{calm['processor_ms_per_answer']:.2f} ms of processor time each"
+    )
 
 
 if __name__ == "__main__":

@@ -136,3 +136,11 @@ def test_math_rewards(tmp_path):
     result = json.loads(found.read_text())
     assert (result["pool"]["answers"], result["pool_without_hanging_answers"]["answers"]) == (20, 19)
     assert result["pool"]["out_of_place"] == 0
+
+
+def test_math_graders(tmp_path):
+    found = tmp_path / "found.json"
+    run("math_graders", "--limit=6", "--output", str(found))
+    result = json.loads(found.read_text())
+    assert result["labelled"]["dgpo"]["false_negatives"] == result["labelled"]["dgpo"]["false_positives"] == 0
+    assert set(result["spellings"]) >= {"dgpo", "math-verify"}

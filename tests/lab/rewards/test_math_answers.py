@@ -240,6 +240,12 @@ def test_every_format_is_in_the_table():
     assert {answer_format for answer_format, _, _ in FOUND} == FORMATS.keys() == set(answer_formats()) - {"math_verify"}
 
 
+def test_a_completion_that_was_cut_off_has_no_last_number(pool):
+    texts = ["so 4", "so 4", "\\boxed{4}"]
+    verdicts = MathReward("auto", pool=pool).verdicts(texts, ["4"] * 3, complete=[True, False, False])
+    assert [verdict.outcome for verdict in verdicts] == ["correct", "unparseable", "correct"]
+
+
 def test_an_answer_longer_than_any_is_none():
     assert extract_answer(f"\\boxed{{{'9' * MAX_ANSWER_CHARS}}}") == "9" * MAX_ANSWER_CHARS
     assert extract_answer(f"\\boxed{{{'9' * (MAX_ANSWER_CHARS + 1)}}}") is None

@@ -69,12 +69,15 @@ class MathReward:
         """The processes that check."""
         return self._pool or shared_pool()
 
-    def verdicts(self, texts: Sequence[str], golds: Sequence[Any]) -> list[Verdict]:
+    def verdicts(
+        self, texts: Sequence[str], golds: Sequence[Any], *, complete: Sequence[bool] | None = None
+    ) -> list[Verdict]:
         """Return what came of each text; the one function under both faces.
 
         Args:
             texts: What the model said.
             golds: The gold answer of each.
+            complete: Whether each text came to its end, where that is known; see `extract_answer`.
 
         Returns:
             One verdict per text, in order; its `answer` is what was compared.
@@ -83,7 +86,7 @@ class MathReward:
             ValueError: If there is not one gold answer per text.
             RewardError: If no verifier can be started.
         """
-        questions = self._questions(texts, golds)
+        questions = self._questions(texts, golds, complete)
         return self._counted(questions, self.pool.check(questions))
 
     async def verdicts_async(self, texts: Sequence[str], golds: Sequence[Any]) -> list[Verdict]:
@@ -141,14 +144,17 @@ class MathReward:
                 log_metric(f"math/{outcome}", shares[outcome] / len(verdicts))
         return [score(verdict) for verdict in verdicts]
 
-    def _questions(self, texts: Sequence[str], golds: Sequence[Any]) -> list[Question]:
-        return [self._question(text, gold) for text, gold in zip(texts, golds, strict=True)]
+    def _questions(
+        self, texts: Sequence[str], golds: Sequence[Any], complete: Sequence[bool] | None = None
+    ) -> list[Question]:
+        ended = [True] * len(texts) if complete is None else complete
+        return [self._question(*row) for row in zip(texts, golds, ended, strict=True)]
 
-    def _question(self, text: str, gold: Any) -> Question:
+    def _question(self, text: str, gold: Any, complete: bool) -> Question:
         gold = "" if gold is None else str(gold).strip()
         if self.answer_format == "math_verify":
             return Question(gold, text[-_RAW_TAIL:], raw=True)
-        return Question(gold, extract_answer(text, self.answer_format))
+        return Question(gold, extract_answer(text, self.answer_format, complete=complete))
 
     def _counted(self, questions: Sequence[Question], verdicts: list[Verdict]) -> list[Verdict]:
         with self._lock:

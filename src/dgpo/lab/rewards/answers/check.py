@@ -12,9 +12,11 @@ from .reading import clean, readings
 _MAX_VALUE_CHARS = 200
 _CHOICE = re.compile(r"\(?\s*(?P<letter>[A-Z])\s*\)?|\(\s*(?P<small>[a-z])\s*\)")
 _CHOSEN = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?[(\[]?\s*(?P<letter>[A-Za-z])\s*(?:[)\]][.:]?|[.:])?(?P<rest>\s.*)?",
+    r"(?:(?:option|choice|answer)\s+)?[(\[]?\s*(?P<letter>[A-Za-z])\s*"
+    r"(?:[)\]][.:]?|[.:])?(?P<rest>\s+(?![-+=<>*/^,;|&])\S.*)?",
     re.IGNORECASE | re.DOTALL,
 )
+_SECOND_CHOICE = re.compile(r"\b(?:or|and|not)\b|\([A-Za-z]\)|\b[A-Z][).:]", re.IGNORECASE)
 # What math-verify's parser reads and the one here does not.
 _FOREIGN = re.compile(r"\\(?:int|iint|oint|sum|prod|lim|partial|overline\{[^0-9])(?![a-z])")
 
@@ -86,7 +88,8 @@ def _is_choice(gold: str, answer: str) -> bool:
     if wanted is None or chosen is None:
         return False
     marked = re.match(r"\W*\(?[A-Za-z]\s*[).:\]]", clean(answer))
-    if (chosen["rest"] or "").strip() and not marked:
+    rest = chosen["rest"] or ""
+    if rest and (not marked or _SECOND_CHOICE.search(rest)):
         return False
     return (wanted["letter"] or wanted["small"]).lower() == chosen["letter"].lower()
 

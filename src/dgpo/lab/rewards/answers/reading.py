@@ -37,6 +37,7 @@ _LEAD_IN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _HOPE = re.compile(r"[.,;!]?\s*I hope (?:it|this|that)(?: is|'s) (?:correct|right|helpful)\W*$", re.IGNORECASE)
+_REASON = re.compile(r"(?<=[A-Za-z0-9$)}\]%]),?\s+(?:because|since)\s.*$", re.IGNORECASE | re.DOTALL)
 _MATHS = re.compile(r"\$\$?(?P<dollars>[^$]+)\$\$?|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]", re.DOTALL)
 _VALUE = re.compile(
     r"-?\s?\\?\$?\s?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]+)?(?:\s?\\?%)?|\([0-9*/+.,]+\)"
@@ -128,6 +129,7 @@ def readings(text: str) -> tuple[Tree, ...]:
     """
     found: list[Tree] = []
     plain = _HOPE.sub("", plain_characters(text).strip())
+    plain = _REASON.sub("", plain) or plain
     for candidate in _without_lead_in(plain) or [plain]:
         cleaned = clean(candidate)
         if not cleaned:
