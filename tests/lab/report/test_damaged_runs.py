@@ -93,7 +93,8 @@ def test_completions_are_left_out(run, damage):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"", mtime=0), gzip.compress(b"\xff"), gzip.compress(b"[1]")]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"", mtime=0), gzip.compress(b"\xff", mtime=0), gzip.compress(b"[1]", mtime=0)],
 )
 def test_a_log_without_an_intact_file_leaves_the_curves(run, content):
     (run / "credit" / "step-000001.jsonl.gz").write_bytes(content)
