@@ -102,6 +102,7 @@ MAX_LINES = 300
 LONGER = {
     "tests/lab/cli/test_report.py",
     "tests/lab/rewards/test_math_pool.py",
+    "tests/lab/rewards/test_math_answers.py",
     "tests/lab/tasks/test_file_tasks.py",
     "tests/lab/train/test_train.py",
 }

@@ -456,7 +456,7 @@ def test_recipes_know_the_names(name):
 def test_a_verifier_that_does_not_start_says_why(tmp_path, monkeypatch):
     (tmp_path / "math_verify.py").write_text("raise ImportError('No module named this')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with VerifierPool() as pool, pytest.raises(RewardError, match=r"No module named this.*pip install 'dgpo\[eval\]'"):
+    with VerifierPool() as pool, pytest.raises(RewardError, match=r"No module named this.*pip install 'dgpo\[lab\]'"):
         pool.check([Question("3", "3")])
 
 
