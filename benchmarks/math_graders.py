@@ -3,10 +3,11 @@
     python benchmarks/math_graders.py
     python benchmarks/math_graders.py --output result.json --show 20
 
-Three tables, all offline. *Spellings*: gold answers of MATH-500 and OCWCourses (a sample, `data/math_golds.jsonl`),
-each written in other ways that change nothing (`\\dfrac`, a decimal, thousands, a unit, another order of a list). *Near
+Two tables or three, all offline. *Spellings*: gold answers of MATH-500 and OCWCourses (`data/math_golds.jsonl`), each
+written in other ways that change nothing (`\\dfrac`, a decimal, thousands, a unit, another order of a list). *Near
 misses*: the same gold answers with a digit, a sign, a bracket or an order changed, or a part left out, and the other
-gold answers of the sample. *Labelled*: completions of GSM8K that its authors labelled (`data/gsm8k_solutions.jsonl`).
+gold answers of the sample. *Labelled*, with `--labelled FILE`: completions of a file of yours, JSON lines with `gold`,
+`completion` and `correct`.
 Graders: ours, math-verify, and those of verl (Minerva's, DAPO's, PRIME's) where verl is installed.
 """
 
@@ -145,19 +146,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", type=int, default=0, help="print so many wrong verdicts of each grader")
     parser.add_argument("--limit", type=int, help="use so many gold answers")
+    parser.add_argument("--labelled", type=Path, help="completions with labels, as JSON lines")
     parser.add_argument("--output", type=Path, default=RESULTS / "math_graders.json")
     options = parser.parse_args()
     rng = random.Random(0)
     golds = [json.loads(line)["gold"] for line in (DATA / "math_golds.jsonl").read_text().splitlines()][: options.limit]
-    labelled = [json.loads(line) for line in (DATA / "gsm8k_solutions.jsonl").read_text().splitlines()]
     box = "So the answer is $\\boxed{{{}}}$.".format
     misses = [(gold, box(text), False) for gold in golds for text in near_misses(gold, rng)]
     misses += [(gold, box(rng.choice(golds)), False) for gold in golds for _ in range(3)]
     tables = {
         "spellings": table([(gold, box(text), True) for gold in golds for text in dict.fromkeys(spellings(gold))]),
         "near_misses": table([row for row in misses if row[1] != box(row[0])]),
-        "labelled": table([(row["gold"], row["completion"], row["correct"]) for row in labelled]),
     }
+    if options.labelled is not None:
+        labelled = [json.loads(line) for line in options.labelled.read_text().splitlines()]
+        tables["labelled"] = table([(row["gold"], row["completion"], row["correct"]) for row in labelled])
     for name, graded in tables.items():
         for grader, figures in graded.items():
             shown = figures.pop("wrong")

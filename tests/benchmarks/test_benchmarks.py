@@ -140,7 +140,10 @@ def test_math_rewards(tmp_path):
 
 def test_math_graders(tmp_path):
     found = tmp_path / "found.json"
-    run("math_graders", "--limit=6", "--output", str(found))
+    labelled = tmp_path / "labelled.jsonl"
+    rows = [{"gold": "7", "completion": f"3 + 4 = {x}.\nAnswer: {x}", "correct": x == 7} for x in (7, 8)]
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("math_graders", "--limit=6", "--labelled", str(labelled), "--output", str(found))
     result = json.loads(found.read_text())
     assert result["labelled"]["dgpo"]["false_negatives"] == result["labelled"]["dgpo"]["false_positives"] == 0
     assert set(result["spellings"]) >= {"dgpo", "math-verify"}
