@@ -9,9 +9,8 @@ from omegaconf import OmegaConf
 from support import HERE
 
 import verl  # noqa: F401  isort: skip
-from dgpo.credit_log.files import CompletionCredit, read_credit_log
-
 from dgpo.core import assign_credit
+from dgpo.credit_log import CompletionCredit, read_credit_log
 from dgpo.engines.verl import credit_logging
 from dgpo.engines.verl.config import DGPOSettings
 
@@ -64,6 +63,7 @@ def test_real_rows_alone_are_logged_with_the_rule_in_the_header(logged):
     assert [completion.ids for completion in step.completions] == [[0, 1, 2], [0, 1], [0, 1, 2, 3]]
     assert [completion["advantage"] for completion in given] == [1.0, -0.5, -1.0]
     assert [completion["reward"] for completion in given] == [1.0, 0.5, 0.0]
+    assert [completion["group"] for completion in given] == [0, 1, 0]
     assert [completion["truncated"] for completion in given] == [False, False, True]
     assert given[2]["trained"].tolist() == [True, False, True, True]
     assert given[0]["per_token"].keys() == ALWAYS | REFERENCE | {"weights"}

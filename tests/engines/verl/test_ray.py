@@ -155,7 +155,7 @@ def test_the_credit_log_is_one_that_the_report_reads(run):
         assert sum(weights) / len(weights) == pytest.approx(1.0, abs=1e-3)
         assert "what is" in completion.prompt
         assert completion.reward is not None
-    assert read_run(run.folder / "run").config["tau"] == 0.001
+    assert read_run(run.folder / "run").config["credit_options.tau"] == 0.001
 
 
 def test_a_rollout_of_several_updates_moves_the_policy_within_it(run):

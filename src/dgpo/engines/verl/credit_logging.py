@@ -89,6 +89,7 @@ class CreditLogging:
         }
         trained = stats.completion_mask[row, : len(ids)]
         assert stats.rewards is not None
+        assert stats.group is not None
         reward = stats.rewards[row].item()
         return collect_completion(
             self._tokenizer,
@@ -100,6 +101,7 @@ class CreditLogging:
             advantage=stats.advantages[row].item() if trained.any() else None,
             rewards={"reward": reward},
             reward=reward,
+            group=int(stats.group[row]),
             truncated=len(ids) >= self._longest and int(ids[-1]) != self._tokenizer.eos_token_id,
             max_tokens=self._log.max_tokens,
         )
