@@ -158,29 +158,11 @@ def record_line(record: Mapping[str, Any]) -> str:
     )
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure, without pyplot: it keeps global state and may look for a display.
-
-    Args:
-        width: In inches.
-        height: In inches.
-
-    Returns:
-        A matplotlib figure; `figure.subplots()` gives axes.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def save_figure(figure: Any, name: str, folder: Path | None = None) -> Path:
     """Write a figure as a small PNG, the same bytes for the same figure.
 
     Args:
-        figure: Of `new_figure`.
+        figure: Of `dgpo.lab.figures.new_figure`.
         name: Without suffix.
         folder: `docs/figures` by default.
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo.lab.figures import PALETTE
+from dgpo.lab.figures import PALETTE, new_figure
 from experiments.credit import comparison
 from experiments.credit.rules import ARMS
-from experiments.report import new_figure, save_figure
+from experiments.report import save_figure
 
 CURVES = ("grpo", "dgpo tau=.5", "dgpo tau=.1", "dgpo tau=.05", "entropy only tau=.1")
 _BAND = 0.15

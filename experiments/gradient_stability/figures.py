@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.lab.figures import PALETTE
+from dgpo.lab.figures import PALETTE, new_figure
 from experiments.gradient_stability import summary
 from experiments.gradient_stability.theory import TERMS
 from experiments.gradient_stability.training import BETA, RULES
-from experiments.report import new_figure, save_figure
+from experiments.report import save_figure
 
 _THEORY = {
     "surrogate": (TERMS["surrogate"].label, 1.0),

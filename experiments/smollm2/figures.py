@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgpo.lab.figures import PALETTE
-from experiments.report import new_figure, save_figure
+from dgpo.lab.figures import PALETTE, new_figure
+from experiments.report import save_figure
 from experiments.smollm2 import summary
 from experiments.smollm2.rules import ARMS
 

@@ -3,6 +3,7 @@
 import math
 
 from dgpo.core import CreditStats
+from dgpo.rules import CreditRule, even
 
 _NOTICEABLE_WEIGHT = 1.5
 
@@ -31,6 +32,26 @@ one of score 0. A smaller kappa (now 1) raises the scores of confident tokens.
         self._patience, self._tau, self._kappa, self._rule = patience, tau, kappa, rule
         self._inert_since: int | None = None
         self._notified = False
+
+    @classmethod
+    def of(cls, rule: CreditRule, patience: int) -> "InertMonitor":
+        """Return the monitor of a rule; that of `even`, whose weights are always 1, gives no notice.
+
+        Args:
+            rule: The run's rule.
+            patience: Steps before the notice; 0: never.
+
+        Returns:
+            A new monitor.
+
+        Example:
+            >>> from dgpo.rules import resolve
+            >>> flat = CreditStats(10, 1, 1.0, 0.0, 1.0, 1.0, 1e-4, 2e-3, True)
+            >>> InertMonitor.of(resolve("even"), patience=1).update(flat, 1, 1) is None
+            True
+        """
+        options = rule.options
+        return cls(0 if rule.function is even else patience, options.get("tau"), options.get("kappa"), rule.name)
 
     def update(self, stats: CreditStats, first_step: int, last_step: int) -> str | None:
         """Return the notice if it is due now.

@@ -77,6 +77,17 @@ def test_an_inert_run_is_told_once(checkpoint, tmp_path, caplog, steps, tau, war
         assert "Lower tau" in warnings[0]
 
 
+@pytest.mark.parametrize(("rule", "warned"), [("one_for_all", True), ("even", False)])
+def test_a_rule_without_a_temperature_is_told_too_and_grpo_is_not(checkpoint, tmp_path, caplog, rule, warned):
+    (tmp_path / "mine.py").write_text("def one_for_all(stats):\n    return stats.completion_mask.float()\n")
+    name = rule if rule == "even" else f"{tmp_path / 'mine.py'}:{rule}"
+    options = {"inert_warning_steps": 2, "max_steps": 2, "credit_rule": name}
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path / "run", perturb=0.05, **options)
+    with caplog.at_level("WARNING", logger="dgpo.engines.trl.trainer"):
+        trainer.train()
+    assert any("has been inert for 2 steps" in r.getMessage() for r in caplog.records) == warned
+
+
 def test_totals_are_zero_safe():
     nothing = CreditTotals.of(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
     assert nothing.stats().num_tokens == 0

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from trl import GRPOConfig
 
-from dgpo.config import CREDIT_POLICIES, CreditConfig
+from dgpo.config import CreditConfig
 from dgpo.errors import ConfigError
-
-__all__ = ["CREDIT_POLICIES", "SUPPORTED_LOSS_TYPES", "DGPOConfig"]
 
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 """TRL's losses in which every token has an advantage of its own."""

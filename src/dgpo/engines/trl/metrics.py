@@ -39,9 +39,7 @@ class CreditMetrics:
         self._sampling_seconds = 0.0  # of the newest rollout
         self._num_losses = 0  # since the last line of the training log
         self._vocab_size = int(self.model.config.get_text_config().vocab_size)
-        tau, kappa = rule.options.get("tau"), rule.options.get("kappa", 0.0)
-        # Without a temperature there is nothing to advise; weights of 1 are what `even` is for.
-        self._inert_monitor = InertMonitor(self.args.inert_warning_steps if tau else 0, tau or 1.0, kappa)
+        self._inert_monitor = InertMonitor.of(rule, self.args.inert_warning_steps)
 
     @property
     def _mode(self) -> str:

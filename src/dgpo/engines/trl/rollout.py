@@ -43,17 +43,16 @@ def add_rollout_columns(trainer: Any, outputs: dict[str, Any]) -> None:
     outputs[REWARD] = weighted.to(device)
 
 
-def holds_whole_groups(args_or_trainer: Any, what: Literal["micro-batch", "rollout"]) -> bool:
+def holds_whole_groups(args: Any, what: Literal["micro-batch", "rollout"]) -> bool:
     """Return whether every part of a rollout that is given credit at once holds whole groups.
 
     Args:
-        args_or_trainer: A `DGPOTrainer` or its `DGPOConfig`.
+        args: A `DGPOConfig`.
         what: `"micro-batch"`: what one loss is computed of. `"rollout"`: what one process samples at once.
 
     Returns:
         Whether no group is split.
     """
-    args = getattr(args_or_trainer, "args", args_or_trainer)
     rows = args.per_device_train_batch_size * args.steps_per_generation
     whole_rollout = args.world_size == 1 or rows % args.num_generations == 0
     # TRL shuffles a rollout before it cuts it into micro-batches.

@@ -160,7 +160,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         if self._credit_logging is not None:
             self._credit_logging.add_rewards(outputs)
         if self.args.credit_policy == "old":
-            if not scores and self._rule.traits.whole_groups and not holds_whole_groups(self, "micro-batch"):
+            if not scores and self._rule.traits.whole_groups and not holds_whole_groups(self.args, "micro-batch"):
                 with torch.no_grad():  # micro-batches hold parts of groups, so the rollout is scored at once
                     scores = [self._score(self.model, outputs, self.args.per_device_train_batch_size)]
             if scores:

@@ -7,7 +7,7 @@ from typing import Any
 from dgpo.config import CreditConfig
 from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean
-from dgpo.rules import CreditRule, even, fipo
+from dgpo.rules import CreditRule, fipo
 
 TRAINER_MODE = "dgpo"
 """Value of `trainer.v1.trainer_mode` that chooses DGPO."""
@@ -79,11 +79,6 @@ class DGPOSettings(CreditConfig):
             if f"no option {name!r}" in message:
                 message += f" Set {_PREFIX}{name}=null."
         raise ConfigError(message)
-
-    @property
-    def inert_patience(self) -> int:
-        """Steps with even weights before the notice; 0 where even weights are what the rule gives."""
-        return 0 if self.rule.function is even else self.inert_warning_steps
 
 
 def read_settings(config: Any) -> DGPOSettings:

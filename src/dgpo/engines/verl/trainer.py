@@ -50,8 +50,7 @@ class DGPOTrainer(PPOTrainerSync):
         self._settings = read_settings(config)
         self._pays_kl = need_reference_policy(config)
         prepare_config(config)
-        settings, rule = self._settings, self._settings.rule
-        self._inert_monitor = InertMonitor(settings.inert_patience, settings.tau, settings.kappa, rule=rule.name)
+        self._inert_monitor = InertMonitor.of(self._settings.rule, self._settings.inert_warning_steps)
         self._credit_logging: CreditLogging | None = None
         self._vocab_size = 0
         super().__init__(config)

@@ -61,8 +61,8 @@ def _rows(recipe: Recipe, config: Any, path: Path) -> list[tuple[str, str]]:
 
 def _credit(config: Any) -> str:
     """The rule, where it is another one than the paper's, its options and the policy that it measures."""
-    rule = getattr(config, "credit_rule", "dgpo")
-    options = {"tau": config.tau, "kappa": config.kappa, **(getattr(config, "credit_options", None) or {})}
+    rule = config.credit_rule
+    options = {"tau": config.tau, "kappa": config.kappa, **config.credit_options}
     parts = [f"{name} = {value}" for name, value in options.items() if value is not None]
     return ", ".join([*([] if rule == "dgpo" else [rule]), *parts, f"policy: {config.credit_policy}"])
 
