@@ -1,4 +1,4 @@
-"""Worker of test_lm_head_sharded.py: `python ranks.py WORLD_SIZE FOLDER` runs every case on gloo ranks.
+"""One rank of test_lm_head_vocab_parallel.py: `python ranks.py FOLDER` runs every case, in a process for each rank.
 
 Each rank compares what it got with the float64 oracle on the whole head, and writes the errors.
 """
@@ -10,16 +10,17 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lm_head_cases import Case, gradients, make_case, run_reference
 
 from dgpo.core import redistribution_weights
 from dgpo.lm_head import VocabParallel, lm_head_stats
 from dgpo.lm_head.types import Head, LogitTransform
+from process_groups import wait_for_all_ranks
 
 V = 301
 SPLITS = {
@@ -209,28 +210,27 @@ def redistribution(rank: int, world_size: int) -> dict[str, object]:
     return results
 
 
-def worker(rank: int, world_size: int, folder: str) -> None:
+def main() -> None:
+    folder, rank, world_size = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store{world_size}", rank=rank, world_size=world_size,
-        timeout=timedelta(seconds=120),
-    )  # fmt: skip
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     results: dict[str, object] = {"heads": {}}
-    try:
-        for name in HEAD_CASES:
-            for split in SPLITS[world_size]:
-                for label, dtype in DTYPES.items():
-                    if name == "everything" or label in ("fp64", "fp32"):
-                        errors = head_case(name, split, dtype, rank, world_size)
-                        results["heads"][f"{name} | {split} | {label}"] = errors
-        results["extras"] = head_extras(rank, world_size)
-        results["redistribution"] = redistribution(rank, world_size)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)  # the others would wait for this rank
-    Path(folder, f"{world_size}-{rank}.json").write_text(json.dumps(results))
-    dist.destroy_process_group()
+    for name in HEAD_CASES:
+        for split in SPLITS[world_size]:
+            for label, dtype in DTYPES.items():
+                if name == "everything" or label in ("fp64", "fp32"):
+                    errors = head_case(name, split, dtype, rank, world_size)
+                    results["heads"][f"{name} | {split} | {label}"] = errors
+    results["extras"] = head_extras(rank, world_size)
+    results["redistribution"] = redistribution(rank, world_size)
+    (folder / f"{world_size}-{rank}.json").write_text(json.dumps(results))
+    wait_for_all_ranks(dist.distributed_c10d._get_default_store(), rank, world_size)
 
 
 if __name__ == "__main__":
-    mp.spawn(worker, (int(sys.argv[1]), sys.argv[2]), nprocs=int(sys.argv[1]))
+    try:
+        main()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the others would wait for this rank
+    os._exit(0)  # not by `destroy_process_group`, nor by the interpreter's end: gloo's threads still run

@@ -1,6 +1,7 @@
 """Heads split over 2 and 3 gloo ranks are the whole head; what one rank was called with wrongly, every rank refuses."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from lm_head_cases import make_case, relative_error, run_reference, run_shards
 from dgpo.core import redistribution_weights
 from dgpo.lm_head import VocabParallel, lm_head_stats
 from dgpo.lm_head.types import LogitTransform
+from process_groups import run_processes
 
 # What no rounding of a result of this dtype can go below, with room for a few roundings of sums.
 FLOOR = {"fp64": 5e-15, "fp32": 2e-6, "bf16": 2**-8, "fp16": 2**-11}
@@ -24,9 +26,8 @@ FLOOR = {"fp64": 5e-15, "fp32": 2e-6, "bf16": 2**-8, "fp16": 2**-11}
 @pytest.fixture(scope="module", params=[2, 3], ids=["two ranks", "three ranks"])
 def ranks(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(request.param), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(folder)]
+    run_processes(command, os.environ, ranks=request.param, patience=600)
     return [json.loads((folder / f"{request.param}-{rank}.json").read_text()) for rank in range(request.param)]
 
 

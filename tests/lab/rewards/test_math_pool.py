@@ -64,7 +64,8 @@ def scripts_of(pool):
 
 
 def workers_of(pool):
-    return [worker for script in scripts_of(pool) for worker in children(script)]
+    # One that was killed stays a child until its script, which may be waiting for a processor, has taken note.
+    return [worker for script in scripts_of(pool) for worker in children(script) if alive(worker)]
 
 
 def processes_of(pool):
