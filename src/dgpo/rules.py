@@ -6,7 +6,7 @@ A rule of your own is the same kind of function, named by its import path: see `
 import hashlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,13 +85,13 @@ def one_sided(
     return one_sided_weights(weights, stats.completion_mask, stats.advantages, positive=sign == "positive")
 
 
-@credit_rule(reads=("hellinger_sq",))
+@credit_rule(reads=("hellinger_sq",), batch_wide=True)
 def effective_share(stats: TokenStats, *, share: float = 0.8, kappa: float = 1.0) -> Tensor:
     """Return the paper's weights at the tau for which this share of the batch's tokens holds the credit (ESS / T)."""
     return effective_share_weights(_scores(stats, kappa), stats.completion_mask, effective_share=share)
 
 
-@credit_rule(reads=(), mean_one=False)
+@credit_rule(reads=(), mean_one=False, batch_wide=True)
 def top_entropy(stats: TokenStats, *, fraction: float = 0.2) -> Tensor:
     """Return 1 for the batch's most uncertain tokens and 0 for the others ("80/20", arXiv:2506.01939)."""
     return top_entropy_weights(stats.entropy, stats.completion_mask, fraction=fraction)
@@ -130,17 +130,20 @@ class CreditRule:
         function: The plain function.
         options: Its keyword arguments, defaults included.
         source: SHA-256 digest (12 hex digits) of the file that defines it, `""` where there is no file.
+        batch_wide: Whether it was seen to give a completion other weights where other completions were left out.
     """
 
     name: str
     function: Callable[..., Tensor]
     options: dict[str, Any] = field(default_factory=dict)
     source: str = ""
+    batch_wide: bool = False
 
     @property
     def traits(self) -> RuleTraits:
         """What an engine must know before the rule runs."""
-        return traits_of(self.function)
+        traits = traits_of(self.function)
+        return replace(traits, batch_wide=True) if self.batch_wide else traits
 
     def __call__(self, stats: TokenStats) -> Tensor:
         """Return what the function gives for these statistics."""
@@ -183,8 +186,7 @@ def resolve(rule: str | Callable[..., Tensor] | CreditRule, /, **options: Any) -
     else:
         name, function = getattr(rule, "__name__", type(rule).__name__), rule
     resolved = CreditRule(name, function, _checked_options(name, function, options), _source_of(function))
-    _try(resolved)
-    return resolved
+    return replace(resolved, batch_wide=_try(resolved))
 
 
 def _function_of(name: str) -> Callable[..., Tensor]:
@@ -225,8 +227,12 @@ def _source_of(function: Callable[..., Tensor]) -> str:
         return ""
 
 
-def _try(rule: CreditRule) -> None:
-    """Run the rule on two prompts of two completions: what is wrong shows before a model is loaded."""
+def _try(rule: CreditRule) -> bool:
+    """Run the rule on two prompts of two completions: what is wrong shows before a model is loaded.
+
+    Returns:
+        Whether a completion's weights change where other completions are left out.
+    """
     random = torch.Generator().manual_seed(0)
     values = torch.rand(4, 5, generator=random)
     mask = torch.arange(5) < torch.tensor([5, 3, 4, 1])[:, None]
@@ -242,7 +248,17 @@ def _try(rule: CreditRule) -> None:
         **dict.fromkeys(rule.traits.reads, values.flip(0) / 2),
     )
     try:
-        assign_credit(stats, rule)
+        credit = assign_credit(stats, rule)
     except Exception as error:  # whatever a rule of somebody's raises
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ConfigError(f"The credit rule {rule} does not work: {kind}{error}") from error
+    if not rule.traits.per_completion:
+        return rule.traits.batch_wide
+    rows = [0, 2]
+    some: dict[str, Any] = {name: x[rows] if isinstance(x, Tensor) else x for name, x in stats._asdict().items()}
+    try:
+        return not torch.allclose(
+            assign_credit(TokenStats(**some), rule).token_advantages, credit.token_advantages[rows]
+        )
+    except Exception:  # it works on all rows, and not on some of them
+        return True

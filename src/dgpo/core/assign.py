@@ -29,17 +29,26 @@ class RuleTraits:
         signed: Whether it gives token advantages in place of weights that multiply the completion's advantage.
         whole_groups: Whether it must see all completions of a prompt at once.
         mean_one: Whether its weights have mean 1 over the trained tokens of each completion, which is then checked.
+        batch_wide: Whether a completion's weights depend on the other completions of the batch, so that it must see
+            those whose advantage is 0 as well, which an engine leaves out otherwise. `dgpo.rules.resolve` tries a rule
+            that is not marked.
     """
 
     reads: tuple[str, ...] = ("hellinger_sq", "ref_logps")
     signed: bool = False
     whole_groups: bool = False
     mean_one: bool = True
+    batch_wide: bool = False
 
     @property
     def needs_reference(self) -> bool:
         """Whether a reference must be scored."""
         return bool(self.reads)
+
+    @property
+    def per_completion(self) -> bool:
+        """Whether each completion has weights of its own, which multiply its advantage."""
+        return not (self.signed or self.whole_groups or self.batch_wide)
 
 
 def credit_rule(
@@ -48,6 +57,7 @@ def credit_rule(
     signed: bool = False,
     whole_groups: bool = False,
     mean_one: bool = True,
+    batch_wide: bool = False,
 ) -> Callable[[_Function], _Function]:
     """Mark a rule with what an engine must know of it; the function itself stays as it is.
 
@@ -56,6 +66,7 @@ def credit_rule(
         signed: It gives token advantages in place of weights.
         whole_groups: It must see all completions of a prompt at once.
         mean_one: Its weights have mean 1 over each completion.
+        batch_wide: A completion's weights depend on the other completions of the batch.
 
     Returns:
         A decorator.
@@ -78,7 +89,7 @@ def credit_rule(
                 f"reads={name!r} is not a statistic that costs extra; there are {', '.join(REFERENCE_STATS)}. All other"
                 " fields of TokenStats are always there."
             )
-    traits = RuleTraits(tuple(reads), signed, whole_groups, mean_one)
+    traits = RuleTraits(tuple(reads), signed, whole_groups, mean_one, batch_wide)
 
     def mark(function: _Function) -> _Function:
         function.traits = traits  # type: ignore[attr-defined]

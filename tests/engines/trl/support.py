@@ -60,6 +60,12 @@ def spread_reward(completion_ids: list[list[int]], **columns: Any) -> list[float
     return [sum(ids) % 7 / 7 for ids in completion_ids]
 
 
+def mostly_dead_reward(prompts: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """`spread_reward` for a third of the prompts; those of the others are equal, so that the advantages are 0."""
+    live = [prompt < "g" for prompt in prompts]
+    return [value if alive else 0.5 for value, alive in zip(spread_reward(completion_ids), live, strict=True)]
+
+
 class FixedCompletions:
     """Completions that depend on nothing but (call number, global row): the same for every trainer and world size."""
 
@@ -70,7 +76,8 @@ class FixedCompletions:
         completions = []
         for row in range(len(prompt_ids)):
             rng = random.Random(1000 * self.generation_calls + self.accelerator.process_index * len(prompt_ids) + row)
-            completions.append([rng.randrange(3, len(WORDS)) for _ in range(rng.randrange(4, 12))] + [EOS])
+            completion = [rng.randrange(3, len(WORDS)) for _ in range(rng.randrange(4, 12))] + [EOS]
+            completions.append(completion[: self.max_completion_length])
         return completions, None
 
 

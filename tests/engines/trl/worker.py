@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import torch.distributed as dist
-from support import FixedDGPOTrainer, lora, make_trainer, parameters
+from support import FixedDGPOTrainer, lora, make_trainer, mostly_dead_reward, parameters, spread_reward
 from transformers import TrainerCallback
 
 from dgpo import DGPOTrainer
@@ -82,6 +82,8 @@ RANK_CASES = {
         ("dapo", 1, False, "old"),
     ]
 }
+DEAD_CASES = {f"{name}-dead": RANK_CASES[name] for name in ("grpo-1-full-current", "dapo-1-lora-current")}
+RANK_CASES |= DEAD_CASES  # with groups of equal rewards, so that a rank may have nothing to score
 
 
 def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
@@ -96,6 +98,7 @@ def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
                 checkpoint,
                 folder / f"{name}-{world_size}",
                 perturb=0.05,
+                reward=mostly_dead_reward if name in DEAD_CASES else spread_reward,
                 peft_config=lora() if adapter else None,
                 loss_type=loss_type,
                 gradient_accumulation_steps=accumulation,
@@ -119,6 +122,7 @@ SHARDED_CASES = {
     "lora": {"peft_config": lora()},
     "gradient checkpointing": {"gradient_checkpointing": True},
     "moving reference": {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.6},
+    "dead groups": {"reward": mostly_dead_reward},
 }
 
 

@@ -46,7 +46,7 @@ TRAINER_PARAMETERS = (
 """Parameters of the constructor of `GRPOTrainer`, which ours repeats."""
 
 TRAINER_ATTRIBUTES = (
-    *("_buffered_inputs", "_logs", "_metrics", "_step", "_tokenizer"),
+    *("_buffered_inputs", "_entropy_bonus_enabled", "_logs", "_metrics", "_step", "_tokenizer"),
     *("aux_loss_enabled", "beta", "num_generations", "num_generations_eval", "ref_model", "reward_func_names"),
     *("reward_weights", "temperature"),
 )

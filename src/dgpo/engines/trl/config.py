@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
@@ -21,6 +21,13 @@ class DGPOConfig(CreditConfig, GRPOConfig):
     `beta` keeps TRL's meaning and default (0: no KL penalty, as in the paper). A reference model is built where the
     rule reads it, whatever `beta` is; `credit_rule="even"` is GRPO and builds none.
 
+    Attributes:
+        skip_zero_advantage: Leave completions whose advantage is 0 out of the passes over policy and reference: those
+            of groups with equal rewards, and those that `mask_truncated_completions` masks. Their gradient is 0. The
+            metrics of credit and entropy are then over the others. What reads them (`beta`, an entropy bonus,
+            `top_entropy_quantile`, a load-balancing loss, a rule that is signed, needs whole groups or is batch-wide)
+            switches it off.
+
     Raises:
         ConfigError: For a value that cannot work, naming the value and the remedy.
 
@@ -34,6 +41,11 @@ class DGPOConfig(CreditConfig, GRPOConfig):
     """
 
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "credit_options"]  # noqa: RUF012  transformers' own attribute
+
+    skip_zero_advantage: bool = field(
+        default=True,
+        metadata={"help": "Leave completions with advantage 0 out of the passes; their gradient is 0."},
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is loaded."""

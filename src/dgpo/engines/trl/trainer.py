@@ -25,15 +25,9 @@ from dgpo.engines.trl.checkpoint import ExactResume
 from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig, building_reference
 from dgpo.engines.trl.credit_logging import CreditLogging
+from dgpo.engines.trl.live import LiveRows, skips_dead_rows
 from dgpo.engines.trl.metrics import CreditMetrics
-from dgpo.engines.trl.rollout import (
-    GROUP,
-    REF_LOGPS,
-    REWARD,
-    TOKEN_ADVANTAGES,
-    add_rollout_columns,
-    holds_whole_groups,
-)
+from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
 from dgpo.engines.trl.scores import Scores, is_reference
 
 
@@ -128,6 +122,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         with building_reference(args, self._uses_reference):
             super().__init__(model, reward_funcs, args, **data, **processing, **extensions)
         self.beta = args.beta
+        self._skips = skips_dead_rows(self, self._rule.traits)
         self._init_metrics(self._rule)
         self._credit_logging = CreditLogging.of(self, self._rule)
         checks.check_trainer(self)
@@ -161,7 +156,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
             self._credit_logging.add_rewards(outputs)
         if self.args.credit_policy == "old":
             if not scores and self._rule.traits.whole_groups and not holds_whole_groups(self.args, "micro-batch"):
-                with torch.no_grad():  # micro-batches hold parts of groups, so the rollout is scored at once
+                with torch.no_grad():  # micro-batches hold parts of groups
                     scores = [self._score(self.model, outputs, self.args.per_device_train_batch_size)]
             if scores:
                 credit = self._assign_credit(outputs, scores[0])
@@ -175,15 +170,17 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Return TRL's loss with token advantages in place of the completions' ones."""
-        scores = self._score(model, inputs)
+        live = LiveRows.of(inputs, skip=self._skips and model.training)
+        scored = live.select(inputs)
+        scores = self._score(model, scored)
         given = dict(inputs)
         token_advantages = given.pop(TOKEN_ADVANTAGES, None)  # of the rollout, with credit_policy="old"
         if token_advantages is None:
-            token_advantages = self._assign_credit(inputs, scores).token_advantages
+            token_advantages = live.spread(self._assign_credit(scored, scores).token_advantages)
         given["advantages"] = token_advantages
         if self.beta != 0.0:
             given.setdefault(REF_LOGPS, scores.per_token.get("ref_logps"))
-        self._loss_scores = scores
+        self._loss_scores = live.spread_scores(scores, inputs, self.accelerator.reduce)
         try:
             loss: Tensor = super()._compute_loss(model, given)
         finally:
