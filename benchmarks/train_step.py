@@ -3,6 +3,7 @@
     python benchmarks/train_step.py                       # V = 49152, 3 layers, 4 x 192 tokens, on this machine
     python benchmarks/train_step.py --dtype bfloat16 --save benchmarks/results/train_step_bf16.json
     python benchmarks/train_step.py --sweep --repeats 2   # completion length, vocabulary and group size, one at a time
+    python benchmarks/train_step.py --live 1.0 0.7 0.4 --batch-size 10    # by the share of completions with advantage
 
 Time: all contenders in one process, repeats interleaved, medians and their spread. Memory: one process per contender
 and repeat (`--sweep`: one), the median, peak resident memory above what the process held before its first step
@@ -15,6 +16,7 @@ positions as well; `grpo_kl_scored`, TRL's GRPO+KL made to project the scored po
 last one is the fair comparison with TRL, the one before it what a TRL user on a CPU sees. `grpo_kl_ours` is GRPO+KL on
 our head, by the same code without the statistics of the pair: the fair comparison of the method's cost. `grpo_ours` is
 GRPO without a reference on our head: what DGPO takes more than it is broken down by clocks inside of the step.
+`grpo_scored` is plain GRPO by TRL at the scored positions only. `--live` compares these three.
 """
 
 import argparse
@@ -38,12 +40,14 @@ import trl.trainer.utils
 from _common import interleaved, own_process, peak_memory, save, spread
 from _lm_head_contenders import without_entropy
 from _step_breakdown import breakdown
+from _step_model import build_model
 
 import dgpo.lm_head.stats as head_stats
 from dgpo.engines.trl import heads
 
 TRL_COMPACT = trl.trainer.utils._use_triton
 CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored", "grpo_kl_ours", "grpo_ours")
+LIVE_CONTENDERS = ("dgpo", "grpo_scored", "grpo_ours")
 SIZES = ("vocab_size", "hidden_size", "layers", "batch_size", "prompt_length", "completion_length")
 SIZES += ("dtype", "device", "threads")
 SWEEP = {
@@ -51,34 +55,6 @@ SWEEP = {
     "vocab_size": (16384, 49152, 147456),
     "batch_size": (2, 4, 8),  # one group
 }
-
-
-def build_model(arguments: argparse.Namespace, folder: Path) -> str:
-    """A random Llama of the asked-for shape, with a tokenizer that is never used to generate."""
-    from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    torch.manual_seed(0)
-    heads = max(1, arguments.hidden_size // 64)
-    config = LlamaConfig(
-        vocab_size=arguments.vocab_size,
-        hidden_size=arguments.hidden_size,
-        intermediate_size=arguments.hidden_size * 8 // 3,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=arguments.prompt_length + arguments.completion_length,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
-    LlamaForCausalLM(config).to(getattr(torch, arguments.dtype)).save_pretrained(folder)
-    words = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "word": 3}
-    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "padding_side": "left"}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    return str(folder)
 
 
 def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace) -> Any:
@@ -105,7 +81,7 @@ def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace
     )
     trainer = trainer_class(
         AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, arguments.dtype)),
-        lambda completions, **_: [0.0] * len(completions),
+        lambda completions, **_: [float(row) for row in range(len(completions))],  # all have an advantage
         config_class(**options),
         train_dataset=Dataset.from_dict({"prompt": ["word"] * arguments.batch_size}),
     )
@@ -122,6 +98,13 @@ def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace
     return trainer
 
 
+def advantages(arguments: argparse.Namespace) -> torch.Tensor:
+    """Advantages of which a share is not 0, on completions of any length."""
+    count = arguments.batch_size
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return torch.linspace(-1, 1, count + count % 2)[:count].index_fill(0, order[round(arguments.share * count) :], 0.0)
+
+
 def run_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> None:
     """Score, loss and backward pass on one batch of random tokens; every completion has another length."""
     device = trainer.accelerator.device
@@ -135,7 +118,7 @@ def run_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> Non
         "prompt_mask": torch.ones_like(ids[:, :-length]),
         "completion_ids": ids[:, -length:],
         "completion_mask": (torch.arange(length, device=device) < lengths[:, None]).long(),
-        "advantages": torch.linspace(-1, 1, arguments.batch_size).to(device),
+        "advantages": advantages(arguments).to(device),
         "num_items_in_batch": lengths.sum().float(),
     }
     with scoring_of(contender):
@@ -150,7 +133,7 @@ def run_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> Non
 @contextmanager
 def scoring_of(contender: str) -> Iterator[None]:
     """Decide how TRL scores inside of the block: as it does, at the scored positions only, or by our head."""
-    trl.trainer.utils._use_triton = TRL_COMPACT if contender != "grpo_kl_scored" else lambda device: True
+    trl.trainer.utils._use_triton = lambda device: True if contender.endswith("_scored") else TRL_COMPACT(device)
     with heads.policy_pass() if contender.endswith("_ours") else nullcontext():
         yield
 
@@ -211,9 +194,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--generate", type=int, default=2, help="repeats of the step with generation; 0 for none")
     parser.add_argument("--sweep", action="store_true", help="let one size after the other grow")
+    parser.add_argument("--live", nargs="+", type=float, metavar="SHARE", help="shares of completions with advantage")
     parser.add_argument("--save", type=Path, help="write the results as JSON")
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--model-path", help=argparse.SUPPRESS)
+    parser.set_defaults(share=1.0)
     return parser.parse_args()
 
 
@@ -229,6 +214,8 @@ def main() -> None:
     result: dict[str, Any] = {"settings": settings}
     if arguments.sweep:
         result["sweep"] = list(sweep(arguments))
+    elif arguments.live:
+        result["live"] = list(live(arguments))
     else:
         result |= measure(arguments)
     save(arguments.save, result, "torch", "transformers", "trl")
@@ -264,6 +251,19 @@ def sweep(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             found = measure(changed)
             yield {"varied": name, "value": value, "peak_mib": found["peak_mib"],
                    "seconds": {contender: spread(times) for contender, times in found["seconds"].items()}}  # fmt: skip
+
+
+def live(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time a step by the share of completions that have an advantage."""
+    arguments.generate, arguments.contenders = 0, LIVE_CONTENDERS
+    with tempfile.TemporaryDirectory() as folder:
+        model_path = build_model(arguments, Path(folder))
+        for share in arguments.live:
+            arguments.share = share
+            seconds = {name: spread(times) for name, times in measure_time(model_path, arguments)["seconds"].items()}
+            ratios = {name: seconds["dgpo"]["median"] / each["median"] for name, each in seconds.items()}
+            print(f"live share {share}: DGPO / {ratios}", flush=True)
+            yield {"share": share, "seconds": seconds, "dgpo_over": ratios}
 
 
 def report(arguments: argparse.Namespace, found: dict[str, Any]) -> None:

@@ -108,6 +108,16 @@ def test_train_step(tmp_path):
     assert named["redistribution"] > 0
 
 
+def test_train_step_by_live_share(tmp_path):
+    found = tmp_path / "found.json"
+    sizes = {"vocab-size": 300, "hidden-size": 64, "layers": 1, "batch-size": 5, "completion-length": 8}
+    options = [f"--{name}={value}" for name, value in sizes.items()]
+    run("train_step", *options, "--live", "1.0", "0.4", "--repeats=1", "--device=cpu", "--save", str(found))
+    whole, some = json.loads(found.read_text())["live"]
+    assert (whole["share"], some["share"]) == (1.0, 0.4)
+    assert set(some["dgpo_over"]) == {"dgpo", "grpo_scored", "grpo_ours"}
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_tiles(tmp_path):
     found = tmp_path / "found.json"
