@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from worker import RANK_CASES, RESUME_CASES, SHARDED_CASES
+from worker import DEAD_CASES, RANK_CASES, RESUME_CASES, SHARDED_CASES
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -45,7 +45,9 @@ def test_two_ranks_log_the_metrics_of_one(ranks, case):
             if name.startswith("dgpo/") or name in names:
                 assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-7), name
                 compared += 1
-    assert compared >= 12 * len(one) >= 24
+    credited = [entry for entry in one if "dgpo/weight/std" in entry]  # steps with a live completion
+    assert len(credited) == len(one) or case in DEAD_CASES
+    assert compared >= 12 * len(credited) >= 24
 
 
 @pytest.fixture(scope="module")

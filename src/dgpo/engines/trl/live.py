@@ -101,16 +101,17 @@ class LiveRows:
         if self.rows is None:
             return scores
         mask, old_logps = inputs["completion_mask"], inputs.get("old_per_token_logps")
-        trained = mask[self.rows] * self.counted
-        totals = torch.stack([(scores.entropy.detach() * trained).sum(), trained.sum().to(scores.entropy.dtype)])
-        total, count = sum_over_ranks(totals)
+        trained = mask[self.rows]
+        own = torch.stack([(scores.entropy.detach() * trained).sum(), trained.sum().to(scores.entropy.dtype)])
+        live, other = sum_over_ranks(torch.stack([own * self.counted, own * (not self.counted)]))
         if self.all:
             return scores
         logps = torch.zeros(mask.shape, device=mask.device) if old_logps is None else old_logps
-        entropy = (total / count).expand(mask.shape)  # nan where no rank has a live one: TRL averages over the others
-        if not self.counted:
-            return replace(scores, logps=self._placed(scores.logps, logps), entropy=entropy)
-        return replace(scores, logps=self._placed(scores.logps, logps), entropy=self._placed(scores.entropy, entropy))
+        total, count = live if live[1] > 0 else other  # nothing lives on any rank: of what was scored all the same
+        entropy = (total / count.clamp(min=1)).expand(mask.shape)
+        if self.counted:
+            entropy = self._placed(scores.entropy, entropy)
+        return replace(scores, logps=self._placed(scores.logps, logps), entropy=entropy)
 
     def _placed(self, values: Tensor, fill: Tensor) -> Tensor:
         assert self.rows is not None
