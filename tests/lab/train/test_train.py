@@ -118,8 +118,10 @@ def test_a_run_leaves_everything_behind(finished, words, capsys):
     # The trainer's own count of steps agrees with the one the plan announces (see test_main).
     assert phases_and_steps(run) == WHOLE
     train = [line for line in read_jsonl(run / "metrics.jsonl") if line["phase"] == "train"]
-    assert {"loss", "grad_norm", "reward", "dgpo/effective_share", "dgpo/hellinger_sq/mean"} <= set(train[0])
-    assert train[0]["dgpo/hellinger_sq/max"] == 0
+    assert {"loss", "grad_norm", "reward"} <= set(train[0])
+    for line in train:  # where no completion of a step has an advantage there is no credit to measure
+        measured = {"dgpo/effective_share", "dgpo/hellinger_sq/mean"} <= set(line)
+        assert measured == (line["frac_reward_zero_std"] < 1)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "complete"
     assert summary["held_out_accuracy"]["before"]["prompts"] == 4
