@@ -1,6 +1,8 @@
 """What the runs of a page differ in: settings, labels, seeds."""
 
+import math
 import re
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +10,8 @@ from dgpo.lab.runs.reader import Run
 
 _MOST_LABELLED = 3  # settings in the label of a run
 _NO_SETTING = re.compile(r"output_dir|run_name|started|device|platform|num_(processes|threads)|.* \(version\)")
+
+_FIGURE = re.compile(r"(-?\d+(?:\.\d+)?)(?: \(.*\))?")  # a number, maybe with its interval
 
 
 def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -64,12 +68,44 @@ def seed_bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
         members.setdefault(key, {})[seed] = index
     if max(map(len, members.values()), default=0) < 2:
         return []
-    bands = [list(indices.values()) for indices in members.values()]
+    # By seed, so that the first runs of two settings are of equal seeds.
+    bands = [[seeds[seed] for seed in sorted(seeds, key=lambda text: (len(text), text))] for seeds in members.values()]
     if len(bands) == 1:
         return [{"label": f"{len(runs)} seeds", "runs": bands[0]}]
     firsts = [runs[indices[0]] for indices in bands]
     without_seed = [Run(run.name, config={k: v for k, v in run.config.items() if k != "seed"}) for run in firsts]
     return [{"label": label, "runs": band} for label, band in zip(run_labels(without_seed), bands, strict=True)]
+
+
+def seed_figures(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return the last figures of runs that differ in their seed alone: mean and Student's 95 % interval.
+
+    Args:
+        runs: The seeds of one setting.
+
+    Returns:
+        Name and text of each figure that all of them have; the interval of a single run is left out, since it is of its
+        held-out problems and not of seeds. Empty for fewer than two runs.
+
+    Example:
+        >>> runs = [Run(seed, figures={"accuracy": f"{x} (0.1 to 0.9)"}) for seed, x in (("0", 0.5), ("1", 0.6))]
+        >>> seed_figures(runs)    # half the width: t = 12.706, times 0.0707 / sqrt(2)
+        [('accuracy', '0.550 (-0.085 to 1.185)')]
+    """
+    from dgpo.lab.evaluation.intervals import student_quantile
+
+    if len(runs) < 2:
+        return []
+    rows = []
+    for name in runs[0].figures:
+        matches = [_FIGURE.fullmatch(run.figures.get(name, "")) for run in runs]
+        values = [float(match[1]) for match in matches if match]
+        if len(values) < len(runs) or len(set(values)) == 1:
+            continue
+        mean = statistics.fmean(values)
+        half = student_quantile(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+        rows.append((name, f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"))
+    return rows
 
 
 def _is_setting(name: str) -> bool:

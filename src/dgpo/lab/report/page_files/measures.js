@@ -2,7 +2,8 @@
 const at = (list, i) => (list ? list[i] : null);
 /* A token's advantage: of a signed rule as it gave it, of others A·w. */
 const advantageOf = (c, i) => (c.t ? c.t[i] : c.a === null || at(c.w, i) === null ? null : c.a * c.w[i]);
-const isTrained = (c, i) => at(c.t || c.w, i) !== null;
+/* Where there is no rule, no token is marked as left out by it. */
+const isTrained = (c, i) => !(c.t || c.w) || (c.t || c.w)[i] !== null;
 const MEASURES = {
   w: { name: "weight", title: "w: the token's share of the completion's advantage; 1 = even", middle: 1, read: (c, i) => at(c.w, i) },
   a: { name: "token advantage", title: "A·w: the completion's advantage times the token's weight, or what a signed rule gave", middle: 0, read: advantageOf },
@@ -12,10 +13,12 @@ const MEASURES = {
   r: { name: "log-ratio", title: "log p of the policy less log p of the reference, of the sampled token", middle: 0, read: (c, i) => at(c.r, i) },
 };
 /* Further columns, as a rule or an engine logged them. */
-for (const run of DATA.runs) for (const step of run.credit) for (const group of step.groups) for (const c of group.completions) {
-  for (const name of Object.keys(c.columns)) {
-    const read = (other, i) => (Object.hasOwn(other.columns, name) ? other.columns[name][i] : null);
-    MEASURES[`column:${name}`] ??= { name, title: `${name}: a column of the log`, middle: null, read };
+function readColumns() {
+  for (const run of DATA.runs) for (const step of run.credit) for (const group of step.groups) for (const c of group.completions) {
+    for (const name of Object.keys(c.columns)) {
+      const read = (other, i) => (Object.hasOwn(other.columns, name) ? other.columns[name][i] : null);
+      MEASURES[`column:${name}`] ??= { name, title: `${name}: a column of the log`, middle: null, read };
+    }
   }
 }
 
