@@ -153,11 +153,18 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = sys.platform != "win32"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong, but not that a browser has closed its page."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     live: LivePage
     timeout = 30
-    server_version, sys_version = "dgpo", ""
+
+    def version_string(self) -> str:
+        return "dgpo"
 
     def do_GET(self) -> None:
         if not _is_this_machine(self.headers.get_all("Host") or []):
