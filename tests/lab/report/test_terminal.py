@@ -50,7 +50,7 @@ def test_the_group_with_right_and_wrong_completions_is_printed(completion):
 def test_tokens_are_coloured_by_their_weight(completion):
     text = printed(LoggedStep(1, {}, [completion("low", "mid", "high", w=[0.5, 1.0, 1.5])]), colour=True)
     styled = dict(re.findall(r"\x1b\[([\d;]*48;2[\d;]*)m(low|mid|high)", text))
-    assert {token for token in styled.values()} == {"low", "high"}
+    assert set(styled.values()) == {"low", "high"}
     (low,), (high,) = ([style for style, token in styled.items() if token == name] for name in ("low", "high"))
     assert "48;2;0;96;178" in low  # the strongest blue
     assert int(high.split("48;2;")[1].split(";")[0]) > 100  # an orange

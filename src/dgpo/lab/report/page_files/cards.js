@@ -73,7 +73,7 @@ function makeCard({ run, step }, c) {
   const side = c.a > 0 ? " above" : c.a < 0 ? " below" : "";
   const card = el("article", { class: `card${side}`, tabindex: -1 }, meta, tokens);
   const entry = { run, step, completion: c, spans: [], tokens, card, fork: null };
-  if (DATA.kind !== "inspect" && !INSIDE) meta.append(el("a", { href: address(entry), text: "link", title: "address of this completion" }));
+  if (DATA.kind !== "inspect" && !INSIDE) meta.append((entry.link = el("a", { href: address(entry), text: "link", title: "address of this completion" })));
   card.entry = entry;
   shown.push(entry);
   return card;

@@ -13,7 +13,11 @@ function drawControls() {
     if (!any) continue;
     const input = el("input", { type: "radio", name: "measure", value: key });
     input.checked = key === state.by;
-    input.addEventListener("change", () => { state.by = key; drawLegend(); shown.forEach((entry) => colour(entry.spans)); });
+    input.addEventListener("change", () => {
+      state.by = key;
+      drawLegend();
+      for (const entry of shown) { colour(entry.spans); entry.link?.setAttribute("href", address(entry)); }
+    });
     choices.append(el("label", { title }, input, el("span", { text: name })));
   }
   const parts = [];
@@ -34,6 +38,8 @@ function drawControls() {
     parts.push(el("label", { class: "control row", title: "go on to each step that is logged" }, newest, "newest step"));
   }
   const rewards = rewardRanges(completions), endings = [...new Set(completions.map(endName))].sort();
+  // What was chosen stays, though the ranges of newer data are others.
+  if (state.reward !== "all" && !rewards.some(([value]) => value === state.reward)) rewards.push([state.reward, state.reward.split("|").map((x) => number(Number(x))).join(" to ")]);
   if (rewards.length > 1) parts.push(select("Reward", "reward", [["all", "all"], ...rewards]));
   if (endings.length > 1) parts.push(select("Ended", "ended", [["all", "all"], ...endings.map((name) => [name, name])]));
   if (completions.length > 1) {

@@ -87,7 +87,7 @@ function evenness(step) {
 }
 
 /* The address of a completion, and of a token in it: its place in the log, whatever else is shown. */
-const address = (entry, token) => `#run=${entry.run}&step=${entry.step}&completion=${entry.completion.id}` + (token === undefined ? "" : `&token=${token}`);
+const address = (entry, token) => `#run=${entry.run}&step=${entry.step}&completion=${entry.completion.id}` + (token === undefined ? "" : `&token=${token}`) + (state.by === "w" ? "" : `&by=${encodeURIComponent(state.by)}`);
 const keyOf = (entry) => `${entry.run} ${entry.step} ${entry.completion.id}`;
 function remember(entry, token) {
   if (INSIDE) return;
@@ -103,6 +103,7 @@ function follow() {
     $("credit-lead").textContent = "The completion of this link is not on the page.";
     return;
   }
+  if (Object.hasOwn(MEASURES, parts.get("by"))) state.by = parts.get("by");
   Object.assign(state, { run, step: String(step), reward: "all", ended: "all", search: "", newest: false, room: Infinity });
   drawCredit();
   const entry = shown.find((other) => other.completion.id === id);
