@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dgpo.lab.report.page import render_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -212,3 +214,12 @@ def write(path: Path, runs: list[Any], kind: str = "report") -> Path:
 def text_of(browser: Browser, selector: str) -> Any:
     """The text of the first element of a selector."""
     return browser.run(f"document.querySelector({selector!r})?.textContent")
+
+
+def violations(browser: Browser) -> Any:
+    """What axe-core finds in the page: for each rule its name and the elements."""
+    axe = pytest.importorskip("axe_core_python")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    browser.run(f"{script}; 0")
+    found = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 200))]))"
+    return browser.run(found)

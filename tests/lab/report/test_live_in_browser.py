@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from browser import text_of
+from browser import text_of, violations
 from hostile import HOSTILE
 
 from dgpo.credit_log import CreditLog
@@ -121,6 +121,17 @@ def test_a_step_that_was_chosen_stays(browser, training):
     browser.press("ArrowLeft")
     assert text_of(browser, "[data-metric=reward] .now") == "0.59 at 59"
     assert browser.problems == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_axe_finds_nothing_in_a_served_page(browser, training, width):
+    training.make_step(1)
+    training.make_step(20)
+    browser.open(training.serve(), width=width, dark=width == 390)
+    training.make_step(40)
+    browser.wait_for("document.getElementById('by-step').value === '40'")
+    assert violations(browser) == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
 
 
 def test_marked_text_is_not_taken_away(browser, training):
