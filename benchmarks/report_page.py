@@ -3,8 +3,8 @@
     python benchmarks/report_page.py                # writes benchmarks/results/report_page.json
 
 For each width, and each number of tokens: the size of the file, seconds to its first paint, until the page can be used,
-until 4,000 more tokens are drawn, and until all tokens that are drawn have another colour. Median and largest of several
-loads, each of them in an empty page; the browser is warm. Needs Chromium ($CHROMIUM, or one of the usual names).
+until 4,000 more tokens are drawn, and until all tokens that are drawn have another colour. Median and largest of
+several loads; the browser is warm. Needs Chromium ($CHROMIUM, or one of the usual names).
 """
 
 import argparse

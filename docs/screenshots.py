@@ -3,7 +3,7 @@
     python docs/screenshots.py               # trains what is not there yet, then takes the pictures
     python docs/screenshots.py --only train  # or one of the two
 
-The runs: the quickstart recipe with the paper's rule at a sharp temperature and with GRPO's even weights, three seeds
+The runs: the quickstart recipe with the paper's rule at a sharp temperature and with GRPO's even weights, two seeds
 each, and SmolLM2-135M-Instruct (`make smollm2`) with LoRA. They are short: pictures of the page, not results.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 RULES = {"dgpo": ("--credit_rule=dgpo", "--tau=0.05"), "even": ("--credit_rule=even",)}
 FORKS = {
     f"forks-{rule}-seed{seed}": ["quickstart.yaml", *options, f"--seed={seed}", "--max_steps=100", "--eval_size=128"]
@@ -65,7 +65,9 @@ def take(runs: Path) -> None:
 
     def point_at_a_fork() -> None:
         browser.run("document.getElementById('cards').scrollIntoView({block: 'start', behavior: 'instant'})")
-        browser.point_at("#cards .fork" if browser.run("document.querySelector('#cards .fork')") else "#cards .t")
+        browser.point_at(
+            "#cards .fork" if browser.run("document.querySelector('#cards .fork') !== null") else "#cards .t"
+        )
 
     try:
         picture("credit-report", "forks", width=1280, height=900, prepare=point_at_a_fork)
