@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dgpo.lm_head import LMHeadStats, VocabParallel, lm_head_stats
 
 _HOME = {
+    # The one name of the workbench: a door to it, which the method itself does not go through.
+    "dgpo.lab.report.notebook": ("show",),
     "dgpo.core": (
         *("Credit", "CreditStats", "TokenStats", "assign_credit", "clipped_policy_loss", "credit_rule", "credit_stats"),
         *("gated_scores", "group_advantages", "per_token_entropy", "per_token_hellinger_sq", "redistribute"),
@@ -36,8 +38,6 @@ _HOME = {
     ),
     "dgpo.lm_head": ("LMHeadStats", "VocabParallel", "lm_head_stats"),
     "dgpo.engines.trl": ("DGPOConfig", "DGPOTrainer"),
-    # The one name of the workbench: a door to it, which the method itself does not go through.
-    "dgpo.lab.report.notebook": ("show",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

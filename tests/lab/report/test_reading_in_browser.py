@@ -85,6 +85,16 @@ def test_of_several_seeds_one_of_each_setting_stands_side_by_side(browser, compl
     assert browser.problems == []
 
 
+def test_weights_that_are_all_1_are_not_what_the_page_opens_with(browser, completion, tmp_path):
+    """As of a trainer that is watched: its weights are GRPO's."""
+    for even, measure in (
+        (completion(*"abc", w=[1.0] * 3), "d"),
+        (completion(*"abc", w=[1.0, 1.0, 1.0], d=[0.0] * 3), "h"),
+    ):
+        browser.open(write(tmp_path / "page.html", [Run("", steps=[LoggedStep(1, {}, [even])])]))
+        assert browser.run("document.querySelector('input[name=measure]:checked').value") == measure
+
+
 def test_a_log_without_a_credit_rule_shows_what_it_has(browser, completion, tmp_path):
     """As of a trainer that is watched and has no reference."""
     nothing = [None] * 4

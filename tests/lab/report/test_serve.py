@@ -128,10 +128,17 @@ def test_data_are_sent_when_they_are_new(ask, run, settings, completion):
     assert ask("/data", method="HEAD")[1] == b""
 
 
-def test_what_was_read_stays_when_a_run_is_deleted(ask, run, capsys):
-    before = ask("/data")[1]
+def test_what_was_read_stays_when_a_run_is_deleted_or_unreadable(run, capsys):
+    page = LivePage([run])
+    before = page.data()
+    for path in (run / "credit").iterdir():
+        path.write_bytes(gzip.compress(b'{"schema": "dgpo-credit/99"}'))
+    page._rest_until = 0.0
+    assert page.data() == before
+    assert "has the schema 'dgpo-credit/99'" in capsys.readouterr().err
     shutil.rmtree(run)
-    assert ask("/data")[1] == before
+    page._rest_until = 0.0
+    assert page.data() == before
 
 
 def test_a_run_that_has_logged_nothing_is_waited_for(tmp_path, settings, completion):

@@ -42,7 +42,7 @@ def show(*runs: Any, height: int = 900) -> ShownRuns:
     the run nor the network.
 
     Args:
-        runs: Directories of runs, or trainers, whose `args.output_dir` is taken. Several are laid side by side.
+        *runs: Directories of runs, or trainers, whose `args.output_dir` is taken. Several are laid side by side.
         height: Of the frame, in pixels, 100 or more.
 
     Returns:

@@ -49,7 +49,7 @@ class LivePage:
     def __init__(self, folders: Sequence[Path], seconds: float = SECONDS) -> None:
         self.folders, self.seconds = list(folders), seconds
         self._lock = threading.Lock()
-        self._state: object = None
+        self._state: list[dict[str, tuple[int, int]]] = []
         self._contents: dict[str, Any] = {}
         self._tag, self._data, self._rest_until = "", b"", 0.0
         self._make()
@@ -78,7 +78,7 @@ class LivePage:
     def _make(self) -> None:
         started = time.monotonic()
         state = [run_files(folder) for folder in self.folders]
-        if state == self._state:
+        if state == self._state or (any(self._state) and not any(state)):  # nothing new, or all was deleted
             return
         if any(state):
             self._contents = report_contents(

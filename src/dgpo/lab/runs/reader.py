@@ -86,7 +86,7 @@ def run_files(path: Path) -> dict[str, tuple[int, int]]:
     Returns:
         Size and time of the last change (ns) of each file, by its path; empty for a run that has logged nothing yet.
     """
-    files = [path / name for name in (METRICS, RECIPE, ENVIRONMENT, SUMMARY)]
+    files = [path / name for name in (METRICS, f"{FOLDER}/{METRICS}", RECIPE, ENVIRONMENT, SUMMARY)]
     files += path.glob(f"{CHECKPOINTS}/{TRAINER_STATE}")
     files += step_files(path / FOLDER).values()
     states: dict[str, tuple[int, int]] = {}

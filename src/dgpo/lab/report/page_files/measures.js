@@ -44,6 +44,13 @@ function measureScales(completions) {
   }
   if (!MEASURES[state.by].any) state.by = Object.keys(MEASURES).find((key) => MEASURES[key].any) || "w";
 }
+/* What the page opens with: the weights, unless they are all alike, as those of GRPO are. */
+function firstMeasure() {
+  measureScales(completionsShown());
+  const differs = ({ any, low, high }) => any && high - low > 1e-6;
+  if (!MEASURES.w.any || differs(MEASURES.w)) return state.by;
+  return ["d", "h"].find((key) => differs(MEASURES[key])) ?? state.by;
+}
 const distance = ({ logarithmic, middle }, value) => (logarithmic ? Math.log(value) : value - (middle || 0));
 /* From -1 to 1: how far a value is from the middle of its scale. */
 const place = (measure, value) => (value === null || value === undefined ? 0 : Math.max(-1, Math.min(1, distance(measure, value) / measure.reach)));

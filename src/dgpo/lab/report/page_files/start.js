@@ -74,6 +74,7 @@ function startCredit() {
   state.newest = Boolean(DATA.live);
   const { step, share } = opening();
   state.step = step;
+  state.by = firstMeasure();
   $("credit").hidden = false;
   const uneven = step !== "all" && share < 0.995;
   const lead = "Point at a token for its numbers, or tab to a completion and use the arrow keys.";
