@@ -66,21 +66,23 @@ def test_of_several_seeds_one_of_each_setting_stands_side_by_side(browser, compl
     def run(rule, seed, accuracy):
         figures = {"held-out accuracy after": f"{accuracy:.3f} (0.1 to 0.9)", "steps": "9", "training time": "5 s"}
         steps = [LoggedStep(1, {}, pair_of(completion, seed))]
-        return Run(f"{rule}-{seed}", {}, {"credit_rule": rule, "seed": seed}, figures, steps)
+        options = {} if rule == "even" else {"credit_options.tau": 0.5, "credit_options.kappa": 1.0}
+        return Run(f"{rule}-{seed}", {}, {"credit_rule": rule, "seed": seed, **options}, figures, steps)
 
-    runs = [run("dgpo", 1, 0.5), run("dgpo", 0, 0.6), run("even", 0, 0.7), run("even", 1, 0.9), run("capped", 0, 0.4)]
+    runs = [run("dgpo", 1, 0.4), run("dgpo", 0, 0.6), run("dgpo", 10, 0.8)]
+    runs += [run("even", 0, 0.7), run("even", 1, 0.9), run("capped", 0, 0.4)]
     browser.open(write(tmp_path / "page.html", runs), width=1400)
     assert browser.run("[...document.querySelectorAll('#cards h3')].map((e) => e.title)") == [
         "dgpo-0",
         "even-0",
         "capped-0",
     ]
-    assert len(browser.run("[...document.getElementById('by-run').options].map((e) => e.value)")) == 6
+    assert len(browser.run("[...document.getElementById('by-run').options].map((e) => e.value)")) == 7
     cells = "[...document.querySelectorAll('#seed-figures tr')].map((r) => [...r.cells].map((c) => c.textContent))"
-    # Half the width: Student's t of 12.706 on one degree, times |a - b| / 2.
     assert browser.run(cells) == [
-        ["", "credit_rule dgpo, 2 seeds", "credit_rule even, 2 seeds"],
-        ["held-out accuracy after", "0.550 (-0.085 to 1.185)", "0.800 (-0.471 to 2.071)"],
+        ["", "rule dgpo, 3 seeds", "rule even, 2 seeds"],
+        # Half the width: Student's t of 4.303 on two degrees, times 0.2 / sqrt(3); a share ends at 0 and 1.
+        ["held-out accuracy after", "0.600 (0.103 to 1.000)", "0.800 (0.700, 0.900)"],
     ]
     assert browser.problems == []
 

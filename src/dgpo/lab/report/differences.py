@@ -8,6 +8,7 @@ from typing import Any
 
 from dgpo.lab.runs.reader import Run
 
+_OPTION = "credit_options."
 _MOST_LABELLED = 3  # settings in the label of a run
 _NO_SETTING = re.compile(r"output_dir|run_name|started|device|platform|num_(processes|threads)|.* \(version\)")
 
@@ -35,13 +36,20 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
         ['tau 0.5', 'tau 0.05']
     """
     rows = [(name, values) for name, values in config_differences(runs) if _is_setting(name)]
+    rules = [as_text(run.config.get("credit_rule")) for run in runs]
+    rows = [(name, values) for name, values in rows if not (name.startswith(_OPTION) and _follows(values, rules))]
     if 0 < len(rows) <= _MOST_LABELLED:
-        names = [name.removeprefix("credit_options.").removesuffix("_name_or_path") for name, _ in rows]
+        names = [name.removeprefix(_OPTION).removeprefix("credit_").removesuffix("_name_or_path") for name, _ in rows]
         columns = zip(*(values for _, values in rows), strict=True)
         labels = [", ".join(f"{name} {value}" for name, value in zip(names, column, strict=True)) for column in columns]
         if len(set(labels)) == len(runs):
             return labels
     return [run.name for run in runs]
+
+
+def _follows(values: Sequence[str], rules: Sequence[str]) -> bool:
+    """Whether an option says nothing beside the rule: it differs between rules, and nowhere between runs of one."""
+    return len(set(rules)) > 1 and len(set(zip(rules, values, strict=True))) == len(set(rules))
 
 
 def seed_bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -78,19 +86,21 @@ def seed_bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def seed_figures(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Return the last figures of runs that differ in their seed alone: mean and Student's 95 % interval.
+    """Return the last figures of runs that differ in their seed alone: the mean, and Student's 95 % interval of it.
 
     Args:
         runs: The seeds of one setting.
 
     Returns:
-        Name and text of each figure that all of them have; the interval of a single run is left out, since it is of its
-        held-out problems and not of seeds. Empty for fewer than two runs.
+        Name and text of each figure that all of them have and in which they differ. Two seeds have no interval, which
+        would be wider than the figure can be, but the figures of both. Empty for fewer than two runs.
 
     Example:
-        >>> runs = [Run(seed, figures={"accuracy": f"{x} (0.1 to 0.9)"}) for seed, x in (("0", 0.5), ("1", 0.6))]
-        >>> seed_figures(runs)    # half the width: t = 12.706, times 0.0707 / sqrt(2)
-        [('accuracy', '0.550 (-0.085 to 1.185)')]
+        >>> runs = [Run(f"{x}", figures={"reward": f"{x} (0.1 to 0.9)"}) for x in (0.5, 0.6, 0.7)]
+        >>> seed_figures(runs)    # half the width: t = 4.303, times 0.1 / sqrt(3)
+        [('reward', '0.600 (0.352 to 0.848)')]
+        >>> seed_figures(runs[:2])
+        [('reward', '0.550 (0.500, 0.600)')]
     """
     from dgpo.lab.evaluation.intervals import student_quantile
 
@@ -104,7 +114,11 @@ def seed_figures(runs: Sequence[Run]) -> list[tuple[str, str]]:
             continue
         mean = statistics.fmean(values)
         half = student_quantile(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-        rows.append((name, f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"))
+        low, high = mean - half, mean + half
+        if name.startswith("held-out accuracy"):  # a share
+            low, high = max(0.0, low), min(1.0, high)
+        spread = ", ".join(f"{x:.3f}" for x in values) if len(values) == 2 else f"{low:.3f} to {high:.3f}"
+        rows.append((name, f"{mean:.3f} ({spread})"))
     return rows
 
 

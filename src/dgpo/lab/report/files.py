@@ -40,7 +40,7 @@ def report_contents(runs: Sequence[Run]) -> dict[str, Any]:
     options = [name for name in config if name.startswith("credit_options.")]
     shown = ("task", "model_name_or_path", "credit_rule", "tau", "kappa", *options, "credit_policy", "seed")
     facts = {name.removesuffix("_name_or_path").split(".")[-1]: f"{config[name]}" for name in shown if name in config}
-    title = runs[0].name if len(runs) == 1 else " against ".join(run.name for run in runs)
+    title = " against ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
     return page_contents(runs, kind="report", title=title, facts=facts)
 
 

@@ -33,7 +33,7 @@ function drawSettings() {
     if (over.length) {
       const rows = [...new Set(over.flatMap((band) => band.figures.map(([label]) => label)))];
       const value = (band, label) => (band.figures.find(([name]) => name === label) || [0, "–"])[1];
-      body.append(el("h3", { text: "Means over the seeds, with 95 % intervals" }),
+      body.append(el("h3", { text: "Means over the seeds (95 % intervals; of two seeds both values)" }),
         el("table", { id: "seed-figures" }, row(["", ...over.map((band) => `${band.label}, ${counted(band.runs.length, "seed")}`)], "th"), ...rows.map((label) => row([label, ...over.map((band) => value(band, label))]))));
     }
   } else {
