@@ -69,12 +69,12 @@ def print_step(step: LoggedStep, console: Console) -> None:
         console.print(_facts(completion))
         console.print(_tokens(completion, name, reach))
         console.print(Text(_largest(completion, name), style="dim"))
-    if len(group) > MOST_COMPLETIONS:
-        console.print(
-            Text(f"\n{len(group) - MOST_COMPLETIONS} more completions of this prompt: dgpo report", style="dim")
-        )
-    if len(group) > 1:
-        console.print(Text(_fork(*group[:2]), style="dim"))
+    fork = _fork(*group[:2]) if len(group) > 1 else ""
+    more = len(group) - MOST_COMPLETIONS
+    if fork:
+        console.print(Text(f"\n{fork}", style="dim"))
+    if more > 0:
+        console.print(Text(f"\n{more} more completions of this prompt are on the page of `dgpo report`.", style="dim"))
 
 
 def _measure(group: Sequence[CompletionCredit]) -> tuple[str, float]:
