@@ -52,11 +52,10 @@ def take(runs: Path) -> None:
         sys.exit("There is no Chromium; install it, or set CHROMIUM.")
     browser = Browser(executable)
 
-    def picture(
-        name: str, page: str, *, height: int, prepare: Callable[[], None] = lambda: None, **view: int | bool
-    ) -> None:
-        browser.open(runs / f"{page}.html", height=height, **view)
-        prepare()
+    def picture(name: str, page: str, prepare: Callable[[], None] | None = None, **view: int | bool) -> None:
+        browser.open(runs / f"{page}.html", **view)
+        if prepare is not None:
+            prepare()
         target = FIGURES / f"{name}.png"
         browser.screenshot(target)
         size = target.stat().st_size
@@ -64,17 +63,25 @@ def take(runs: Path) -> None:
         if size > MOST_BYTES:
             sys.exit(f"{target.name} is too large; make it lower.")
 
-    def point_at_a_fork() -> None:
-        browser.run("document.getElementById('cards').scrollIntoView({block: 'start', behavior: 'instant'})")
-        browser.point_at(
-            "#cards .fork" if browser.run("document.querySelector('#cards .fork') !== null") else "#cards .t"
-        )
+    def scroll_to(selector: str) -> None:
+        browser.run(f"document.querySelector({selector!r}).scrollIntoView({{block: 'start', behavior: 'instant'}})")
+
+    def point_at_the_largest_weight() -> None:
+        browser.enter("by-order", "share")
+        largest = "(a, b) => (b.entry.completion.w[b.index] > a.entry.completion.w[a.index] ? b : a)"
+        spans = "[...document.querySelectorAll('.card')[1].querySelectorAll('.t')]"
+        browser.run(f"{spans}.reduce({largest}).focus({{preventScroll: true}})")
+        scroll_to(".legend")
+        browser.run("new Promise((done) => setTimeout(() => requestAnimationFrame(done), 100))")
 
     try:
-        picture("credit-report", "forks", width=1280, height=900, prepare=point_at_a_fork)
-        picture("credit-report-rules", "rules", width=1280, height=1150)
-        picture("credit-report-smollm2", "smollm2", width=1280, height=900, dark=True, prepare=point_at_a_fork)
-        picture("credit-report-small", "smollm2", width=390, height=800, prepare=point_at_a_fork)
+        wide = {"width": 1280}
+        picture("credit-report", "forks", point_at_the_largest_weight, height=760, **wide)
+        picture("credit-report-rules", "rules", height=700, **wide)
+        picture("credit-report-beside", "rules", lambda: scroll_to(".group"), height=640, **wide)
+        picture("credit-report-seeds", "rules", lambda: scroll_to("#curves"), height=560, **wide)
+        picture("credit-report-smollm2", "smollm2", point_at_the_largest_weight, height=760, dark=True, **wide)
+        picture("credit-report-small", "smollm2", lambda: scroll_to(".group"), width=390, height=700)
     finally:
         browser.close()
 

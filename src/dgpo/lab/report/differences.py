@@ -38,6 +38,7 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     rows = [(name, values) for name, values in config_differences(runs) if _is_setting(name)]
     rules = [as_text(run.config.get("credit_rule")) for run in runs]
     rows = [(name, values) for name, values in rows if not (name.startswith(_OPTION) and _follows(values, rules))]
+    rows.sort(key=lambda row: row[0] != "credit_rule")
     if 0 < len(rows) <= _MOST_LABELLED:
         names = [name.removeprefix(_OPTION).removeprefix("credit_").removesuffix("_name_or_path") for name, _ in rows]
         columns = zip(*(values for _, values in rows), strict=True)
