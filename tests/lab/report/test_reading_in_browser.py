@@ -101,7 +101,7 @@ def test_a_log_without_a_credit_rule_shows_what_it_has(browser, completion, tmp_
     """As of a trainer that is watched and has no reference."""
     nothing = [None] * 4
     facts = {"w": nothing, "d": nothing, "s": nothing, "log_ratio": nothing, "effective_share": None}
-    facts |= {"columns": {"log-ratio to the sampling policy": [0.1, -0.1, 0.0, 0.2]}}
+    facts |= {"columns": {"sampling_log_ratio": [0.1, -0.1, 0.0, 0.2]}}
     steps = [LoggedStep(step, {}, pair_of(completion, step, **facts)) for step in (1, 20)]
     browser.open(write(tmp_path / "page.html", [Run("", steps=steps)]))
     assert browser.run("document.querySelector('input[name=measure]:checked').value") == "h"
@@ -109,5 +109,6 @@ def test_a_log_without_a_credit_rule_shows_what_it_has(browser, completion, tmp_
     assert text_of(browser, "#side") == "4 completions, without a credit rule."
     assert "least even" not in text_of(browser, "#credit-lead")
     browser.point_at("#cards .t", 1)
-    assert text_of(browser, '#tip dd[data-key="column:log-ratio to the sampling policy"]') == "−0.1"
+    assert text_of(browser, '#tip dd[data-key="column:sampling_log_ratio"]') == "−0.1"
+    assert text_of(browser, "#tip dl").endswith("log-ratio to the sampling policy−0.1probability, policy0.67")
     assert browser.problems == []
