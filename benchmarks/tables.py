@@ -219,6 +219,23 @@ def credit_logging() -> str:
     return table(["logged", "ms more in a logged step", "ms in an unlogged step", "slower by"], rows) + origin(result)
 
 
+def report_page() -> str:
+    """Seconds of the page of long completions."""
+    result = load("report_page")
+    names = {
+        "first_paint": "first paint",
+        "usable": "can be used",
+        "more_tokens": "4,000 more tokens",
+        "other_colour": "another colour",
+    }
+    rows = [
+        [f"2 x {case['tokens']:,}", str(case["width"]), f"{case['megabytes']}"]
+        + [f"{case[name]['median']:.2f} ({case[name]['largest']:.2f})" if name in case else "-" for name in names]
+        for case in result["cases"]
+    ]
+    return table(["tokens", "pixels wide", "MB", *names.values()], rows) + origin(result)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lm-head-cpu": lm_head_cpu,
     "lm-head-short": lm_head_short,
@@ -232,6 +249,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "credit-logging": credit_logging,
     "math-rewards": math_rewards,
     "interval-coverage": interval_coverage,
+    "report-page": report_page,
 }
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dgpo.lm_head import LMHeadStats, VocabParallel, lm_head_stats
 
 _HOME = {
+    # The one name of the workbench: a door to it, which the method itself does not go through.
+    "dgpo.lab.report.notebook": ("show",),
     "dgpo.core": (
         *("Credit", "CreditStats", "TokenStats", "assign_credit", "clipped_policy_loss", "credit_rule", "credit_stats"),
         *("gated_scores", "group_advantages", "per_token_entropy", "per_token_hellinger_sq", "redistribute"),
@@ -59,6 +61,7 @@ __all__ = [
     "per_token_hellinger_sq",
     "redistribute",
     "redistribution_weights",
+    "show",
 ]
 
 

@@ -139,6 +139,19 @@ def test_interval_coverage(tmp_path):
     assert all(0 <= row[column] <= 1 for row in result["coverage"].values() for column in columns)
 
 
+def test_report_page(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "lab" / "report"))
+    from browser import find_chromium
+
+    if find_chromium() is None:
+        pytest.skip("no Chromium")
+    found = tmp_path / "found.json"
+    run("report_page", "--tokens=700", "--repeats=1", "--output", str(found))
+    cases = json.loads(found.read_text())["cases"]
+    assert [case["width"] for case in cases] == [390, 1400]
+    assert all(case[name]["median"] > 0 for case in cases for name in ("first_paint", "usable", "more_tokens"))
+
+
 def test_math_rewards(tmp_path):
     found = tmp_path / "found.json"
     sizes = ("--answers=20", "--alone=1", "--hanging-every=20", "--seconds=1", "--workers=1")

@@ -48,7 +48,8 @@ def _wandb_table(wandb: Any, rows: list[dict[str, Any]]) -> Any:
 def _trackio_table(trackio: Any, rows: list[dict[str, Any]]) -> Any:
     import pandas as pd
 
-    return trackio.Table(dataframe=pd.DataFrame(rows, columns=list(_COLUMNS)))
+    # As objects: pandas would make NaN of a value that is not known, and floats of the whole numbers beside it.
+    return trackio.Table(dataframe=pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object))
 
 
 def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:

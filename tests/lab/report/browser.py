@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,22 +126,43 @@ class Browser:
         elif method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
 
-    def open(self, path: Path, *, dark: bool = False, width: int = 1280, height: int = 900, fragment: str = "") -> None:
-        """Load a file, and wait until its script is through."""
-        self.problems.clear()
-        self.requests.clear()
+    def open(
+        self, path: Path | str, *, dark: bool = False, width: int = 1280, height: int = 900, fragment: str = ""
+    ) -> None:
+        """Load a file or an address, and wait until its script is through."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Page.navigate", url="about:blank")  # another fragment alone would not load the file again
+        self.problems.clear()
         self.requests.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
+        address = path if isinstance(path, str) else path.resolve().as_uri()
+        self.call("Page.navigate", url=address + (f"#{fragment}" if fragment else ""))
+        self.wait_for("document.documentElement?.dataset.ready === 'true'")
+
+    def wait_for(self, condition: str) -> None:
+        """Wait until an expression is true."""
         deadline = time.monotonic() + 60
-        while self.run("document.documentElement?.dataset.ready") != "true":
+        while not self.run(condition):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"The page never became ready: {self.problems}")
+                raise TimeoutError(f"It never came about: {condition}; {self.problems}")
             time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def inside_frame(self) -> Iterator[None]:
+        """Run code in the frame of the page, which has a process of its own."""
+        outer, deadline = self._session, time.monotonic() + 60
+        frames: list[dict[str, Any]] = []
+        while not frames and time.monotonic() < deadline:
+            frames = [t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "iframe"]
+        self._session = self.call("Target.attachToTarget", targetId=frames[0]["targetId"], flatten=True)["sessionId"]
+        try:
+            for domain in ("Runtime", "Log", "Network"):
+                self.call(f"{domain}.enable")
+            yield
+        finally:
+            self._session = outer
 
     def run(self, code: str) -> Any:
         """Evaluate an expression in the page, and return its value."""
@@ -190,3 +212,13 @@ def write(path: Path, runs: list[Any], kind: str = "report") -> Path:
 def text_of(browser: Browser, selector: str) -> Any:
     """The text of the first element of a selector."""
     return browser.run(f"document.querySelector({selector!r})?.textContent")
+
+
+def violations(browser: Browser) -> Any:
+    """What axe-core finds in the page: for each rule its name and the elements."""
+    import axe_core_python as axe
+
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    browser.run(f"{script}; 0")
+    found = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 200))]))"
+    return browser.run(found)

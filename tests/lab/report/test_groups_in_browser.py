@@ -1,9 +1,7 @@
 """The page by prompts, in headless Chromium: groups, measures of any rule, filters, links."""
 
-from pathlib import Path
-
 import pytest
-from browser import text_of, write
+from browser import text_of, violations, write
 
 from dgpo.credit_log import LoggedStep
 from dgpo.lab.runs.reader import Run
@@ -157,15 +155,13 @@ def test_tokens_that_are_left_out_are_counted(browser, completion, tmp_path):
     assert text_of(browser, "#tip .what span") == "token 9 of 10"
 
 
-def test_twenty_thousand_tokens_are_drawn_at_once(browser, completion, tmp_path):
+def test_of_twenty_thousand_tokens_the_ends_are_drawn(browser, completion, tmp_path):
     group = [completion(*["tok ", "x"] * 10_000, group=0, advantage=a) for a in (1.0, -1.0)]
     browser.open(write(tmp_path / "page.html", [Run("", steps=[LoggedStep(1, {}, group)])]))
-    paint = """new Promise((done) => {
-      const seen = (list) => list.getEntriesByName('first-contentful-paint').forEach((entry) => done(entry.startTime));
-      new PerformanceObserver(seen).observe({ type: 'paint', buffered: true });
-    })"""
-    assert browser.run(paint) < 5000  # below 1 s on a machine at rest
+    # How long it takes is measured by benchmarks/report_page.py.
     assert browser.run("document.querySelectorAll('#cards .t').length") == 1200
+    browser.run("document.querySelector('.gap button').click()")
+    assert browser.run("document.querySelectorAll('#cards .t').length") == 5200
 
 
 @pytest.mark.parametrize("width", [390, 1400])
@@ -214,14 +210,11 @@ def test_seeds_are_drawn_as_a_band(browser, tmp_path):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing(browser, completion, hostile, tmp_path, dark, width):
     """The rules of axe-core for people who use a keyboard, a screen reader or strong contrast."""
-    axe = pytest.importorskip("axe_core_python")
-    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     mixed = group_of(completion, 1, [1.0, -1.0, 0.0], answer="42", ended="length")
     silent = group_of(completion, 2, [0.0, 0.0], prompt="a prompt that scrolls\n" * 50)
     curves = {"reward": [(step, step / 9) for step in range(9)]}
     one = Run("one", curves, {"tau": 0.5}, {"steps": "9"}, [LoggedStep(1, {}, [*mixed, *silent])], ["a note"])
     for name, runs in {"one": [one], "two": [one, hostile]}.items():
         browser.open(write(tmp_path / f"{name}.html", runs), dark=dark, width=width)
-        browser.run(f"{script}; 0")
-        violations = "axe.run().then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html.slice(0, 200))]))"
-        assert browser.run(violations) == []
+        browser.run("document.querySelector('.keys').open = true")
+        assert violations(browser) == []

@@ -206,6 +206,13 @@ def test_runs_are_labelled_by_what_differs():
     assert labels({"tau": 0.5}, {"tau": 0.5}, {"tau": 1.0}) == ["run-0", "run-1", "run-2"]
     assert labels({}, dict.fromkeys("abcd", 1)) == ["run-0", "run-1"]
     assert labels({"tau": 0.5}) == ["run-0"]
+    # Options that only come with the rule say nothing beside it.
+    dgpo = {"credit_rule": "dgpo", "credit_options.tau": 0.5, "credit_options.kappa": 1.0}
+    sharp, even = {**dgpo, "credit_options.tau": 0.05}, {"credit_rule": "even"}
+    assert labels({**dgpo, "seed": 0}, {**even, "seed": 0}, {**dgpo, "seed": 1}) == [
+        *("rule dgpo, seed 0", "rule even, seed 0", "rule dgpo, seed 1"),
+    ]
+    assert labels(dgpo, sharp, even) == ["rule dgpo, tau 0.5", "rule dgpo, tau 0.05", "rule even, tau —"]
 
 
 def test_seeds_of_a_setting_are_one_band():

@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING
 
 from dgpo.errors import ConfigError
 from dgpo.lab.cli import help as texts
-from dgpo.lab.cli.parser import CommandParser, mapping, numbers, split_options
+from dgpo.lab.cli.parser import OK, CommandParser, mapping, numbers, wants_help
+from dgpo.lab.cli.reporting import inspect, report
 
 if TYPE_CHECKING:
     from dgpo.lab.evaluation.session import EvaluationRequest
     from dgpo.lab.train.session import Request
 
-OK, BAD_INPUT = 0, 2
-
-
-def _wants_help(words: Sequence[str]) -> bool:
-    return not words or "-h" in words or "--help" in words
+BAD_INPUT = 2
 
 
 # ------------------------------------------------------------------------------------------------------ train
@@ -24,7 +21,7 @@ def _wants_help(words: Sequence[str]) -> bool:
 
 def train(words: Sequence[str]) -> int:
     """Train from a recipe."""
-    if _wants_help(words):
+    if wants_help(words):
         usage = "RECIPE.yaml [--key value ...] [--dry-run[=full]] [--resume [RUN_DIR]]"
         print(f"usage: dgpo train {usage}\n\n{texts.TRAIN}")
         return OK
@@ -141,7 +138,7 @@ def parse_eval(words: Sequence[str]) -> "EvaluationRequest":
 
 def evaluate(words: Sequence[str]) -> int:
     """Measure a model on a task."""
-    if _wants_help(words):
+    if wants_help(words):
         _eval_parser().print_help()
         return OK
     request = parse_eval(words)
@@ -158,74 +155,13 @@ def compare(words: Sequence[str]) -> int:
     parser.add_argument("folders", nargs="*", metavar="EVAL", help="a folder that `dgpo eval` wrote")
     parser.add_argument("--output", metavar="FILE", type=Path, help="the comparison as JSON")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="pass@k against k as a picture")
-    if _wants_help(words):
+    if wants_help(words):
         parser.print_help()
         return OK
     options = parser.parse(words)
     from dgpo.lab.evaluation.folders import compare_folders
 
     compare_folders(options.folders, output=options.output, plot=options.plot)
-    return OK
-
-
-# ----------------------------------------------------------------------------------------- report and inspect
-
-
-def report(words: Sequence[str]) -> int:
-    """Write the page of one or several runs."""
-    parser = CommandParser("report", "RUN [RUN ...] [-o FILE.html]", texts.REPORT, texts.REPORT_END)
-    what = (
-        "the directory of `dgpo train`, or the output_dir of a DGPOTrainer. Tokens need a credit log: "
-        "credit_log_steps: 20 in the recipe (or in DGPOConfig); curves are there without it"
-    )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help=what)
-    what = "by default RUN/report.html, and report.html for several runs"
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help=what)
-    if _wants_help(words):
-        parser.print_help()
-        return OK
-    options = parser.parse(words)
-    from dgpo.lab.report.files import write_report
-
-    write_report([Path(run).expanduser() for run in options.runs], options.output)
-    return OK
-
-
-def _inspect_parser() -> CommandParser:
-    usage = "MODEL --reference REF (--text FILE | --prompt TEXT) [options] [-o FILE.html]"
-    parser = CommandParser("inspect", usage, texts.INSPECT, texts.INSPECT_END)
-    add = parser.add_argument
-    add("model", metavar="MODEL", help="the policy")
-    add("--reference", metavar="REF", required=True, help="the model to compare with")
-    what = "score the text of a file, UTF-8; with --prompt, as the answer to the prompt"
-    add("--text", metavar="FILE", type=Path, help=what)
-    add("--prompt", metavar="TEXT", help="without --text: sample the answer from MODEL")
-    what = "leave the tokenizer's chat template out: the prompt is the beginning of a text"
-    add("--plain", action="store_true", help=what)
-    add("--max-tokens", type=int, default=256, metavar="256", help="longest answer to sample")
-    what = "the credit rule: a name (dgpo by default), module:function or file.py:function; rules that compare the"
-    add("--rule", default="dgpo", metavar="RULE", help=f"{what} completions of a prompt are refused: here is one")
-    add("--options.NAME", dest="_", metavar="VALUE", help="an option of the rule, such as --options.cap 3")
-    add("--tau", type=float, metavar="0.5", help="the same as --options.tau: small, few tokens take the credit")
-    add("--kappa", type=float, metavar="1.0", help="the same as --options.kappa, the entropy gate; 0 is no gate")
-    what = "both models' distributions are taken at it, and answers are sampled at it"
-    add("--temperature", type=float, default=1.0, metavar="1.0", help=what)
-    add("--seed", type=int, default=0, metavar="0", help="decides the answer")
-    add("-o", "--output", metavar="FILE", type=Path, help="by default inspect.html")
-    return parser
-
-
-def inspect(words: Sequence[str]) -> int:
-    """Write the page of a text and two models."""
-    if _wants_help(words):
-        _inspect_parser().print_help()
-        return OK
-    words, rule_options = split_options(words, "--options.")
-    options = vars(_inspect_parser().parse(words))
-    del options["_"]  # in the help alone
-    from dgpo.lab.report.inspect import InspectRequest, inspect_pair
-
-    inspect_pair(InspectRequest(**options, options=rule_options))
     return OK
 
 
@@ -239,7 +175,7 @@ def verl_data(words: Sequence[str]) -> int:
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where to write; it is made")
     for name in ("dapo-math-17k", "aime24", "aime25"):
         parser.add_argument(f"--{name}", dest=name, metavar="FILE|HUB_ID", help="another source than the default")
-    if _wants_help(words):
+    if wants_help(words):
         parser.print_help()
         return OK if words else BAD_INPUT
     options = vars(parser.parse(words))

@@ -108,15 +108,18 @@ than six problems that differ give no verdict, and maj is left out where the num
 """
 
 REPORT = """\
-Writes one HTML page that opens from the disk and needs no network: the curves to watch, and completions whose tokens
-are coloured by their weight w (or by the distance d, the entropy h, the score s, the advantage, the log-ratio).
-Pointing at a token shows its numbers and the likeliest alternatives. Several runs are laid side by side, with what was
-set differently.
+Writes one HTML page that opens from the disk and needs no network: the curves to watch, and the completions of a prompt
+side by side, whose tokens are coloured by their weight w (or by the distance d, the entropy h, the score s, the
+advantage, the log-ratio, or what a rule logs). Pointing at a token shows its numbers and the likeliest alternatives.
+Several runs are laid side by side, with what was set differently; seeds of a setting are drawn as a band. With --serve
+the page follows a run while it trains.
 """
 
 REPORT_END = """\
 Examples
   dgpo report runs/quickstart
+  dgpo report runs/quickstart --serve --open
+  dgpo report runs/quickstart --terminal
   dgpo report runs/tau-0.5 runs/tau-0.05 -o sharper.html
 """
 

@@ -8,6 +8,9 @@ from typing import Any, NoReturn
 from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean
 
+OK = 0
+"""What a command returns that has done its work: the exit code."""
+
 
 class CommandParser(argparse.ArgumentParser):
     """Raises `ConfigError` instead of leaving the process; `--top_p` is the same as `--top-p`.
@@ -69,6 +72,11 @@ class CommandParser(argparse.ArgumentParser):
         options = [option for option in self._option_string_actions if option not in ("-h", "--help")]
         hint = did_you_mean(name, options) or f" Its options are: {', '.join(options)}."
         raise ConfigError(f"{self.prog} has no option {name!r}.{hint} See `{self.prog} --help`.")
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Return whether a command's help is asked for; a command without any words is."""
+    return not words or "-h" in words or "--help" in words
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -5,8 +5,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dgpo.lab.evaluation.compare import Comparison
+from dgpo.lab.foreign_text import visible
 
 _MOST_ROWS = 40
 
@@ -57,7 +59,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for index, (name, a, b) in enumerate(shown):
         if len(shown) < len(ordered) and index == _MOST_ROWS // 2:
             table.add_row(f"... {len(ordered) - len(shown)} more", "", "", "")
-        table.add_row(name, f"{100 * a:.1f}", f"{100 * b:.1f}", f"{100 * (b - a):+.1f}")
+        table.add_row(Text(visible(name)), f"{100 * a:.1f}", f"{100 * b:.1f}", f"{100 * (b - a):+.1f}")
     console.print(table)
     figures = Table(box=None, pad_edge=False)
     for heading in ("", "difference", "95 % interval"):

@@ -1,13 +1,18 @@
 """What the runs of a page differ in: settings, labels, seeds."""
 
+import math
 import re
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from dgpo.lab.runs.reader import Run
 
+_OPTION = "credit_options."
 _MOST_LABELLED = 3  # settings in the label of a run
 _NO_SETTING = re.compile(r"output_dir|run_name|started|device|platform|num_(processes|threads)|.* \(version\)")
+
+_FIGURE = re.compile(r"(-?\d+(?:\.\d+)?)(?: \(.*\))?")  # a number, maybe with its interval
 
 
 def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -31,13 +36,21 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
         ['tau 0.5', 'tau 0.05']
     """
     rows = [(name, values) for name, values in config_differences(runs) if _is_setting(name)]
+    rules = [as_text(run.config.get("credit_rule")) for run in runs]
+    rows = [(name, values) for name, values in rows if not (name.startswith(_OPTION) and _follows(values, rules))]
+    rows.sort(key=lambda row: row[0] != "credit_rule")
     if 0 < len(rows) <= _MOST_LABELLED:
-        names = [name.removeprefix("credit_options.").removesuffix("_name_or_path") for name, _ in rows]
+        names = [name.removeprefix(_OPTION).removeprefix("credit_").removesuffix("_name_or_path") for name, _ in rows]
         columns = zip(*(values for _, values in rows), strict=True)
         labels = [", ".join(f"{name} {value}" for name, value in zip(names, column, strict=True)) for column in columns]
         if len(set(labels)) == len(runs):
             return labels
     return [run.name for run in runs]
+
+
+def _follows(values: Sequence[str], rules: Sequence[str]) -> bool:
+    """Whether an option says nothing beside the rule: it differs between rules, and nowhere between runs of one."""
+    return len(set(rules)) > 1 and len(set(zip(rules, values, strict=True))) == len(set(rules))
 
 
 def seed_bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -64,12 +77,50 @@ def seed_bands(runs: Sequence[Run]) -> list[dict[str, Any]]:
         members.setdefault(key, {})[seed] = index
     if max(map(len, members.values()), default=0) < 2:
         return []
-    bands = [list(indices.values()) for indices in members.values()]
+    # By seed, so that the first runs of two settings are of equal seeds.
+    bands = [[seeds[seed] for seed in sorted(seeds, key=lambda text: (len(text), text))] for seeds in members.values()]
     if len(bands) == 1:
         return [{"label": f"{len(runs)} seeds", "runs": bands[0]}]
     firsts = [runs[indices[0]] for indices in bands]
     without_seed = [Run(run.name, config={k: v for k, v in run.config.items() if k != "seed"}) for run in firsts]
     return [{"label": label, "runs": band} for label, band in zip(run_labels(without_seed), bands, strict=True)]
+
+
+def seed_figures(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return the last figures of runs that differ in their seed alone: the mean, and Student's 95 % interval of it.
+
+    Args:
+        runs: The seeds of one setting.
+
+    Returns:
+        Name and text of each figure that all of them have and in which they differ. Two seeds have no interval, which
+        would be wider than the figure can be, but the figures of both. Empty for fewer than two runs.
+
+    Example:
+        >>> runs = [Run(f"{x}", figures={"reward": f"{x} (0.1 to 0.9)"}) for x in (0.5, 0.6, 0.7)]
+        >>> seed_figures(runs)    # half the width: t = 4.303, times 0.1 / sqrt(3)
+        [('reward', '0.600 (0.352 to 0.848)')]
+        >>> seed_figures(runs[:2])
+        [('reward', '0.550 (0.500, 0.600)')]
+    """
+    from dgpo.lab.evaluation.intervals import student_quantile
+
+    if len(runs) < 2:
+        return []
+    rows = []
+    for name in runs[0].figures:
+        matches = [_FIGURE.fullmatch(run.figures.get(name, "")) for run in runs]
+        values = [float(match[1]) for match in matches if match]
+        if len(values) < len(runs) or len(set(values)) == 1:
+            continue
+        mean = statistics.fmean(values)
+        half = student_quantile(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+        low, high = mean - half, mean + half
+        if name.startswith("held-out accuracy"):  # a share
+            low, high = max(0.0, low), min(1.0, high)
+        spread = ", ".join(f"{x:.3f}" for x in values) if len(values) == 2 else f"{low:.3f} to {high:.3f}"
+        rows.append((name, f"{mean:.3f} ({spread})"))
+    return rows
 
 
 def _is_setting(name: str) -> bool:

@@ -7,20 +7,28 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
-from dgpo.lab.report.differences import config_differences, seed_bands
+from dgpo.lab.report.differences import config_differences, seed_bands, seed_figures
 from dgpo.lab.report.page_data import embedded_json, fitted_runs
 from dgpo.lab.runs.reader import Run
 from dgpo.versions import __version__
 
 SCRIPTS = (
     *("base.js", "measures.js", "selection.js", "tip.js", "cards.js", "controls.js", "side.js"),
-    *("curves.js", "settings.js", "start.js"),
+    *("curves.js", "settings.js", "live.js", "start.js"),
 )
 """The files of the page's script, which is all of them one after another."""
 
 
-def render_page(runs: Sequence[Run], *, kind: str, title: str, facts: dict[str, str] | None = None) -> str:
+def render_page(
+    runs: Sequence[Run],
+    *,
+    kind: str,
+    title: str,
+    facts: dict[str, str] | None = None,
+    live: dict[str, Any] | None = None,
+) -> str:
     """Return the page.
 
     Args:
@@ -28,14 +36,42 @@ def render_page(runs: Sequence[Run], *, kind: str, title: str, facts: dict[str, 
         kind: `"report"`, or `"inspect"` for text that no run made.
         title: The heading.
         facts: What to say below it.
+        live: Of a page that a server gives out: `seconds` between two questions for newer data, and the `tag` of these.
+            Such a page may ask its server, and nobody else; others may not ask anybody.
 
     Returns:
         HTML, below 5 MB.
 
     Example:
         >>> page = render_page([Run("one")], kind="report", title="</title><script>alert(1)</script>")
-        >>> "<script>alert" in page
-        False
+        >>> "<script>alert" in page, "connect-src" in page
+        (False, False)
+    """
+    return page_around(page_contents(runs, kind=kind, title=title, facts=facts), live=live)
+
+
+def page_contents(runs: Sequence[Run], *, kind: str, title: str, facts: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return all that a page shows, as plain values; the arguments are those of `render_page`."""
+    return {
+        "kind": kind,
+        "title": title,
+        "facts": list((facts or {}).items()),
+        "runs": fitted_runs(runs),
+        "differences": config_differences(runs),
+        "bands": [{**band, "figures": seed_figures([runs[i] for i in band["runs"]])} for band in seed_bands(runs)],
+        "version": __version__,
+    }
+
+
+def page_around(contents: dict[str, Any], *, live: dict[str, Any] | None = None) -> str:
+    """Return the page of what `page_contents` gave.
+
+    Args:
+        contents: What it shows.
+        live: As for `render_page`.
+
+    Returns:
+        HTML.
     """
     from jinja2 import Environment
     from markupsafe import Markup
@@ -43,25 +79,17 @@ def render_page(runs: Sequence[Run], *, kind: str, title: str, facts: dict[str, 
     files = resources.files("dgpo.lab.report").joinpath("page_files")
     style = files.joinpath("page.css").read_text("utf-8")
     script = "\n".join(files.joinpath(name).read_text("utf-8") for name in SCRIPTS)
-    data = {
-        "kind": kind,
-        "title": title,
-        "facts": list((facts or {}).items()),
-        "runs": fitted_runs(runs),
-        "differences": config_differences(runs),
-        "bands": seed_bands(runs),
-        "version": __version__,
-    }
     template = Environment(autoescape=True).from_string(files.joinpath("page.html").read_text("utf-8"))
     # Marked as safe: our own files, and JSON without a single `<`.
     return template.render(
-        title=title,
+        title=contents["title"],
         version=__version__,
+        live=live is not None,
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
-        data=Markup(embedded_json(data)),
+        data=Markup(embedded_json({**contents, "live": live})),
     )
 
 

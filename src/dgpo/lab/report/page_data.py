@@ -9,6 +9,7 @@ from dgpo.credit_log.record import Column
 from dgpo.io import finite
 from dgpo.lab.report.credit_summary import histogram_edges, summarize_credit
 from dgpo.lab.report.differences import as_text, config_differences, run_labels
+from dgpo.lab.report.groups import groups_of
 from dgpo.lab.runs.reader import Run
 
 MAX_CHARACTERS = 4_900_000
@@ -84,7 +85,7 @@ def _without_credit(
     return {
         "name": run.name,
         "label": label,
-        "rule": _rule(run.steps),
+        "rule": rule_text(run.steps),
         "curves": curves,
         "config": [(name, as_text(value)) for name, value in run.config.items()],
         "figures": list(run.figures.items()),
@@ -94,8 +95,8 @@ def _without_credit(
     }
 
 
-def _rule(steps: Sequence[LoggedStep]) -> str | None:
-    """The credit rule and its options as text."""
+def rule_text(steps: Sequence[LoggedStep]) -> str | None:
+    """Return the credit rule of a log and its options as text; `None` where there is none."""
     header = steps[-1].header if steps else {}
     if "rule" not in header:
         return None
@@ -156,14 +157,13 @@ def _thinned(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def _step(step: LoggedStep, max_tokens: int, max_places: int) -> dict[str, Any]:
-    """A step with its completions by prompt: by group where that is logged, or else by the prompt's text."""
-    groups: dict[Any, dict[str, Any]] = {}
-    for index, completion in enumerate(step.completions):
-        key = completion.prompt if completion.group is None else ("group", completion.group)
-        prompt = {"prompt": _shortened(completion.prompt, _PROMPT_CHARACTERS), "answer": completion.answer}
-        group = groups.setdefault(key, {**prompt, "completions": []})
-        group["completions"].append(_completion(index, completion, max_tokens, max_places))
-    return {"step": step.step, "groups": list(groups.values())}
+    groups = []
+    for members in groups_of(step):
+        first = members[0][1]
+        completions = [_completion(index, completion, max_tokens, max_places) for index, completion in members]
+        prompt = {"prompt": _shortened(first.prompt, _PROMPT_CHARACTERS), "answer": first.answer}
+        groups.append({**prompt, "completions": completions})
+    return {"step": step.step, "groups": groups}
 
 
 def _completion(index: int, whole: CompletionCredit, max_tokens: int, max_places: int) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Reads what a run left behind: its curves, its configuration, its last figures and its credit log."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgpo.credit_log.reader import FOLDER, read_intact_steps
+from dgpo.credit_log.reader import FOLDER, read_intact_steps, step_files
 from dgpo.credit_log.record import LoggedStep
 from dgpo.errors import DataError
 from dgpo.lab import yaml12
@@ -74,6 +75,28 @@ def read_run(path: Path) -> Run:
         run.notes.append(f"There are no curves: {METRICS} is missing, and no checkpoint holds metrics.")
     run.notes += problems
     return run
+
+
+def run_files(path: Path) -> dict[str, tuple[int, int]]:
+    """Return what `read_run` would read, so that one can tell whether there is something new.
+
+    Args:
+        path: The directory of a run.
+
+    Returns:
+        Size and time of the last change (ns) of each file, by its path; empty for a run that has logged nothing yet.
+    """
+    files = [path / name for name in (METRICS, f"{FOLDER}/{METRICS}", RECIPE, ENVIRONMENT, SUMMARY)]
+    files += path.glob(f"{CHECKPOINTS}/{TRAINER_STATE}")
+    files += step_files(path / FOLDER).values()
+    states: dict[str, tuple[int, int]] = {}
+    for file in files:
+        with contextlib.suppress(OSError):  # not there, or deleted meanwhile
+            state = file.stat()
+            states[str(file)] = (state.st_size, state.st_mtime_ns)
+    holds_something = {METRICS, TRAINER_STATE}
+    logged = any(Path(name).name in holds_something or Path(name).parent.name == FOLDER for name in states)
+    return states if logged else {}
 
 
 def curves_of(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:

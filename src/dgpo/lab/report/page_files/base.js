@@ -1,6 +1,9 @@
 "use strict";
-const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
+let DATA = JSON.parse($("data").textContent);  // a served page gets newer ones
+
+/* In a frame of a notebook there is no address that one could hand on. */
+const INSIDE = location.protocol === "about:";
 
 /* Elements and text only: nothing of the data is ever parsed as markup. */
 function el(tag, options = {}, ...children) {

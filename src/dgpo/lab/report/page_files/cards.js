@@ -1,10 +1,12 @@
 /* Groups of completions, and the tokens of each. */
 const FIRST_TOKENS = 600, MORE_TOKENS = 4000;
+let drawn = "";  // what is on the page, in short
 let shown = [];  // {run, step, completion, spans, tokens, card, fork, ...} of the completions on the page
 
 function drawCards() {
   const runs = runsShown(), rows = rowsBeside(runs.map(chosen));
   hideTip();
+  drawn = contentOf(rows);
   shown = [];
   const cards = runs.length > 1 ? runs.map((index) => el("h3", { class: "run", title: DATA.runs[index].name }, swatch(hueOf(index)), DATA.runs[index].label)) : [];
   if (runs.length > 1) cards.push(...noSharedPrompt(rows));
@@ -30,6 +32,8 @@ function drawCards() {
   }
 }
 
+/* What distinguishes rows of groups from others, as text. */
+const contentOf = (rows) => JSON.stringify([state.room, rows.map((row) => row.map((group) => group && [group.run, group.step, group.completions.map((c) => [c.id, c.n, c.tokens.length])]))]);
 /* Side by side is a comparison only where the prompts are the same. */
 function noSharedPrompt(rows) {
   const shares = rows.some((row) => row.some((group, i) => group && row.some((other, j) => j > i && other && other.prompt === group.prompt && other.step === group.step)));
@@ -69,7 +73,7 @@ function makeCard({ run, step }, c) {
   const side = c.a > 0 ? " above" : c.a < 0 ? " below" : "";
   const card = el("article", { class: `card${side}`, tabindex: -1 }, meta, tokens);
   const entry = { run, step, completion: c, spans: [], tokens, card, fork: null };
-  if (DATA.kind !== "inspect") meta.append(el("a", { href: address(entry), text: "link", title: "address of this completion" }));
+  if (DATA.kind !== "inspect" && !INSIDE) meta.append((entry.link = el("a", { href: address(entry), text: "link", title: "address of this completion" })));
   card.entry = entry;
   shown.push(entry);
   return card;

@@ -13,7 +13,11 @@ function drawControls() {
     if (!any) continue;
     const input = el("input", { type: "radio", name: "measure", value: key });
     input.checked = key === state.by;
-    input.addEventListener("change", () => { state.by = key; drawLegend(); shown.forEach((entry) => colour(entry.spans)); });
+    input.addEventListener("change", () => {
+      state.by = key;
+      drawLegend();
+      for (const entry of shown) { colour(entry.spans); entry.link?.setAttribute("href", address(entry)); }
+    });
     choices.append(el("label", { title }, input, el("span", { text: name })));
   }
   const parts = [];
@@ -26,8 +30,16 @@ function drawControls() {
     }));
   }
   parts.push(el("fieldset", {}, el("legend", { text: "Colour by" }), choices));
-  if (steps.length > 1) parts.push(select("Step", "step", [["all", "all"], ...steps.map((step) => [step, step])], () => { redraw(); drawSide(); }));
+  if (steps.length > 1) parts.push(select("Step", "step", [["all", "all"], ...steps.map((step) => [step, step])], () => chooseStep(state.step)));
+  if (DATA.live) {
+    const newest = el("input", { type: "checkbox", id: "newest" });
+    newest.checked = state.newest;
+    newest.addEventListener("change", () => { state.newest = newest.checked; if (state.newest) showNewest(); });
+    parts.push(el("label", { class: "control row", title: "go on to each step that is logged" }, newest, "newest step"));
+  }
   const rewards = rewardRanges(completions), endings = [...new Set(completions.map(endName))].sort();
+  // What was chosen stays, though the ranges of newer data are others.
+  if (state.reward !== "all" && !rewards.some(([value]) => value === state.reward)) rewards.push([state.reward, state.reward.split("|").map((x) => number(Number(x))).join(" to ")]);
   if (rewards.length > 1) parts.push(select("Reward", "reward", [["all", "all"], ...rewards]));
   if (endings.length > 1) parts.push(select("Ended", "ended", [["all", "all"], ...endings.map((name) => [name, name])]));
   if (completions.length > 1) {
@@ -43,6 +55,13 @@ function drawControls() {
   numbers.addEventListener("change", () => { state.numbers = numbers.checked; $("cards").classList.toggle("numbers", state.numbers); });
   parts.push(el("label", { class: "control row" }, numbers, "numbers"));
   $("controls").replaceChildren(...parts);
+}
+/* Show a step, or all; whoever chooses one does not want to be taken from it. */
+function chooseStep(step) {
+  Object.assign(state, { step, newest: false, room: FIRST_COMPLETIONS });
+  for (const [id, name, value] of [["by-step", "value", step], ["newest", "checked", false]]) if ($(id)) $(id)[name] = value;
+  drawCards();
+  drawSide();
 }
 function rewardRanges(completions) {
   const values = completions.map((c) => c.reward).filter((x) => x !== null).sort((a, b) => a - b);

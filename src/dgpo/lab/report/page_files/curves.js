@@ -61,6 +61,7 @@ function drawCurves() {
   const others = names.filter((name) => !main.includes(name) && several(name)).sort();
   const heldOut = others.filter((name) => /^eval[_/]/.test(name));
   const rest = others.filter((name) => !heldOut.includes(name));
+  for (const id of ["charts", "charts-held-out", "charts-more"]) $(id).replaceChildren();
   const steps = [...new Set(runs.flatMap((run) => Object.values(run.curves).flatMap((points) => points.map((p) => p[0]))))].sort((a, b) => a - b);
   const charts = [];
   const move = (step) => charts.forEach((chart) => chart.show(step));
@@ -79,6 +80,7 @@ function drawCurves() {
   if (runs.length > 1) {
     const list = el("div", { class: "names" });
     runs.forEach((run, index) => list.append(el("span", { title: run.name }, swatch(index), run.label)));
+    if ($("charts").previousElementSibling.className === "names") $("charts").previousElementSibling.remove();
     $("charts").before(list);
   }
 }
@@ -172,6 +174,8 @@ function makeChart(name, runs, steps, move) {
   const last = lines.map((points) => (points.length ? number(points[points.length - 1][1]) : "–")).join(", ");
   picture.setAttribute("aria-label", `${title}: from step ${start} to ${end}, between ${number(low)} and ${number(high)}, last ${last}. Arrow keys move along it.`);
   say(null);
+  picture.step = () => at;
+  picture.move = (step) => move(closest(step));
   const node = el("div", { class: "chart", "data-metric": name, title: name },
     el("div", { class: "title" }, el("h3", { text: title }), now), el("div", { class: "hint", text: hint }), picture);
   return { node, show };

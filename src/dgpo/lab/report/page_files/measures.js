@@ -2,7 +2,8 @@
 const at = (list, i) => (list ? list[i] : null);
 /* A token's advantage: of a signed rule as it gave it, of others A·w. */
 const advantageOf = (c, i) => (c.t ? c.t[i] : c.a === null || at(c.w, i) === null ? null : c.a * c.w[i]);
-const isTrained = (c, i) => at(c.t || c.w, i) !== null;
+/* Where there is no rule, no token is marked as left out by it. */
+const isTrained = (c, i) => !(c.t || c.w) || (c.t || c.w)[i] !== null;
 const MEASURES = {
   w: { name: "weight", title: "w: the token's share of the completion's advantage; 1 = even", middle: 1, read: (c, i) => at(c.w, i) },
   a: { name: "token advantage", title: "A·w: the completion's advantage times the token's weight, or what a signed rule gave", middle: 0, read: advantageOf },
@@ -11,11 +12,17 @@ const MEASURES = {
   s: { name: "score", title: "s = d · h^κ, which the paper's weights are made of", middle: null, read: (c, i) => at(c.s, i) },
   r: { name: "log-ratio", title: "log p of the policy less log p of the reference, of the sampled token", middle: 0, read: (c, i) => at(c.r, i) },
 };
-/* Further columns, as a rule or an engine logged them. */
-for (const run of DATA.runs) for (const step of run.credit) for (const group of step.groups) for (const c of group.completions) {
-  for (const name of Object.keys(c.columns)) {
-    const read = (other, i) => (Object.hasOwn(other.columns, name) ? other.columns[name][i] : null);
-    MEASURES[`column:${name}`] ??= { name, title: `${name}: a column of the log`, middle: null, read };
+/* Further columns, as a rule or an engine logged them; those of our engines have names in words. */
+const COLUMNS = {
+  sampling_log_ratio: ["log-ratio to the sampling policy", "log p of the policy less log p of the policy that sampled the token"],
+};
+function readColumns() {
+  for (const run of DATA.runs) for (const step of run.credit) for (const group of step.groups) for (const c of group.completions) {
+    for (const name of Object.keys(c.columns)) {
+      const read = (other, i) => (Object.hasOwn(other.columns, name) ? other.columns[name][i] : null);
+      const [words, title] = Object.hasOwn(COLUMNS, name) ? COLUMNS[name] : [name, `${name}: a column of the log`];
+      MEASURES[`column:${name}`] ??= { name: words, title, middle: null, read };
+    }
   }
 }
 
@@ -40,6 +47,13 @@ function measureScales(completions) {
     measure.reach = Math.max(top, key === "w" ? Math.log(1.001) : 1e-9);
   }
   if (!MEASURES[state.by].any) state.by = Object.keys(MEASURES).find((key) => MEASURES[key].any) || "w";
+}
+/* What the page opens with: the weights, unless they are all alike, as those of GRPO are. */
+function firstMeasure() {
+  measureScales(completionsShown());
+  const differs = ({ any, low, high }) => any && high - low > 1e-6;
+  if (!MEASURES.w.any || differs(MEASURES.w)) return state.by;
+  return ["d", "h"].find((key) => differs(MEASURES[key])) ?? state.by;
 }
 const distance = ({ logarithmic, middle }, value) => (logarithmic ? Math.log(value) : value - (middle || 0));
 /* From -1 to 1: how far a value is from the middle of its scale. */

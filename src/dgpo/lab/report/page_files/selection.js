@@ -1,10 +1,16 @@
 /* Which completions are shown, in which order, and the address of each. */
 const BESIDE = "beside", MOST_BESIDE = 4, FIRST_COMPLETIONS = 16;
-const state = { run: 0, by: "w", step: "all", reward: "all", ended: "all", order: "signal", search: "", numbers: false, room: FIRST_COMPLETIONS };
+const state = { run: 0, by: "w", step: "all", reward: "all", ended: "all", order: "signal", search: "", numbers: false, newest: false, room: FIRST_COMPLETIONS };
 
 const logged = () => DATA.runs.flatMap((run, index) => (run.credit.length ? [index] : []));
+/* Side by side stands one run of each setting: of several seeds the first one. */
+function besideRuns() {
+  const runs = logged();
+  const firsts = DATA.bands.map((band) => band.runs.find((index) => runs.includes(index))).filter((index) => index !== undefined);
+  return (firsts.length > 1 ? firsts : runs).slice(0, MOST_BESIDE);
+}
 /* Indices of the runs whose completions are on the page. */
-const runsShown = () => (state.run === BESIDE ? logged().slice(0, MOST_BESIDE) : [Number(state.run)]);
+const runsShown = () => (state.run === BESIDE ? besideRuns() : [Number(state.run)]);
 const stepsShown = () => runsShown().flatMap((index) => DATA.runs[index].credit);
 const completionsOf = (step) => step.groups.flatMap((group) => group.completions);
 const completionsShown = () => stepsShown().flatMap(completionsOf);
@@ -58,11 +64,18 @@ function rowsBeside(lists) {
   return rows;
 }
 
-/* The step that is seen first: of those that all shown runs have, where the given credit is the least even. */
+/* Steps that all shown runs have logged. */
+function commonSteps() {
+  const [first, ...others] = runsShown().map((index) => DATA.runs[index].credit.map(({ step }) => step));
+  return (first ?? []).filter((step) => others.every((list) => list.includes(step)));
+}
+/* The step that is seen first: of those that all shown runs have, where the given credit is the least even; while a run
+   is watched, the newest one. */
 function opening() {
   const lists = runsShown().map((index) => new Map(DATA.runs[index].credit.map((step) => [step.step, evenness(step)])));
-  const common = [...lists[0].keys()].filter((step) => lists.every((list) => list.has(step)));
+  const common = commonSteps();
   if (new Set(stepsShown().map((step) => step.step)).size < 2 || !common.length) return { step: "all", share: 2 };
+  if (state.newest) return { step: String(Math.max(...common)), share: 2 };
   const least = (step) => Math.min(...lists.map((list) => list.get(step)));
   const step = common.reduce((best, other) => (least(other) <= least(best) ? other : best));
   return { step: String(step), share: least(step) };
@@ -74,8 +87,10 @@ function evenness(step) {
 }
 
 /* The address of a completion, and of a token in it: its place in the log, whatever else is shown. */
-const address = (entry, token) => `#run=${entry.run}&step=${entry.step}&completion=${entry.completion.id}` + (token === undefined ? "" : `&token=${token}`);
+const address = (entry, token) => `#run=${entry.run}&step=${entry.step}&completion=${entry.completion.id}` + (token === undefined ? "" : `&token=${token}`) + (state.by === "w" ? "" : `&by=${encodeURIComponent(state.by)}`);
+const keyOf = (entry) => `${entry.run} ${entry.step} ${entry.completion.id}`;
 function remember(entry, token) {
+  if (INSIDE) return;
   try { history.replaceState(null, "", address(entry, token)); } catch { /* a viewer without addresses */ }
 }
 /* Show what the address names. */
@@ -88,7 +103,8 @@ function follow() {
     $("credit-lead").textContent = "The completion of this link is not on the page.";
     return;
   }
-  Object.assign(state, { run, step: String(step), reward: "all", ended: "all", search: "", room: Infinity });
+  if (Object.hasOwn(MEASURES, parts.get("by"))) state.by = parts.get("by");
+  Object.assign(state, { run, step: String(step), reward: "all", ended: "all", search: "", newest: false, room: Infinity });
   drawCredit();
   const entry = shown.find((other) => other.completion.id === id);
   if (!parts.has("token")) { entry.card.scrollIntoView({ block: "center" }); entry.card.focus({ preventScroll: true }); return; }

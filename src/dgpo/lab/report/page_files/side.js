@@ -4,6 +4,7 @@ function drawSide() {
   $("side").replaceChildren(...runs.map((index) => el("div", {}, ...(runs.length > 1 ? [el("h3", { class: "run", title: DATA.runs[index].name }, swatch(hueOf(index)), DATA.runs[index].label)] : []), ...sideOf(DATA.runs[index]))));
 }
 function sideOf({ summary, rule }) {
+  if (!summary.tokens) return [el("div", { class: "panel" }, el("p", { text: `${counted(summary.completions, "completion")}, without a credit rule.` }))];
   const step = state.step === "all" ? -1 : summary.shares.findIndex(([other]) => other === Number(state.step));
   if (step < 0 && state.step !== "all") return [el("p", { class: "nothing", text: `Step ${state.step} of this run is not logged.` })];
   const counts = summary.edges.slice(1).map((_, bin) => summary.counts.filter((_, i) => step < 0 || i === step).reduce((sum, list) => sum + list[bin], 0));
