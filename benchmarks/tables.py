@@ -23,6 +23,7 @@ STEP_NAMES = {
     "dgpo": "**DGPO**",
     "grpo_ours": "GRPO on our head",
     "grpo": "TRL's GRPO, beta = 0",
+    "grpo_scored": "TRL's GRPO, beta = 0, scored positions only",
     "grpo_kl_ours": "GRPO + KL on our head",
     "grpo_kl": "TRL's GRPO + KL",
     "grpo_kl_scored": "TRL's GRPO + KL, scored positions only",
@@ -173,6 +174,18 @@ def train_step_sweep() -> str:
     return table(["", *(STEP_NAMES[name] for name in names), *over], rows) + origin(result)
 
 
+def train_step_live() -> str:
+    """Time of a step by the share of completions that have an advantage."""
+    result = load("train_step_live")
+    names = list(result["live"][0]["seconds"])
+    rows = []
+    for row in result["live"]:
+        seconds = [f"{row['seconds'][name]['median']:.2f} s" for name in names]
+        rows.append([f"{row['share']:.0%}", *seconds, *(f"{row['dgpo_over'][name]:.2f}" for name in names[1:])])
+    over = [f"DGPO / {STEP_NAMES[name]}" for name in names[1:]]
+    return table(["with advantage", *(STEP_NAMES[name] for name in names), *over], rows) + origin(result)
+
+
 def lm_head_errors() -> str:
     """Relative errors of each implementation against float64."""
     result = load("lm_head_errors")
@@ -246,6 +259,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-step-bf16": lambda: train_step("train_step_bf16"),
     "train-step-overhead": train_step_overhead,
     "train-step-sweep": train_step_sweep,
+    "train-step-live": train_step_live,
     "credit-logging": credit_logging,
     "math-rewards": math_rewards,
     "interval-coverage": interval_coverage,
