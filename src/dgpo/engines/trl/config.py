@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
@@ -21,6 +21,11 @@ class DGPOConfig(CreditConfig, GRPOConfig):
     `beta` keeps TRL's meaning and default (0: no KL penalty, as in the paper). A reference model is built where the
     rule reads it, whatever `beta` is; `credit_rule="even"` is GRPO and builds none.
 
+    Attributes:
+        credit_log_answer: The column of the data set with the gold answer, for the credit log; a dot leads into a
+            mapping. None: the first of `answer`, `final_answer`, `ground_truth`, `solution` and
+            `reward_model.ground_truth` that there is.
+
     Raises:
         ConfigError: For a value that cannot work, naming the value and the remedy.
 
@@ -32,6 +37,10 @@ class DGPOConfig(CreditConfig, GRPOConfig):
         >>> DGPOConfig(output_dir="runs/example", **rule, use_cpu=True, report_to=[]).tau    # the rule's own default
         0.5
     """
+
+    credit_log_answer: str | None = field(
+        default=None, metadata={"help": "Column of the data set with the gold answer, for the credit log."}
+    )
 
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "credit_options"]  # noqa: RUF012  transformers' own attribute
 
