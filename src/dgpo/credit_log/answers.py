@@ -45,11 +45,6 @@ def gold_answer(row: Mapping[str, Any], column: str | None = None) -> str | None
     return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} […] {text[-half:]}"
 
 
-def has_answer_column(names: Sequence[str], column: str) -> bool:
-    """Return whether a data set has a column, or the mapping that a dotted name leads into."""
-    return column in names or column.split(".")[0] in names
-
-
 def _cell(row: Mapping[str, Any], name: str) -> Any:
     if name in row:
         return row[name]

@@ -55,6 +55,12 @@ def make_dataset(rows: int = 64) -> Dataset:
     return Dataset.from_dict({"prompt": prompts})
 
 
+def answered(rows: int = 64, column: str = "answer") -> Dataset:
+    """The same prompts with a gold answer: their first word."""
+    data = make_dataset(rows)
+    return data.add_column(column, [prompt.split()[0] for prompt in data["prompt"]])
+
+
 def spread_reward(completion_ids: list[list[int]], **columns: Any) -> list[float]:
     """Depends on the completion only, and is rarely equal within a group."""
     return [sum(ids) % 7 / 7 for ids in completion_ids]

@@ -1,17 +1,12 @@
 """The log of `DGPOTrainer` holds whole groups with what belongs to them: gold answer, rewards, why each one ended."""
 
 import pytest
-from support import WORDS, FixedCompletions, FixedDGPOTrainer, make_dataset, make_trainer, spread_reward
+from support import WORDS, FixedCompletions, FixedDGPOTrainer, answered, make_trainer, spread_reward
 
 from dgpo import DGPOTrainer, credit_rule
 from dgpo.credit_log import read_credit_log
 
 SECOND_EOS = WORDS.index("t")
-
-
-def answered(rows=64, column="answer"):
-    prompts = make_dataset(rows)["prompt"]
-    return make_dataset(rows).add_column(column, [prompt.split()[0] for prompt in prompts])
 
 
 def train(checkpoint, folder, trainer_class=FixedDGPOTrainer, dataset=None, **options):

@@ -151,7 +151,7 @@ class StepLog(TrainerCallback):
         sizes = [len(batch["completion_ids"]) for batch in batches]
         # Batches that were made by hand have no groups: all of them are one.
         groups = [batch[GROUP].tolist() if GROUP in batch else [0] * len(batch["completion_ids"]) for batch in batches]
-        advantages = torch.cat([_of_completions(batch) for batch in batches]).tolist()
+        advantages = torch.cat([advantages_of(batch) for batch in batches]).tolist()
         starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
         chosen: list[list[int]] = [[] for _ in batches]
         for row in sorted(rows_of_whole_groups([group for part in groups for group in part], advantages, room)):
@@ -214,7 +214,7 @@ class StepLog(TrainerCallback):
             vocab_size=self.log.settings.vocab_size,
             trained=part.trained[row][scored],
             prompt_ids=inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist(),
-            advantage=_of_completions(inputs)[row].item(),
+            advantage=advantages_of(inputs)[row].item(),
             rewards=dict(zip(trainer.reward_func_names, values, strict=False)),
             reward=sum(known) if known else None,
             answer=answer,
@@ -232,8 +232,8 @@ class StepLog(TrainerCallback):
         return {*trainer.eos_token_ids, *given, trainer._tokenizer.pad_token_id}
 
 
-def _of_completions(inputs: Mapping[str, Any]) -> Tensor:
-    """The advantages of completions, (B,); the mean where a trainer gives each token one of its own."""
+def advantages_of(inputs: Mapping[str, Any]) -> Tensor:
+    """Return the advantages of completions, (B,); the mean where a trainer gives each token one of its own."""
     advantages: Tensor = inputs["advantages"]
     if advantages.dim() > 1:
         mask = inputs["completion_mask"]
