@@ -72,6 +72,23 @@ def test_no_bit_of_the_training_changes(tmp_path, case):
         assert all(x is not None for x in completion.h)
 
 
+def test_what_is_frozen_of_an_adapter_stays_frozen(checkpoint, tmp_path):
+    """PEFT trains all of an adapter that is switched on again."""
+    runs = []
+    for watched in (False, True):
+        trainer = make_trainer(FixedGRPOTrainer, checkpoint, tmp_path / str(watched), peft_config=lora())
+        for name, parameter in trainer.model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and "lora_B" in name)
+        if watched:
+            dgpo.watch(trainer, every=1)
+        trainer.train()
+        runs.append((trainer, parameters(trainer)))
+    assert torch.equal(runs[0][1], runs[1][1])
+    trained = [name for name, parameter in runs[1][0].model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora_B" in name for name in trained)
+
+
 def test_two_runs_with_other_random_numbers_do_differ(tmp_path):
     """The comparison above could not fail if nothing random were drawn."""
     path = make_checkpoint(tmp_path / "model", attention_dropout=0.1)
