@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 from support import HERE
 
 import verl  # noqa: F401  isort: skip
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
 from dgpo.core import assign_credit
 from dgpo.credit_log import CompletionCredit, read_credit_log
 from dgpo.engines.verl import credit_logging
@@ -19,9 +21,9 @@ REFERENCE = {"hellinger_sq", "ref_logps", "scores"}
 ALWAYS = {"entropy", "logps"}
 
 
-class NonTensors(list):
-    def tolist(self):
-        return list(self)
+def stacked(name, values):
+    """As verl puts them into its queue."""
+    return list_of_dict_to_tensordict([{name: value, "input_ids": torch.ones(1)} for value in values])
 
 
 @pytest.fixture
@@ -40,10 +42,10 @@ def logged(monkeypatch, tmp_path):
         if name == "reward_model":
             if facts is None:
                 raise ValueError("no such field")
-            return {name: NonTensors({"ground_truth": f"answer {row}", "style": "rule"} for row in rows)}
+            return stacked(name, [{"ground_truth": f"answer {row}", "style": "rule"} for row in rows])
         if name == "extra_fields":
             info = {"acc": True, "form": 0.5, "pred": "7"}
-            return {name: NonTensors({"reward_extra_info": info} if facts else {} for _ in rows)}
+            return stacked(name, [{"reward_extra_info": info} if facts else {} for _ in rows])
         assert (name, more) == ("prompts", ["responses"])
         ids = [torch.arange(LENGTHS[row]) for row in rows]
         return {"prompts": nested([[7, 8]] * len(rows)), "responses": nested(ids)}

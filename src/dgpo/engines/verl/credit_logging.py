@@ -144,7 +144,7 @@ def _facts(batch: KVBatchMeta, keys: Sequence[str]) -> list[dict[str, Any]]:
     facts: list[dict[str, Any]] = [{} for _ in keys]
     for name in ("reward_model", "extra_fields"):
         try:
-            values = _fetch(batch, keys, name)[name].tolist()
+            values = _fetch(batch, keys, name).get(name).tolist()  # by [name] it is no stack of values any more
         except Exception:  # a data set or an agent loop without it
             logger.debug("verl holds no %s.", name, exc_info=True)
             continue
