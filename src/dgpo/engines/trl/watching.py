@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from dgpo.core import TokenStats, assign_credit
 from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
 from dgpo.engines.trl import checks, heads
+from dgpo.engines.trl.compat import WATCHED
 from dgpo.engines.trl.listener import Listener
 from dgpo.engines.trl.reference import AUTO, Reference, find_reference
 from dgpo.engines.trl.rollout import GROUP, groups_of, log_columns
@@ -116,9 +117,8 @@ class Watch(StepLog):
         """Hook the trainer."""
         trainer = self._trainer
         trainer.add_callback(self)
-        _surround(trainer, "_compute_loss", self._loss)
-        if self._writes:
-            _surround(trainer, "_generate_and_score_completions", self._rollout)
+        for name, hook in zip(WATCHED, (self._loss, self._rollout), strict=True):
+            _surround(trainer, name, hook)
 
     # ------------------------------------------------------------------------------------------------ callbacks
 
@@ -156,6 +156,8 @@ class Watch(StepLog):
     def _rollout(self, make: Callable[..., Any], rows: list[dict[str, Any]]) -> Any:
         """Let the trainer make a rollout; for one that a logged step reads, add what is logged of it."""
         outputs = make(rows)
+        if not self._writes:
+            return outputs
         args, per_step = self._trainer.args, self._trainer.args.gradient_accumulation_steps
         last_loss = self._trainer._step % per_step + args.steps_per_generation * self._trainer.num_iterations - 1
         try:

@@ -11,11 +11,15 @@ const MEASURES = {
   s: { name: "score", title: "s = d · h^κ, which the paper's weights are made of", middle: null, read: (c, i) => at(c.s, i) },
   r: { name: "log-ratio", title: "log p of the policy less log p of the reference, of the sampled token", middle: 0, read: (c, i) => at(c.r, i) },
 };
-/* Further columns, as a rule or an engine logged them. */
+/* Further columns, as a rule or an engine logged them; those that engines log have words. */
+const COLUMN_WORDS = {
+  sampling_log_ratio: ["log-ratio to the sampling policy", "log p of the policy less log p of the policy that sampled, of the sampled token"],
+};
 for (const run of DATA.runs) for (const step of run.credit) for (const group of step.groups) for (const c of group.completions) {
   for (const name of Object.keys(c.columns)) {
     const read = (other, i) => (Object.hasOwn(other.columns, name) ? other.columns[name][i] : null);
-    MEASURES[`column:${name}`] ??= { name, title: `${name}: a column of the log`, middle: null, read };
+    const [words, title] = Object.hasOwn(COLUMN_WORDS, name) ? COLUMN_WORDS[name] : [name, `${name}: a column of the log`];
+    MEASURES[`column:${name}`] ??= { name: words, title, middle: null, read };
   }
 }
 
