@@ -2,10 +2,11 @@
 
     python benchmarks/watching.py                # writes benchmarks/results/watching.json
 
-A model of SmolLM2-135M's shape with random weights, 8 completions of one prompt, all of them logged. In turns, in one
-process: TRL's loss (forward), the same loss in a logged step with everything that `dgpo.watch` does in it, and TRL's
-forward pass of the logged completions without a gradient. What a logged step costs more is divided by the latter, round
-by round. The hook of a step that is not logged is timed alone.
+A model of SmolLM2-135M's shape with random weights, completions of one prompt, all of them logged. In turns, on one
+thread: TRL's loss (forward), the same loss in a logged step with everything that `dgpo.watch` does in it, and TRL's
+forward pass of the logged completions without a gradient. What a logged step costs more is divided by the latter, in
+each round. The hook of a step that is not logged is timed alone. All in seconds of processor time, which other work on
+the machine does not count into.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, interleaved, ratios, save, spread
+from _common import RESULTS, ratios, save, spread
 
 SHAPES = {
     "smollm2": {
@@ -39,10 +40,9 @@ SHAPES = {
 }
 NONE, MODEL, ADAPTER = "no reference", "TRL's reference model", "adapter switched off"
 CASES = (NONE, MODEL, ADAPTER)
-LOGGED = 8
 
 
-def make_trainer(case: str, folder: Path, shape: dict[str, int], length: int) -> Any:
+def make_trainer(case: str, folder: Path, shape: dict[str, int], count: int, length: int) -> Any:
     """Return a trainer whose completions are random tokens, so that no time goes into sampling."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -69,8 +69,8 @@ def make_trainer(case: str, folder: Path, shape: dict[str, int], length: int) ->
         lambda completion_ids, **columns: [float(sum(ids) % 7) for ids in completion_ids],
         GRPOConfig(
             output_dir=str(folder / case.replace(" ", "-")),
-            per_device_train_batch_size=LOGGED,
-            num_generations=LOGGED,
+            per_device_train_batch_size=count,
+            num_generations=count,
             max_completion_length=length,
             beta=0.1 if case == MODEL else 0.0,
             bf16=False,
@@ -85,19 +85,19 @@ def make_trainer(case: str, folder: Path, shape: dict[str, int], length: int) ->
     )
 
 
-def measure(case: str, folder: Path, shape: dict[str, int], length: int, repeats: int) -> dict[str, Any]:
+def measure(case: str, folder: Path, shape: dict[str, int], count: int, length: int, repeats: int) -> dict[str, Any]:
     """Return seconds of each contender, a round an entry, and what a logged step costs beside one forward pass."""
     from trl import GRPOTrainer
 
     import dgpo
     from dgpo.engines.trl.watching import Watch
 
-    trainer = make_trainer(case, folder, shape, length)
-    dgpo.watch(trainer, every=1, completions=LOGGED)
+    trainer = make_trainer(case, folder, shape, count, length)
+    dgpo.watch(trainer, every=1, completions=count)
     watch = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Watch))
     trainer.state.max_steps, trainer.current_gradient_accumulation_steps = 10**9, 1
     trainer.model.train()
-    inputs = trainer._prepare_inputs([trainer.train_dataset[0]] * LOGGED)
+    inputs = trainer._prepare_inputs([trainer.train_dataset[0]] * count)
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
 
@@ -113,15 +113,22 @@ def measure(case: str, folder: Path, shape: dict[str, int], length: int, repeats
     def forward() -> None:
         GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, length, compute_entropy=True)
 
-    seconds = interleaved({"loss": loss, "logged step": logged_step, "forward": forward}, repeats)
+    contenders = {"loss": loss, "logged step": logged_step, "forward": forward}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(1 + repeats):  # the first one is dropped
+        for name in contenders if round_ % 2 else reversed(contenders):
+            start = time.process_time()
+            contenders[name]()
+            if round_:
+                seconds[name].append(time.process_time() - start)
     assert len(list(watch.log.folder.glob("step-*.jsonl.gz"))) == repeats + 1
     more = [logged - plain for logged, plain in zip(seconds["logged step"], seconds["loss"], strict=True)]
     watch.log.every = 10**9
     watch.log.write(trainer.state.global_step + 1, [])  # from here on, nothing is due
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(1000):
         watch._loss(lambda model, inputs: None, trainer.model, inputs)
-    between = (time.perf_counter() - start) / 1000
+    between = (time.process_time() - start) / 1000
     return {
         "seconds": seconds,
         "more_in_a_logged_step": spread(more),
@@ -134,6 +141,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="smollm2")
+    parser.add_argument("--completions", type=int, default=8)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", type=Path, default=RESULTS / "watching.json")
@@ -143,11 +151,10 @@ def main() -> None:
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        cases = {
-            case: measure(case, Path(folder), SHAPES[options.shape], options.length, options.repeats) for case in CASES
-        }
+        sizes = (SHAPES[options.shape], options.completions, options.length, options.repeats)
+        cases = {case: measure(case, Path(folder), *sizes) for case in CASES}
     result = {
-        "what": f"{LOGGED} completions of {options.length} tokens, all of them logged; float32, {options.shape}",
+        "what": f"{options.completions} completions of {options.length} tokens, all logged; float32, {options.shape}",
         "shape": SHAPES[options.shape],
         "cases": cases,
     }

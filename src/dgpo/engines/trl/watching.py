@@ -117,8 +117,9 @@ class Watch(StepLog):
         """Hook the trainer."""
         trainer = self._trainer
         trainer.add_callback(self)
-        for name, hook in zip(WATCHED, (self._loss, self._rollout), strict=True):
-            _surround(trainer, name, hook)
+        loss, rollout = WATCHED
+        _surround(trainer, loss, self._loss)
+        _surround(trainer, rollout, self._rollout)
 
     # ------------------------------------------------------------------------------------------------ callbacks
 
