@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+import dgpo
 from dgpo import DGPOConfig, DGPOTrainer
 
 WORDS = ["<pad>", "<eos>", "<bos>", *"abcdefghijklmnopqrst"]
@@ -169,6 +170,22 @@ def make_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.recorder = recorder
+    return trainer
+
+
+def train_watched(
+    checkpoint: str,
+    folder: Path,
+    *,
+    watched: dict | None = None,
+    trainer_class: type = FixedGRPOTrainer,
+    **options: Any,
+) -> Any:
+    """Train with TRL's GRPO, and with `dgpo.watch` if its arguments are given."""
+    trainer = make_trainer(trainer_class, checkpoint, folder, dataset=answered(), **options)
+    if watched is not None:
+        dgpo.watch(trainer, **watched)
+    trainer.train()
     return trainer
 
 

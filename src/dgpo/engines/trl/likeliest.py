@@ -32,13 +32,14 @@ class LikeliestObserver:
         scored: (B, T) bool, True where a token is scored, of all parts together.
         rows: Rows of `scored` whose tokens are looked at.
         kappa: Exponent of the gate, which decides which tokens have the largest scores.
+        share: Of the tokens of a completion that are looked at; each costs a product with the heads.
     """
 
-    def __init__(self, scored: Tensor, rows: Sequence[int], kappa: float) -> None:
+    def __init__(self, scored: Tensor, rows: Sequence[int], kappa: float, *, share: float = 1.0) -> None:
         lengths = scored.sum(-1).tolist()
         ends = torch.tensor(lengths).cumsum(0).tolist()
         self._spans = {row: (ends[row] - lengths[row], ends[row]) for row in rows}
-        self._kappa, self._offset = kappa, 0
+        self._kappa, self._share, self._offset = kappa, share, 0
         self.found = list[LikeliestTokens]()
 
     def __call__(self, view: HeadView) -> None:
@@ -51,6 +52,7 @@ class LikeliestObserver:
             order = view.stats.hellinger_sq * order
         for row, (start, end) in self._spans.items():
             if first <= start < end <= first + count:
-                inside = order[start - first : end - first].topk(min(MAX_PLACES, end - start)).indices
+                count_here = min(MAX_PLACES, max(1, int(self._share * (end - start))))
+                inside = order[start - first : end - first].topk(count_here).indices
                 top = view.top_tokens(inside + (start - first), NUM_ALTERNATIVES)
                 self.found.append(LikeliestTokens(row, inside, top))

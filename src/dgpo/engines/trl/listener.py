@@ -10,6 +10,10 @@ from dgpo.engines.trl import heads
 from dgpo.engines.trl.likeliest import LikeliestObserver
 from dgpo.engines.trl.step_log import SAMPLING_LOG_RATIO, PickedRows
 
+_PLACES = 1 / 8
+"""Share of the tokens, those of largest score, whose likeliest tokens are taken: all of them would cost as much as the
+statistics."""
+
 
 class Listener:
     """Takes the statistics of some completions out of the call in which TRL's loss scores them.
@@ -59,7 +63,7 @@ class Listener:
         ratio = torch.zeros_like(per_token["logps"])  # TRL leaves them out where the policy is the one that sampled
         if sampling_logps is not None:
             ratio[scored] = logps[flat].float() - sampling_logps[index][scored]
-        observer = LikeliestObserver(scored, range(len(self._rows)), self._kappa)
+        observer = LikeliestObserver(scored, range(len(self._rows)), self._kappa, share=_PLACES)
         observer(heads.HeadView(call, self._reference, stats))
         trained = mask & inputs["tool_mask"].bool() if "tool_mask" in inputs else mask
         picked = PickedRows.of(self._rows, inputs, trained, {}, [])
