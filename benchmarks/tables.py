@@ -249,6 +249,20 @@ def report_page() -> str:
     return table(["tokens", "pixels wide", "MB", *names.values()], rows) + origin(result)
 
 
+def watching() -> str:
+    """Cost of a logged step of `dgpo.watch`."""
+    result = load("watching")
+    rows = [
+        [name, f"{case['more_in_a_logged_step']['median']:.2f}",
+         f"{statistics.median(case['seconds']['forward']):.2f}",
+         f"{case['forwards_of_the_logged_completions']['median']:.2f}",
+         f"{case['microseconds_between_logged_steps']:.1f}"]
+        for name, case in result["cases"].items()
+    ]  # fmt: skip
+    head = ["watched against", "s more in a logged step", "s of a forward pass", "ratio", "µs in any other step"]
+    return table(head, rows) + origin(result)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "lm-head-cpu": lm_head_cpu,
     "lm-head-short": lm_head_short,
@@ -261,6 +275,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-step-sweep": train_step_sweep,
     "train-step-live": train_step_live,
     "credit-logging": credit_logging,
+    "watching": watching,
     "math-rewards": math_rewards,
     "interval-coverage": interval_coverage,
     "report-page": report_page,

@@ -1,7 +1,7 @@
 """Distribution-Guided Policy Optimization (arXiv:2605.03327): GRPO's group advantage, redistributed over the tokens.
 
 Importing this package loads nothing. Each public name loads what it needs when it is first used: torch alone, and TRL
-for `DGPOConfig` and `DGPOTrainer`.
+for `DGPOConfig`, `DGPOTrainer` and `watch`.
 """
 
 import importlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         redistribute,
         redistribution_weights,
     )
-    from dgpo.engines.trl import DGPOConfig, DGPOTrainer
+    from dgpo.engines.trl import DGPOConfig, DGPOTrainer, watch
     from dgpo.lm_head import LMHeadStats, VocabParallel, lm_head_stats
 
 _HOME = {
@@ -37,7 +37,7 @@ _HOME = {
         "redistribution_weights",
     ),
     "dgpo.lm_head": ("LMHeadStats", "VocabParallel", "lm_head_stats"),
-    "dgpo.engines.trl": ("DGPOConfig", "DGPOTrainer"),
+    "dgpo.engines.trl": ("DGPOConfig", "DGPOTrainer", "watch"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -62,6 +62,7 @@ __all__ = [
     "redistribute",
     "redistribution_weights",
     "show",
+    "watch",
 ]
 
 

@@ -28,7 +28,8 @@ class CreditConfig:
         credit_log_steps: Write the credit of every token of a few completions to `output_dir/credit/` at step 1, at
             every so many steps, and at the last one, for `dgpo report`; also as a table to W&B, Trackio or TensorBoard
             where `report_to` names them. 0, the default, writes nothing and costs nothing.
-        credit_log_completions: How many completions a logged step keeps, of those of the main process.
+        credit_log_completions: How many completions a logged step keeps, of those of the main process: as many whole
+            groups as there is room for, those with an advantage first.
 
     Raises:
         ConfigError: For a value that cannot work, naming the value and the remedy.
@@ -66,7 +67,7 @@ class CreditConfig:
     )
     credit_log_completions: int = field(
         default=8,
-        metadata={"help": "How many completions a step of the credit log keeps."},
+        metadata={"help": "How many completions a step of the credit log keeps, in whole groups."},
     )
 
     def resolve_rule(self, prefix: str = "") -> CreditRule:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dgpo.core.assign import RuleTraits, assign_credit, credit_rule, traits_of
+from dgpo.core.assign import RuleResult, RuleTraits, assign_credit, credit_rule, traits_of
 from dgpo.core.credit import gated_scores, redistribution_weights
 from dgpo.core.token_stats import TokenStats
 from dgpo.core.weights import (
@@ -134,7 +134,7 @@ class CreditRule:
     """
 
     name: str
-    function: Callable[..., Tensor]
+    function: Callable[..., RuleResult]
     options: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     batch_wide: bool = False
@@ -145,7 +145,7 @@ class CreditRule:
         traits = traits_of(self.function)
         return replace(traits, batch_wide=True) if self.batch_wide else traits
 
-    def __call__(self, stats: TokenStats) -> Tensor:
+    def __call__(self, stats: TokenStats) -> RuleResult:
         """Return what the function gives for these statistics."""
         return self.function(stats, **self.options)
 
@@ -157,7 +157,7 @@ class CreditRule:
         return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
 
 
-def resolve(rule: str | Callable[..., Tensor] | CreditRule, /, **options: Any) -> CreditRule:
+def resolve(rule: str | Callable[..., RuleResult] | CreditRule, /, **options: Any) -> CreditRule:
     """Return the rule of a name with its options, tried once on a small batch of made-up statistics.
 
     Args:
@@ -166,7 +166,8 @@ def resolve(rule: str | Callable[..., Tensor] | CreditRule, /, **options: Any) -
         **options: Keyword arguments of the rule; the others keep their defaults.
 
     Returns:
-        A callable that gives weights, or token advantages where the rule is marked as signed.
+        A callable that gives weights, or token advantages where the rule is marked as signed; with columns for the log
+        where the rule returns them.
 
     Raises:
         ConfigError: If there is no such rule (with the nearest name), it has no such option (with the valid ones), an
@@ -189,7 +190,7 @@ def resolve(rule: str | Callable[..., Tensor] | CreditRule, /, **options: Any) -
     return replace(resolved, batch_wide=_try(resolved))
 
 
-def _function_of(name: str) -> Callable[..., Tensor]:
+def _function_of(name: str) -> Callable[..., RuleResult]:
     if name in BUILT_IN:
         return BUILT_IN[name]
     if ":" not in name:
@@ -197,11 +198,11 @@ def _function_of(name: str) -> Callable[..., Tensor]:
             f"There is no credit rule {name!r}.{did_you_mean(name, BUILT_IN)} Rules: {', '.join(BUILT_IN)}; or one of"
             " your own as 'module:function' or 'file.py:function'."
         )
-    function: Callable[..., Tensor] = import_function(name)
+    function: Callable[..., RuleResult] = import_function(name)
     return function
 
 
-def _checked_options(name: str, function: Callable[..., Tensor], options: dict[str, Any]) -> dict[str, Any]:
+def _checked_options(name: str, function: Callable[..., RuleResult], options: dict[str, Any]) -> dict[str, Any]:
     """The rule's keyword arguments with their defaults, and those that were given."""
     first, *parameters = inspect.signature(function).parameters.values() or (None,)
     if first is None:
@@ -219,7 +220,7 @@ def _checked_options(name: str, function: Callable[..., Tensor], options: dict[s
     return values
 
 
-def _source_of(function: Callable[..., Tensor]) -> str:
+def _source_of(function: Callable[..., RuleResult]) -> str:
     try:
         path = inspect.getsourcefile(inspect.unwrap(function))
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else ""

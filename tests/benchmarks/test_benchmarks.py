@@ -22,6 +22,16 @@ def test_documented_tables_are_up_to_date():
     run("tables")
 
 
+def test_watching(tmp_path):
+    found = tmp_path / "found.json"
+    sizes = ("--shape", "tiny", "--completions", "4", "--length", "8", "--repeats", "1")
+    run("watching", *sizes, "--output", str(found))
+    cases = json.loads(found.read_text())["cases"]
+    assert set(cases) == {"no reference", "TRL's reference model", "adapter switched off"}
+    assert all(set(case["seconds"]) == {"loss", "logged step", "forward"} for case in cases.values())
+    assert str(tmp_path.parent) not in found.read_text()
+
+
 def test_lm_head(tmp_path):
     found = tmp_path / "found.json"
     run("lm_head", "--cases", "tiny", "--only", "GRPO + KL", "--repeats", "1", "--device", "cpu", "--save", str(found))

@@ -186,3 +186,39 @@ def test_totals_add_up_over_batches_for_every_kind_of_rule():
         assert both.keys() == a.metrics().keys()
         tokens = [t.stats().num_tokens for t in (a, b)]
         assert (a + b).stats().num_tokens == sum(tokens)
+
+
+def test_a_rule_can_give_columns_for_the_log():
+    stats = make_stats(rubbish=float("nan"))
+    mask = stats.completion_mask
+
+    @credit_rule(reads=())
+    def with_columns(stats):
+        ranks = torch.arange(6).expand(4, 6)  # whole numbers are numbers
+        return mask.float(), {"surprise": -stats.logps, "rank": ranks}
+
+    credit = assign_credit(stats, with_columns)
+    assert torch.equal(credit.weights, mask.float())
+    assert credit.columns.keys() == {"surprise", "rank"}
+    assert torch.equal(credit.columns["surprise"], torch.where(mask, -stats.logps, 0.0))
+    assert credit.columns["rank"][0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert assign_credit(stats, resolve("even")).columns == {}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"x": torch.zeros(4, 1)},
+            r"Column 'x' of the credit rule .* has shape \(4, 1\); it must be a tensor of \(4, 6\)",
+        ),
+        ({"x": [0.0]}, "Column 'x' .* has type list"),
+        ({"x": torch.full((4, 6), torch.nan)}, "Column 'x' .* is not finite"),
+        ({"entropy": torch.zeros(4, 6)}, "Column 'entropy' .* needs another name"),
+        ([torch.zeros(4, 6)], r"returned a tuple of \(Tensor, list\)"),
+    ],
+)
+def test_columns_that_cannot_be_logged_are_refused(columns, message):
+    stats = make_stats()
+    with pytest.raises(ValueError, match=message):
+        assign_credit(stats, credit_rule(reads=())(lambda stats: (stats.completion_mask.float(), columns)))

@@ -13,7 +13,7 @@ from dgpo.credit_log import read_credit_log
 from dgpo.lab.cli.main import main
 from dgpo.lab.tasks.forks import warm_up_model
 from dgpo.rules import resolve
-from examples import custom_reward, custom_rule, trl_script
+from examples import custom_reward, custom_rule, trl_script, watch_grpo
 
 EXAMPLES = Path(trl_script.__file__).parent
 FEW_STEPS = {"max_steps": 3, "per_device_train_batch_size": 16, "num_generations": 4, "disable_tqdm": True}
@@ -22,7 +22,7 @@ FEW_STEPS = {"max_steps": 3, "per_device_train_batch_size": 16, "num_generations
 @pytest.fixture
 def quick_warm_up(monkeypatch, tmp_path):
     monkeypatch.setenv("DGPO_CACHE", str(tmp_path / "cache"))
-    for module in (trl_script, custom_reward):
+    for module in (trl_script, custom_reward, watch_grpo):
         monkeypatch.setattr(
             module, "warm_up_model", lambda **options: warm_up_model(**options, steps=30, progress=False)
         )
@@ -50,6 +50,17 @@ def test_the_rule_has_ten_lines():
 def test_the_trl_script_trains_with_the_rule_of_the_file(quick_warm_up, tmp_path):
     assert len(trl_script.train(str(tmp_path), credit_log_steps=1, **FEW_STEPS)) == 3
     assert [entry.step for entry in read_credit_log(tmp_path)] == [1, 2, 3]
+
+
+def test_the_watched_script_shows_groups_with_their_answers(quick_warm_up, tmp_path):
+    assert len(watch_grpo.train(str(tmp_path), **FEW_STEPS)) == 3
+    steps = read_credit_log(tmp_path)
+    assert [entry.step for entry in steps] == [1, 3]
+    for entry in steps:
+        groups = [completion.group for completion in entry.completions]
+        assert sorted(groups.count(group) for group in set(groups)) == [4, 4]
+        assert all(completion.answer for completion in entry.completions)
+        assert max(d for completion in entry.completions for d in completion.d) < 1e-6  # the model it starts from
 
 
 def test_the_reward_function_scores_picks_and_is_logged(quick_warm_up, tmp_path):

@@ -1,7 +1,7 @@
 """From statistics to credit: the one path for every engine, `dgpo inspect`, the credit log and the experiments."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -12,11 +12,20 @@ from dgpo.core.token_stats import REFERENCE_STATS, TokenStats
 from dgpo.core.totals import CreditTotals
 from dgpo.tensor_types import Tensor
 
-Rule = Callable[[TokenStats], Tensor]
-"""Gives weights (B, T), or, where it is marked as signed, token advantages (B, T)."""
+RuleResult = Tensor | tuple[Tensor, Mapping[str, Tensor]]
+"""Weights (B, T), or token advantages of a signed rule; or a pair of them and columns (B, T) by name for the log."""
 
-_Function = TypeVar("_Function", bound=Callable[..., Tensor])
+Rule = Callable[[TokenStats], RuleResult]
+"""A credit rule whose options are set."""
+
+_Function = TypeVar("_Function", bound=Callable[..., RuleResult])
 _MEAN_WITHIN = 1e-3
+
+RESERVED_COLUMNS = (
+    *("weights", "token_advantages", "scores", "hellinger_sq", "entropy", "logps", "ref_logps"),
+    "sampling_log_ratio",
+)
+"""Names that a rule cannot give to a column of its own: the log has numbers of these names."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +122,14 @@ class Credit:
         weights: (B, T) float, w, 0 off the mask; None for a signed rule.
         scores: (B, T) float, d h^kappa with the rule's kappa (1 where it has none); None without a reference.
         totals: For metrics; add them over micro-batches and ranks.
+        columns: (B, T) float by name, what the rule gave beside the weights for the credit log; 0 off the mask.
     """
 
     token_advantages: Tensor
     weights: Tensor | None
     scores: Tensor | None
     totals: CreditTotals
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -126,7 +137,8 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
     """Return the advantage of every token, as a rule redistributes the advantage of its completion.
 
     Ahat_it = A_i w_it (arXiv:2605.03327; equation 6 of `docs/equations.md`), w from the rule; a signed rule gives
-    Ahat_it itself.
+    Ahat_it itself. A rule may return a pair: the weights, and a mapping of names to further numbers a token, which the
+    credit log holds as columns and nothing else reads.
 
     Args:
         stats: The statistics of a batch.
@@ -138,7 +150,8 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
     Raises:
         ValueError: If a statistic does not fit the mask, the rule reads one that was not computed, or what it returns
             is no tensor of the mask's shape, not finite on the mask, or of another mean than 1 where the rule is not
-            marked with `mean_one=False`.
+            marked with `mean_one=False`; or a column of it is none of the mask's shape, not finite on the mask, or has
+            the name of something that the log holds already.
 
     Example:
         >>> stats = TokenStats(
@@ -162,7 +175,7 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
             f"The credit rule {_name_of(rule)} compares the completions of a prompt, and TokenStats.group is None. Pass"
             " the prompt's number of each completion, (B,) int64."
         )
-    given = _call(rule, stats)
+    given, columns = _parts(_call(rule, stats), mask, _name_of(rule))
     _check_result(given, mask, traits, _name_of(rule))
     given = torch.where(mask, given, torch.zeros_like(given))
     gate = scores = kl = None
@@ -184,8 +197,8 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
         mean_one=traits.mean_one,
     )
     if traits.signed:
-        return Credit(given, None, scores, totals)
-    return Credit(redistribute(stats.advantages, given), given, scores, totals)
+        return Credit(given, None, scores, totals, columns)
+    return Credit(redistribute(stats.advantages, given), given, scores, totals, columns)
 
 
 def _call(rule: Rule, stats: TokenStats) -> Any:
@@ -200,6 +213,33 @@ def _call(rule: Rule, stats: TokenStats) -> Any:
             f" {error}. It says that it reads {', '.join(traits_of(rule).reads) or 'none of them'}; name what it reads"
             " in @credit_rule(reads=(...))."
         ) from error
+
+
+def _parts(given: Any, mask: Tensor, name: str) -> tuple[Any, dict[str, Tensor]]:
+    """Weights, and the columns that the rule returned beside them, 0 off the mask."""
+    if not isinstance(given, tuple):
+        return given, {}
+    if len(given) != 2 or not isinstance(given[1], Mapping):
+        kinds = ", ".join(type(part).__name__ for part in given)
+        raise ValueError(
+            f"The credit rule {name} returned a tuple of ({kinds}); return the weights alone, or the pair"
+            ' (weights, {"name": column}).'
+        )
+    columns = {}
+    for key, column in given[1].items():
+        what = f"Column {key!r} of the credit rule {name}"
+        if not isinstance(key, str) or not key or key in RESERVED_COLUMNS:
+            raise ValueError(
+                f"{what} needs another name: a text that is none of {', '.join(RESERVED_COLUMNS)}, which are in the log"
+                " already."
+            )
+        if not isinstance(column, Tensor) or column.is_complex() or column.shape != mask.shape:
+            kind = f"shape {tuple(column.shape)}" if isinstance(column, Tensor) else f"type {type(column).__name__}"
+            raise ValueError(f"{what} has {kind}; it must be a tensor of {tuple(mask.shape)}, one number a token.")
+        columns[key] = torch.where(mask, column.detach().float(), 0.0)
+        if not bool(torch.isfinite(columns[key]).all()):
+            raise ValueError(f"{what} is not finite (nan or inf) for a trained token; give 0 where it has no value.")
+    return given[0], columns
 
 
 def _check_result(given: Any, mask: Tensor, traits: RuleTraits, name: str) -> None:

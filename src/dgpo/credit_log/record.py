@@ -25,7 +25,7 @@ class CreditSettings:
         options: Its options, defaults included.
         source: Digest of the file that defines it; `""` where there is none.
         vocab_size: V, the vocabulary that d and h run over.
-        engine: `"trl"`, `"verl"`, or `"inspect"`.
+        engine: `"trl"`, `"verl"`, `"inspect"`, or `"watch"`: the run was trained without the rule.
         credit_policy: `"current"` or `"old"`: whose distribution gave the credit.
         temperature: Of the sampling; both distributions are taken at it.
 

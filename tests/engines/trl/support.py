@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+import dgpo
 from dgpo import DGPOConfig, DGPOTrainer
 
 WORDS = ["<pad>", "<eos>", "<bos>", *"abcdefghijklmnopqrst"]
@@ -53,6 +54,12 @@ def make_dataset(rows: int = 64) -> Dataset:
     rng = random.Random(0)
     prompts = [" ".join(rng.choices(WORDS[3:], k=rng.randint(3, 6))) for _ in range(rows)]
     return Dataset.from_dict({"prompt": prompts})
+
+
+def answered(rows: int = 64, column: str = "answer") -> Dataset:
+    """The same prompts with a gold answer: their first word."""
+    data = make_dataset(rows)
+    return data.add_column(column, [prompt.split()[0] for prompt in data["prompt"]])
 
 
 def spread_reward(completion_ids: list[list[int]], **columns: Any) -> list[float]:
@@ -123,6 +130,7 @@ def make_trainer(
     tokenizer: Any = None,
     after_config: Any = None,
     rows: int = 64,
+    dataset: Dataset | None = None,
     **options: Any,
 ) -> Any:
     """A trainer of either kind. SGD without clipping by default: Adam would hide a wrong normaliser of the loss."""
@@ -161,7 +169,7 @@ def make_trainer(
         model,
         reward,
         args,
-        train_dataset=make_dataset(rows),
+        train_dataset=dataset or make_dataset(rows),
         processing_class=tokenizer or AutoTokenizer.from_pretrained(checkpoint),
         peft_config=copy.deepcopy(peft_config),
         callbacks=[recorder, *callbacks],
@@ -169,6 +177,22 @@ def make_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.recorder = recorder
+    return trainer
+
+
+def train_watched(
+    checkpoint: str,
+    folder: Path,
+    *,
+    watched: dict | None = None,
+    trainer_class: type = FixedGRPOTrainer,
+    **options: Any,
+) -> Any:
+    """Train with TRL's GRPO, and with `dgpo.watch` if its arguments are given."""
+    trainer = make_trainer(trainer_class, checkpoint, folder, dataset=answered(), **options)
+    if watched is not None:
+        dgpo.watch(trainer, **watched)
+    trainer.train()
     return trainer
 
 

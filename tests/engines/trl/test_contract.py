@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from support import FixedDGPOTrainer, make_trainer
+from transformers import Trainer
 from trl import GRPOTrainer
 from trl.kernels import chunked_logprob
 
@@ -64,6 +65,17 @@ def test_we_override_nothing_else():
         if inspect.isfunction(member) and hasattr(GRPOTrainer, name)
     }
     assert ours == {*compat.TRAINER_HOOKS, "__init__"}
+
+
+def test_trl_calls_what_a_watch_surrounds_by_the_trainers_attribute():
+    """`dgpo.watch` sets them on one trainer."""
+    assert set(compat.WATCHED) <= {*compat.TRAINER_HOOKS}
+    assert "self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss)
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert source.count("self._generate_and_score_completions(generation_batch)") == 2
+    # The loss of a step is computed of the very dictionary that lies in the buffer.
+    assert "inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]" in source
+    assert "self.current_gradient_accumulation_steps = len(" in inspect.getsource(Trainer)
 
 
 def test_trl_has_the_attributes_we_read(checkpoint, tmp_path):

@@ -1,5 +1,6 @@
 """What the credit log says is what the trainer did; off, it is not there; whatever goes wrong, the training goes on."""
 
+import itertools
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -107,14 +108,20 @@ def test_off_adds_nothing_to_what_is_passed_on(checkpoint, tmp_path):
     assert not any("rewards" in name for batch in given for name in batch)
 
 
-def test_accumulated_batches_fill_the_sample_and_no_more(checkpoint, tmp_path):
+@pytest.mark.parametrize(("room", "sizes"), [(8, [4, 4]), (6, [4]), (3, [3]), (100, [4, 4, 4, 4])])
+def test_accumulated_batches_give_whole_groups_and_no_more(checkpoint, tmp_path, room, sizes):
+    """TRL shuffles the rollout and cuts it into four micro-batches, so that each of them holds parts of groups."""
     options = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 4, "max_steps": 1}
-    _, given = train(checkpoint, tmp_path, credit_log_completions=6, **options)
+    _, given = train(checkpoint, tmp_path, credit_log_completions=room, **options)
     (step,) = read_credit_log(tmp_path)
     assert len(given) == 4
-    assert len(step.completions) == 6
+    assert [len(list(group)) for _, group in itertools.groupby(step.completions, lambda found: found.group)] == sizes
     assert step.header["out_of"] == 16
-    assert {tuple(found.ids) for found in step.completions} <= rows_by_ids(given).keys()
+    rows = rows_by_ids(given)
+    for found in step.completions:
+        batch, row = rows[tuple(found.ids)]
+        assert found.group == int(batch["dgpo_group"][row])
+        assert len({one.prompt for one in step.completions if one.group == found.group}) == 1
 
 
 @pytest.mark.parametrize(("every", "logged"), [(2, [1, 2, 4, 5]), (100, [1, 5])])
@@ -147,18 +154,18 @@ def test_cut_off_completions_say_so(checkpoint, tmp_path):
 
 
 def test_whatever_goes_wrong_the_training_goes_on(checkpoint, tmp_path, monkeypatch, caplog):
-    from dgpo.engines.trl import credit_logging
+    from dgpo.engines.trl import step_log
 
-    monkeypatch.setattr(credit_logging, "collect_completion", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(step_log, "collect_completion", lambda *a, **k: 1 / 0)
     trainer, _ = train(checkpoint, tmp_path)
     assert trainer.state.global_step == 3
     assert "The credit of step 1 could not be logged" in caplog.text
 
 
 def test_a_tracker_that_fails_costs_no_file(checkpoint, tmp_path, monkeypatch, caplog):
-    from dgpo.engines.trl import credit_logging
+    from dgpo.engines.trl import step_log
 
-    monkeypatch.setattr(credit_logging, "send_tables", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(step_log, "send_tables", lambda *a, **k: 1 / 0)
     train(checkpoint, tmp_path, max_steps=2)
     assert [step.step for step in read_credit_log(tmp_path)] == [1, 2]
     assert "A tracker did not take the credit of step 2" in caplog.text
@@ -169,7 +176,7 @@ def test_off_reads_and_picks_nothing(checkpoint, tmp_path, monkeypatch):
     from dgpo.engines.trl import credit_logging
 
     monkeypatch.setattr(credit_logging.CreditLogging, "__init__", lambda *a: 1 / 0)
-    monkeypatch.setattr(credit_logging, "_Observer", lambda *a: 1 / 0)
+    monkeypatch.setattr(credit_logging, "LikeliestObserver", lambda *a: 1 / 0)
     trainer, _ = train(checkpoint, tmp_path, credit_log_steps=0, max_steps=1)
     assert not any(isinstance(c, credit_logging.CreditLogging) for c in trainer.callback_handler.callbacks)
 

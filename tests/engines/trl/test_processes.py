@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from worker import DEAD_CASES, RANK_CASES, RESUME_CASES, SHARDED_CASES
+from worker import DEAD_CASES, RANK_CASES, RESUME_CASES, SHARDED_CASES, WATCHED_CASES
+
+from dgpo.credit_log import read_credit_log
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -69,6 +71,42 @@ def test_a_model_sharded_by_fsdp2_gives_the_gradients_of_one_process(sharded, ca
             # is known to no more than that.
             spacing = torch.finfo(torch.float32).eps if name.startswith("dgpo/weight/") else 1e-8
             assert a[name] == pytest.approx(b[name], rel=1e-5, abs=spacing), name
+
+
+@pytest.fixture(scope="module")
+def watched(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched")
+    for world_size in (1, 2):
+        run_worker("watch", folder, checkpoint, world_size)
+    return folder, torch.load(folder / "watched_2.pt", weights_only=False)
+
+
+@pytest.mark.parametrize("case", WATCHED_CASES)
+def test_watching_changes_no_bit_on_two_processes(watched, case):
+    _, results = watched
+    without, with_watch = results[case, False], results[case, True]
+    assert len(without) == 3
+    assert all(torch.equal(a, b) for a, b in zip(without, with_watch, strict=True))
+
+
+@pytest.mark.parametrize("case", WATCHED_CASES)
+def test_two_processes_log_what_one_logs(watched, case):
+    """The main process's own completions: its groups are those that one process samples first."""
+    folder, _ = watched
+    logs = [read_credit_log(folder / f"{case.replace(' ', '_')}-{size}-True") for size in (1, 2)]
+    assert [[step.step for step in log] for log in logs] == [[1, 2, 3]] * 2
+    for one, two in zip(*logs, strict=True):
+        completions = {(found.prompt, tuple(found.ids)): found for found in one.completions}
+        assert len(two.completions) == 4
+        for found in two.completions:
+            same = completions[found.prompt, tuple(found.ids)]
+            for name in ("d", "h", "s", "logp", "log_ratio", "w"):
+                ours, theirs = getattr(found, name), getattr(same, name)
+                assert [x is None for x in ours] == [x is None for x in theirs]
+                if None not in ours:
+                    assert ours == pytest.approx(theirs, rel=1e-3, abs=2e-5), name
+    has_reference = not case.endswith("none")
+    assert any(x is not None for step in logs[1] for found in step.completions for x in found.d) == has_reference
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])

@@ -22,7 +22,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import torch.distributed as dist
-from support import FixedDGPOTrainer, lora, make_trainer, mostly_dead_reward, parameters, spread_reward
+from support import (
+    FixedDGPOTrainer,
+    FixedGRPOTrainer,
+    lora,
+    make_trainer,
+    mostly_dead_reward,
+    parameters,
+    spread_reward,
+)
 from transformers import TrainerCallback
 
 from dgpo import DGPOTrainer
@@ -163,6 +171,58 @@ def train_sharded(folder: Path, checkpoint: str, world_size: int) -> None:
     assert fork_ranks(run, world_size) == [0] * world_size
 
 
+# ---------------------------------------------------------------------------------------------- watch
+
+WATCHED_CASES = {
+    "reference": ({"beta": 0.1}, False),
+    "lora": ({"peft_config": lora()}, False),
+    "sharded none": ({}, True),
+    "sharded reference": ({"beta": 0.1, "gradient_accumulation_steps": 2}, True),
+    "sharded lora": ({"peft_config": lora()}, True),
+    "sharded named": ({"named": True}, True),
+}
+
+
+def train_watched(folder: Path, checkpoint: str, world_size: int) -> None:
+    """Train each case with `dgpo.watch` and without, on ranks that share the model or hold a copy each."""
+    import dgpo
+
+    def pretend() -> None:
+        from accelerate import PartialState
+        from accelerate.utils import DistributedType
+
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+
+    def run(rank: int) -> None:
+        results = {}
+        for name, (case, sharded) in WATCHED_CASES.items():
+            options = {key: value for key, value in case.items() if key != "named"}
+            if sharded and world_size > 1:
+                layers = {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}
+                options |= {"fsdp": "full_shard auto_wrap", "fsdp_config": layers, "after_config": pretend}
+            for is_watched in (True,) if world_size == 1 else (False, True):
+                output = folder / f"{name.replace(' ', '_')}-{world_size}-{is_watched}"
+                batch = 8 // world_size // options.get("gradient_accumulation_steps", 1)
+                trainer = make_trainer(
+                    FixedGRPOTrainer,
+                    checkpoint,
+                    output,
+                    perturb=0.05,
+                    loss_type="grpo",
+                    per_device_train_batch_size=batch,
+                    **options,
+                )
+                if is_watched:
+                    dgpo.watch(trainer, every=2, reference=checkpoint if case.get("named") else "auto")
+                trainer.train()
+                assert trainer.is_fsdp_enabled == (sharded and world_size > 1)
+                results[name, is_watched] = trainer.recorder.gradients
+        if rank == 0:
+            torch.save(results, folder / f"watched_{world_size}.pt")
+
+    assert fork_ranks(run, world_size) == [0] * world_size
+
+
 # ---------------------------------------------------------------------------------------------- resume
 
 # "off": checkpoints fall inside of a generation window of 4 micro-steps.
@@ -243,5 +303,5 @@ def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
 
 if __name__ == "__main__":
     scenario, target, model, processes = sys.argv[1:]
-    scenarios = {"ranks": train_ranks, "sharded": train_sharded, "resume": train_resume}
+    scenarios = {"ranks": train_ranks, "sharded": train_sharded, "resume": train_resume, "watch": train_watched}
     scenarios[scenario](Path(target), model, int(processes))

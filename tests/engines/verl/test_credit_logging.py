@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 from support import HERE
 
 import verl  # noqa: F401  isort: skip
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
 from dgpo.core import assign_credit
 from dgpo.credit_log import CompletionCredit, read_credit_log
 from dgpo.engines.verl import credit_logging
@@ -17,6 +19,11 @@ from dgpo.engines.verl.config import DGPOSettings
 SIGNED = f"{HERE / 'credit_rules.py'}:signed_share"
 REFERENCE = {"hellinger_sq", "ref_logps", "scores"}
 ALWAYS = {"entropy", "logps"}
+
+
+def stacked(name, values):
+    """As verl puts them into its queue."""
+    return list_of_dict_to_tensordict([{name: value, "input_ids": torch.ones(1)} for value in values])
 
 
 @pytest.fixture
@@ -31,17 +38,38 @@ def logged(monkeypatch, tmp_path):
 
     def kv_batch_get(keys, partition_id, select_fields):
         rows = [KEYS.index(key) for key in keys]
-        assert select_fields == ["prompts", "responses"]
+        (name, *more) = select_fields
+        if name == "reward_model":
+            if facts is None:
+                raise ValueError("no such field")
+            return stacked(name, [{"ground_truth": f"answer {row}", "style": "rule"} for row in rows])
+        if name == "extra_fields":
+            info = {"acc": True, "form": 0.5, "pred": "7"}
+            return stacked(name, [{"reward_extra_info": info} if facts else {} for _ in rows])
+        assert (name, more) == ("prompts", ["responses"])
         ids = [torch.arange(LENGTHS[row]) for row in rows]
         return {"prompts": nested([[7, 8]] * len(rows)), "responses": nested(ids)}
 
     monkeypatch.setattr(credit_logging, "collect_completion", collect)
     monkeypatch.setattr(credit_logging.tq, "kv_batch_get", kv_batch_get)
 
-    def log(rule, data, count=8):
+    facts = True
+
+    def log(rule, data, count=8, has_facts=True, eos_ids=(0,)):
+        nonlocal facts
+        facts = True if has_facts else None
+        monkeypatch.setattr(
+            credit_logging,
+            "get_generation_config",
+            lambda path, trust_remote_code: SimpleNamespace(eos_token_id=list(eos_ids)),
+        )
         settings = DGPOSettings(credit_rule=rule, credit_log_steps=1, credit_log_completions=count)
         rollout = {"temperature": 0.7, "response_length": 4}
-        config = {"actor_rollout_ref": {"rollout": rollout}, "trainer": {"default_local_dir": str(tmp_path)}}
+        model = {"path": "model"}
+        config = {
+            "actor_rollout_ref": {"rollout": rollout, "model": model},
+            "trainer": {"default_local_dir": str(tmp_path)},
+        }
         logging = credit_logging.CreditLogging(
             OmegaConf.create(config), SimpleNamespace(eos_token_id=0), settings, vocab_size=8
         )
@@ -60,19 +88,46 @@ def test_real_rows_alone_are_logged_with_the_rule_in_the_header(logged):
     assert step.header["rule"] == "capped"
     assert step.header["options"] == {"tau": 0.5, "kappa": 1.0, "cap": 2.0}
     assert (step.header["temperature"], step.header["out_of"]) == (0.7, 3)
-    assert [completion.ids for completion in step.completions] == [[0, 1, 2], [0, 1], [0, 1, 2, 3]]
-    assert [completion["advantage"] for completion in given] == [1.0, -0.5, -1.0]
-    assert [completion["reward"] for completion in given] == [1.0, 0.5, 0.0]
-    assert [completion["group"] for completion in given] == [0, 1, 0]
-    assert [completion["truncated"] for completion in given] == [False, False, True]
-    assert given[2]["trained"].tolist() == [True, False, True, True]
+    assert [completion.ids for completion in step.completions] == [[0, 1, 2], [0, 1, 2, 3], [0, 1]]
+    assert [completion["advantage"] for completion in given] == [1.0, -1.0, -0.5]
+    assert [completion["reward"] for completion in given] == [1.0, 0.0, 0.5]
+    assert [completion["group"] for completion in given] == [0, 0, 1]
+    assert given[1]["trained"].tolist() == [True, False, True, True]
     assert given[0]["per_token"].keys() == ALWAYS | REFERENCE | {"weights"}
-    assert all(len(values) == 4 for values in given[2]["per_token"].values())
+    assert all(len(values) == 4 for values in given[1]["per_token"].values())
 
 
-def test_rows_are_spread_over_the_batch(logged):
+def test_the_completions_of_a_prompt_stay_together(logged):
     _, given = logged("dgpo", batch(), count=2)
-    assert [completion["advantage"] for completion in given] == [1.0, -0.5]
+    assert [completion["advantage"] for completion in given] == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("eos_ids", "reasons"),
+    [((0,), [None, "length", None]), ((1, 2), ["eos", "length", "eos"]), ((3,), [None, "eos", None])],
+)
+def test_any_end_of_sequence_token_ends_a_response(logged, eos_ids, reasons):
+    """Responses end with tokens 2, 3 and 1; the second one is as long as a response may be."""
+    _, given = logged("dgpo", batch(), eos_ids=eos_ids)
+    assert [completion["ended"] for completion in given] == reasons
+
+
+def test_answers_and_the_numbers_of_a_reward_function_are_logged(logged):
+    _, given = logged("dgpo", batch())
+    assert [completion["answer"] for completion in given] == ["answer 0", "answer 2", "answer 1"]
+    assert given[2]["rewards"] == {"reward": 0.5, "acc": 1.0, "form": 0.5}
+
+
+def test_what_verl_does_not_hold_is_left_out(logged):
+    step, given = logged("dgpo", batch(), has_facts=False)
+    assert len(step.completions) == 3
+    assert [completion["answer"] for completion in given] == [None] * 3
+    assert given[2]["rewards"] == {"reward": 0.5}
+
+
+def test_columns_of_a_rule_are_logged(logged):
+    _, given = logged(f"{HERE / 'credit_rules.py'}:with_columns", batch())
+    assert given[1]["per_token"]["place"].tolist() == [1.0, 0.0, 3.0, 4.0]
 
 
 def test_without_a_reference_its_columns_are_left_out(logged):

@@ -153,8 +153,12 @@ def test_the_credit_log_is_one_that_the_report_reads(run):
     for completion in last:
         weights = [weight for weight in completion.w if weight is not None]
         assert sum(weights) / len(weights) == pytest.approx(1.0, abs=1e-3)
-        assert "what is" in completion.prompt
         assert completion.reward is not None
+        one, other = re.search(r"what is (\d) \+ (\d)", completion.prompt).groups()
+        assert completion.answer == str(int(one) + int(other))
+        assert len(completion.rewards) > 1  # the reward function's own numbers beside the score
+        assert completion.ended in ("eos", "length")
+    assert all(len({one.prompt for one in last if one.group == found.group}) == 1 for found in last)
     assert read_run(run.folder / "run").config["credit_options.tau"] == 0.001
 
 

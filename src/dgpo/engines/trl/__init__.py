@@ -1,4 +1,4 @@
-"""DGPO for TRL: `DGPOConfig` and `DGPOTrainer`, drop-ins for `GRPOConfig` and `GRPOTrainer`."""
+"""DGPO for TRL: `DGPOConfig` and `DGPOTrainer`, drop-ins for `GRPOConfig` and `GRPOTrainer`; and `watch`."""
 
 from dgpo.engines.trl.compat import check_trl_version
 
@@ -6,5 +6,6 @@ check_trl_version()
 
 from dgpo.engines.trl.config import DGPOConfig  # noqa: E402  an unsupported TRL must fail by its version, not by a name
 from dgpo.engines.trl.trainer import DGPOTrainer  # noqa: E402
+from dgpo.engines.trl.watching import watch  # noqa: E402
 
-__all__ = ["DGPOConfig", "DGPOTrainer"]
+__all__ = ["DGPOConfig", "DGPOTrainer", "watch"]

@@ -1,5 +1,6 @@
 """What `DGPOTrainer` refuses before compute is spent, and what it says about a reference that is not the policy."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,16 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from dgpo.core import TokenStats
 from dgpo.engines.trl.config import DGPOConfig
 from dgpo.engines.trl.rollout import holds_whole_groups
 from dgpo.errors import ConfigError, DgpoError, TrainingError
+from dgpo.names import did_you_mean
 from dgpo.rules import CreditRule
+
+logger = logging.getLogger(__name__)
 
 _INIT = re.compile(r"init_(\w+_)?weights")
 
@@ -188,3 +192,55 @@ def non_finite_error(what: str, step: int, output_dir: str | None) -> DgpoError:
         f" {last_checkpoint_note(output_dir)} Usual causes: a learning rate that is too high, fp16 overflow (use bf16),"
         " or a model whose weights were nan from the start."
     )
+
+
+def check_watched(trainer: Any, rule: CreditRule, every: int, completions: int, answer: str | None) -> None:
+    """Refuse what `dgpo.watch` cannot log, and say what it can log parts of only."""
+    if not isinstance(trainer, GRPOTrainer):
+        raise ConfigError(
+            f"dgpo.watch looks at the rollouts and the loss of TRL's GRPOTrainer; {type(trainer).__name__} is none."
+        )
+    if hasattr(trainer, "_credit_logging"):
+        raise ConfigError(
+            f"{type(trainer).__name__} writes a credit log of its own, with the credit that it trains with. Set"
+            f" credit_log_steps={every} in DGPOConfig."
+        )
+    if any(callback.__class__.__name__ == "Watch" for callback in trainer.callback_handler.callbacks):
+        raise ConfigError("This trainer is watched already; call dgpo.watch once.")
+    for name, value in (("every", every), ("completions", completions)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    columns = getattr(trainer.train_dataset, "column_names", None)
+    if answer is not None and columns and answer not in columns and answer.split(".")[0] not in columns:
+        raise ConfigError(
+            f"The data set has no column {answer!r}.{did_you_mean(answer, columns)} It has {', '.join(columns)}."
+        )
+    args, size = trainer.args, trainer.num_generations
+    rows = args.per_device_train_batch_size * args.steps_per_generation
+    is_whole = args.world_size == 1 or rows % size == 0
+    has_parts = not is_whole or completions < size or args.steps_per_generation > args.gradient_accumulation_steps
+    if rule.traits.whole_groups and has_parts:
+        raise ConfigError(
+            f"The credit rule {rule.name} compares all completions of a prompt, and the log would hold parts of them."
+            f" Give completions at least num_generations ({size}); a process must sample whole groups, and a step must"
+            " use whole rollouts (steps_per_generation at most gradient_accumulation_steps)."
+        )
+    if not is_whole and trainer.accelerator.is_main_process:
+        logger.warning(
+            "A process samples %d completions, which are not whole groups of %d: the log holds the main process's part"
+            " of a group.",
+            rows,
+            size,
+        )
+
+
+def check_watched_rule(rule: CreditRule, *, has_reference: bool) -> None:
+    """Refuse a rule that reads statistics of a reference where there is none, and KL, which no pass gives."""
+    if "kl" in rule.traits.reads:
+        raise ConfigError(f"The credit rule {rule.name} reads kl, which the pass over the heads does not give.")
+    if rule.traits.needs_reference and not has_reference:
+        raise ConfigError(
+            f"The credit rule {rule.name} reads {', '.join(rule.traits.reads)}, and there is no reference. Name a"
+            " checkpoint: dgpo.watch(trainer, reference=PATH). What is there by itself is TRL's reference (beta above"
+            " 0), or the model without its adapter (PEFT)."
+        )

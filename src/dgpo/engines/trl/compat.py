@@ -31,6 +31,9 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
 }
 """Methods of `GRPOTrainer` that `DGPOTrainer` overrides, with the parameters they must have."""
 
+WATCHED = ("_compute_loss", "_generate_and_score_completions")
+"""Methods of a `GRPOTrainer` that `dgpo.watch` surrounds on one trainer, whose class stays as it is."""
+
 CALLED_BY_TRL: dict[str, tuple[str, ...]] = {
     "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
     "training_step": ("self", "model", "inputs", "num_items_in_batch"),
@@ -47,8 +50,8 @@ TRAINER_PARAMETERS = (
 
 TRAINER_ATTRIBUTES = (
     *("_buffered_inputs", "_entropy_bonus_enabled", "_logs", "_metrics", "_step", "_tokenizer"),
-    *("aux_loss_enabled", "beta", "num_generations", "num_generations_eval", "ref_model", "reward_func_names"),
-    *("reward_weights", "temperature"),
+    *("aux_loss_enabled", "beta", "eos_token_ids", "num_generations", "num_generations_eval", "num_iterations"),
+    *("ref_model", "reward_func_names", "reward_weights", "temperature"),
 )
 """Attributes of a constructed `GRPOTrainer` that the adapter reads or sets."""
 

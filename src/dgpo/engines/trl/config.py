@@ -27,6 +27,9 @@ class DGPOConfig(CreditConfig, GRPOConfig):
             metrics of credit and entropy are then over the others. What reads them (`beta`, an entropy bonus,
             `top_entropy_quantile`, a load-balancing loss, a rule that is signed, needs whole groups or is batch-wide)
             switches it off.
+        credit_log_answer: The column of the data set with the gold answer, for the credit log; a dot leads into a
+            mapping. None: the first of `answer`, `final_answer`, `ground_truth`, `solution` and
+            `reward_model.ground_truth` that there is.
 
     Raises:
         ConfigError: For a value that cannot work, naming the value and the remedy.
@@ -39,6 +42,10 @@ class DGPOConfig(CreditConfig, GRPOConfig):
         >>> DGPOConfig(output_dir="runs/example", **rule, use_cpu=True, report_to=[]).tau    # the rule's own default
         0.5
     """
+
+    credit_log_answer: str | None = field(
+        default=None, metadata={"help": "Column of the data set with the gold answer, for the credit log."}
+    )
 
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "credit_options"]  # noqa: RUF012  transformers' own attribute
 

@@ -35,8 +35,8 @@ class ReferenceHead:
 
 
 @dataclass(frozen=True)
-class _KernelCall:
-    """One call of TRL's head kernel: its arguments, in TRL's order."""
+class KernelCall:
+    """One call of TRL's head kernel: its arguments, in TRL's order; rows of hidden states and targets are tokens."""
 
     hidden: Tensor
     weight: Tensor
@@ -47,6 +47,11 @@ class _KernelCall:
     softcap: float | None = None
     logit_scale: float = 1.0
     outputs: tuple[str, ...] = ()
+
+    def selected(self, rows: Tensor) -> "KernelCall":
+        """The same call for some of its tokens, (n,) int64, without a gradient."""
+        weight, bias = self.weight.detach(), None if self.bias is None else self.bias.detach()
+        return replace(self, hidden=self.hidden.detach()[rows], weight=weight, bias=bias, targets=self.targets[rows])
 
     def stats(self, reference: ReferenceHead | None = None) -> LMHeadStats:
         """Per-token statistics of these hidden states, against the reference if one is given."""
@@ -79,7 +84,7 @@ class _KernelCall:
 class HeadView:
     """What an observer of a policy pass may look at while the heads' weights are there; rows are tokens, flat."""
 
-    def __init__(self, call: _KernelCall, reference: ReferenceHead | None, stats: LMHeadStats) -> None:
+    def __init__(self, call: KernelCall, reference: ReferenceHead | None, stats: LMHeadStats) -> None:
         self.stats = stats
         self._calls = {"policy": call}
         if reference is not None:
@@ -95,7 +100,31 @@ _KernelResult = tuple[Tensor, Tensor | None, None, None, None]
 
 
 @contextmanager
-def _answering(answer: Callable[[_KernelCall], _KernelResult]) -> Iterator[None]:
+def listening(hear: Callable[[KernelCall, Tensor], None]) -> Iterator[None]:
+    """Let TRL's own head kernel compute as ever inside of this block, and pass on each of its calls.
+
+    Args:
+        hear: Called after each call of the kernel, with its arguments and the log-probabilities that it gave. It must
+            not raise.
+    """
+    kernel = trl_utils._ChunkedLogProbFunction
+
+    class _Kernel:
+        @staticmethod
+        def apply(*args: Any) -> Any:
+            result = kernel.apply(*args)
+            hear(KernelCall(*args), result[0])
+            return result
+
+    trl_utils._ChunkedLogProbFunction = _Kernel
+    try:
+        yield
+    finally:
+        trl_utils._ChunkedLogProbFunction = kernel
+
+
+@contextmanager
+def _answering(answer: Callable[[KernelCall], _KernelResult]) -> Iterator[None]:
     """Let `answer` serve TRL's head kernel inside of this block.
 
     The name is looked up in TRL's module on each call; replacing it there for the duration of one forward pass needs no
@@ -105,7 +134,7 @@ def _answering(answer: Callable[[_KernelCall], _KernelResult]) -> Iterator[None]
     class _Kernel:
         @staticmethod
         def apply(*args: Any) -> _KernelResult:
-            return answer(_KernelCall(*args))
+            return answer(KernelCall(*args))
 
     replaced = {"_ChunkedLogProbFunction": _Kernel, "_use_triton": _score_valid_positions_only}
     originals = {name: getattr(trl_utils, name) for name in replaced}
@@ -135,7 +164,7 @@ def reference_pass(*, copy_head: bool) -> Iterator[list[ReferenceHead]]:
     """
     seen: list[ReferenceHead] = []
 
-    def answer(call: _KernelCall) -> _KernelResult:
+    def answer(call: KernelCall) -> _KernelResult:
         weight, bias = call.weight, call.bias
         if copy_head:
             weight, bias = weight.detach().clone(), None if bias is None else bias.detach().clone()
@@ -162,7 +191,7 @@ def policy_pass(
     """
     seen: list[LMHeadStats] = []
 
-    def answer(call: _KernelCall) -> _KernelResult:
+    def answer(call: KernelCall) -> _KernelResult:
         stats = call.stats(reference)
         seen.append(stats)
         if observe is not None:

@@ -1,14 +1,21 @@
 """What a rollout carries for the credit beside TRL's own columns; TRL shuffles and splits them with the rest."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+
+from dgpo.credit_log.answers import gold_answer, texts_as_tensor
 
 GROUP, REWARD = "dgpo_group", "dgpo_reward"
 """Keys of the prompt's number of each completion, (B,) int64, and of its weighted sum of rewards, (B,)."""
 
 TOKEN_ADVANTAGES = "dgpo_token_advantages"
 """Key of the token advantages, (B, T), where the rollout fixes them."""
+
+REWARDS, ANSWER = "dgpo_rewards", "dgpo_answer"
+"""Keys of what the credit log holds of a prompt and its completions: each function's reward, (B, functions), and the
+gold answers, (B, L) uint8."""
 
 REF_LOGPS = "ref_per_token_logps"
 """TRL's key of the reference's log-probabilities."""
@@ -31,12 +38,32 @@ def local_rewards(trainer: Any, count: int) -> torch.Tensor:
     return torch.tensor(columns, dtype=torch.float32).T.reshape(count, -1)
 
 
+def groups_of(trainer: Any, count: int) -> torch.Tensor:
+    """Return which prompt of the whole rollout each of this process's completions belongs to, (count,) int64."""
+    size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
+    first = trainer.accelerator.process_index * count
+    return torch.arange(first, first + count).div(size, rounding_mode="floor")
+
+
+def log_columns(trainer: Any, rows: Sequence[Mapping[str, Any]], answer: str | None) -> dict[str, torch.Tensor]:
+    """Return what the credit log holds of a rollout, by key.
+
+    Args:
+        trainer: The trainer, after it has made the rollout.
+        rows: The data set's row of each of this process's completions, before TRL shuffles them.
+        answer: The column with the gold answer; see `gold_answer`.
+
+    Returns:
+        Tensors with one row a completion.
+    """
+    answers = texts_as_tensor([gold_answer(row, answer) for row in rows])
+    return {REWARDS: local_rewards(trainer, len(rows)), ANSWER: answers}
+
+
 def add_rollout_columns(trainer: Any, outputs: dict[str, Any]) -> None:
     """Add group and reward of each completion, before TRL shuffles them."""
     device, count = outputs["completion_ids"].device, len(outputs["completion_ids"])
-    size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
-    first = trainer.accelerator.process_index * count
-    outputs[GROUP] = torch.arange(first, first + count, device=device) // size
+    outputs[GROUP] = groups_of(trainer, count).to(device)
     values = local_rewards(trainer, count)
     weighted = (values * trainer.reward_weights.cpu()).nansum(-1)
     weighted[values.isnan().all(-1)] = torch.nan

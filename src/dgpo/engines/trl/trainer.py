@@ -153,7 +153,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         outputs.pop(REF_LOGPS, None)  # placeholders, see _get_per_token_logps_and_entropies
         add_rollout_columns(self, outputs)
         if self._credit_logging is not None:
-            self._credit_logging.add_rewards(outputs)
+            self._credit_logging.add_columns(inputs, outputs)
         if self.args.credit_policy == "old":
             if not scores and self._rule.traits.whole_groups and not holds_whole_groups(self.args, "micro-batch"):
                 with torch.no_grad():  # micro-batches hold parts of groups
@@ -196,7 +196,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         length = inputs["completion_ids"].size(1)
         for_credit = TOKEN_ADVANTAGES not in inputs
-        return self._score_tokens(model, ids, mask, length, batch_size, self.aux_loss_enabled, for_credit)
+        return self._score_tokens(model, ids, mask, length, batch_size, self.aux_loss_enabled, for_credit, inputs)
 
     def _score_tokens(
         self,
@@ -207,13 +207,14 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         batch_size: int | None,
         with_aux_loss: bool,
         for_credit: bool,
+        inputs: dict[str, Any] | None = None,
     ) -> Scores:
         """Score the last `length` tokens, `batch_size` rows at a time; first the reference, then both heads at once."""
         score = super()._get_per_token_logps_and_entropies
         if not for_credit:
             with heads.policy_pass():
                 return Scores(*score(model, ids, mask, length, batch_size, True, with_aux_loss))
-        observe = self._credit_logging and self._credit_logging.observe(mask[:, -length:])
+        observe = self._credit_logging and self._credit_logging.observe(mask[:, -length:], inputs)
         parts = []
         for row_ids, row_mask in zip(*(x.split(batch_size or len(x)) for x in (ids, mask)), strict=True):
             reference = None

@@ -1,16 +1,21 @@
 """Writes the credit log of a verl run from the trainer's process, for `dgpo report`."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import transfer_queue as tq
 from torch import Tensor
 from transfer_queue import KVBatchMeta
+from verl.utils.model import get_generation_config
 
 from dgpo.core.assign import Credit
 from dgpo.core.token_stats import TokenStats
 from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
-from dgpo.credit_log.collect import collect_completion, evenly_spread
+from dgpo.credit_log.answers import VERL_ANSWER, gold_answer
+from dgpo.credit_log.collect import collect_completion, reason_it_ended, rows_of_whole_groups
+from dgpo.credit_log.record import EOS
 from dgpo.engines.verl.config import DGPOSettings
 
 logger = logging.getLogger(__name__)
@@ -41,9 +46,17 @@ class CreditLogging:
             every=settings.credit_log_steps,
             max_completions=settings.credit_log_completions,
         )
-        self._tokenizer = tokenizer
+        self._tokenizer, self._model = tokenizer, config.actor_rollout_ref.model
         self._longest = int(rollout.response_length)
         self._last_step = config.trainer.get("total_training_steps")
+
+    @cached_property
+    def _eos_ids(self) -> set[int]:
+        """Every token that ends a response: that of the tokenizer, and those of the model's generation config."""
+        config = get_generation_config(self._model.path, trust_remote_code=self._model.get("trust_remote_code", False))
+        given = [] if config is None else config.eos_token_id
+        given = given if isinstance(given, list) else [given]
+        return {token for token in (self._tokenizer.eos_token_id, *given) if token is not None}
 
     def start(self, step: int) -> None:
         """Begin after a step: 0 for a new run, that of the checkpoint for a resumed one."""
@@ -61,24 +74,33 @@ class CreditLogging:
         if not (self._log.is_due(step) or step == self._last_step):
             return
         try:
+            assert stats.group is not None
             real = [row for row, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
-            rows = [real[index] for index in evenly_spread(self._log.max_completions, len(real))]
-            data = tq.kv_batch_get(
-                keys=[batch.keys[row] for row in rows],
-                partition_id=batch.partition_id,
-                select_fields=["prompts", "responses"],
+            groups, advantages = stats.group.tolist(), stats.advantages.tolist()
+            chosen = rows_of_whole_groups(
+                [groups[row] for row in real], [advantages[row] for row in real], self._log.max_completions
             )
-            texts = zip(rows, data["prompts"].unbind(), data["responses"].unbind(), strict=True)
-            completions = [self._completion(stats, credit, row, prompt, ids) for row, prompt, ids in texts]
+            rows = [real[index] for index in chosen]
+            keys = [batch.keys[row] for row in rows]
+            data = _fetch(batch, keys, "prompts", "responses")
+            texts = zip(rows, data["prompts"].unbind(), data["responses"].unbind(), _facts(batch, keys), strict=True)
+            completions = [self._completion(stats, credit, *text) for text in texts]
             self._log.write(step, completions, out_of=len(real))
         except Exception:  # a view of the training must not end it
             logger.warning("The credit of step %d could not be logged.", step, exc_info=True)
 
     def _completion(
-        self, stats: TokenStats, credit: Credit, row: int, prompt_ids: Tensor, ids: Tensor
+        self,
+        stats: TokenStats,
+        credit: Credit,
+        row: int,
+        prompt_ids: Tensor,
+        ids: Tensor,
+        facts: Mapping[str, Any],
     ) -> CompletionCredit:
         """Return one row for the log; what was not computed, such as distances without a reference, is left out."""
         per_token = {
+            **credit.columns,
             "weights": credit.weights,
             "token_advantages": credit.token_advantages if credit.weights is None else None,
             "scores": credit.scores,
@@ -99,9 +121,40 @@ class CreditLogging:
             trained=trained,
             prompt_ids=prompt_ids.tolist(),
             advantage=stats.advantages[row].item() if trained.any() else None,
-            rewards={"reward": reward},
+            rewards={"reward": reward, **_extra_rewards(facts)},
             reward=reward,
+            answer=gold_answer(facts, VERL_ANSWER),
             group=int(stats.group[row]),
-            truncated=len(ids) >= self._longest and int(ids[-1]) != self._tokenizer.eos_token_id,
+            ended=self._reason(ids.tolist()),
             max_tokens=self._log.max_tokens,
         )
+
+    def _reason(self, ids: Sequence[int]) -> str | None:
+        """Why a response ended; None where an agent loop ended it otherwise."""
+        reason = reason_it_ended(ids, self._eos_ids)
+        return reason if reason == EOS or len(ids) >= self._longest else None
+
+
+def _fetch(batch: KVBatchMeta, keys: Sequence[str], *names: str) -> Any:
+    return tq.kv_batch_get(keys=list(keys), partition_id=batch.partition_id, select_fields=list(names))
+
+
+def _facts(batch: KVBatchMeta, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """What the data set and the reward function have of each row; empty where verl does not hold it."""
+    facts: list[dict[str, Any]] = [{} for _ in keys]
+    for name in ("reward_model", "extra_fields"):
+        try:
+            values = _fetch(batch, keys, name).get(name).tolist()  # by [name] it is no stack of values any more
+        except Exception:  # a data set or an agent loop without it
+            logger.debug("verl holds no %s.", name, exc_info=True)
+            continue
+        for fact, value in zip(facts, values, strict=True):
+            fact[name] = value
+    return facts
+
+
+def _extra_rewards(facts: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that a reward function returned beside the score."""
+    extra = facts.get("extra_fields")
+    info = extra.get("reward_extra_info") if isinstance(extra, Mapping) else None
+    return {str(name): float(x) for name, x in (info or {}).items() if isinstance(x, bool | int | float)}

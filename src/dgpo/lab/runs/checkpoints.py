@@ -23,6 +23,7 @@ MAY_CHANGE = frozenset(
             "completions_every",
             "credit_log_steps",
             "credit_log_completions",
+            "credit_log_answer",
             "eval_before_and_after",
             "eval_task",
             "eval_every",

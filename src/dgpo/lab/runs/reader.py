@@ -35,7 +35,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Return a run from the directory of `dgpo train`, or from the `output_dir` of any `DGPOTrainer`.
+    """Return a run from the directory of `dgpo train`, or from the `output_dir` of a trainer.
 
     Args:
         path: The directory.
@@ -69,7 +69,8 @@ def read_run(path: Path) -> Run:
     run.figures = if_intact(_figures, summary, SUMMARY, problems)
     if not run.steps:
         run.notes.append(
-            "This run has no credit log. Set credit_log_steps (20, say) in the recipe or in DGPOConfig to get one."
+            "This run has no credit log. Set credit_log_steps (20, say) in the recipe or in DGPOConfig to get one;"
+            " for TRL's GRPOTrainer, call dgpo.watch(trainer)."
         )
     if not lines:
         run.notes.append(f"There are no curves: {METRICS} is missing, and no checkpoint holds metrics.")
@@ -122,10 +123,10 @@ def curves_of(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]
 
 
 def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The metrics that `dgpo train` wrote, or else those of the newest checkpoint."""
-    file = path / METRICS
-    if file.is_file():
-        return intact_lines(file, notes)
+    """The metrics that `dgpo train` or `dgpo.watch` wrote, or else those of the newest checkpoint."""
+    for file in (path / METRICS, path / FOLDER / METRICS):
+        if file.is_file():
+            return intact_lines(file, notes)
     states = {state.stat().st_mtime: state for state in path.glob(f"{CHECKPOINTS}/{TRAINER_STATE}")}
     history = intact_mapping(states[max(states)], notes).get("log_history") if states else []
     lines = history if isinstance(history, list) else []

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dgpo.credit_log.answers import ANSWER_COLUMNS, VERL_ANSWER
 from dgpo.errors import ConfigError, DataError
 from dgpo.lab.rewards.extraction import last_boxed
 from dgpo.lab.rewards.numbers import parse_number
@@ -12,9 +13,6 @@ Message = dict[str, str]
 Prompt = str | list[Message]
 
 PROMPT_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "solution")
-# DAPO-Math-17k and verl's data: the gold answer lies inside a struct.
-_VERL_ANSWER = "reward_model.ground_truth"
 
 
 class Columns(NamedTuple):
@@ -71,7 +69,7 @@ def find_columns(
             hint = did_you_mean(str(given), columns)
             raise DataError(f"{where} has no column {given!r} ({option}).{hint} It has: {', '.join(columns)}.")
     if answer_column is None and {"prompt", "reward_model"} <= by_lower.keys():
-        answer_column = by_lower["reward_model"] + _VERL_ANSWER[len("reward_model") :]
+        answer_column = by_lower["reward_model"] + VERL_ANSWER[len("reward_model") :]
         prompt_column = prompt_column or by_lower["prompt"]
     prompt = prompt_column or next((by_lower[name] for name in PROMPT_COLUMNS if name in by_lower), None)
     answer = answer_column or next((by_lower[name] for name in ANSWER_COLUMNS if name in by_lower), None)
@@ -81,7 +79,7 @@ def find_columns(
         )
         raise DataError(
             f"{where} has no {missing} that is recognised; it has: {', '.join(columns)}. Expected one of "
-            f"{', '.join(PROMPT_COLUMNS)} for the prompt and one of {', '.join(ANSWER_COLUMNS)}, {_VERL_ANSWER} for "
+            f"{', '.join(PROMPT_COLUMNS)} for the prompt and one of {', '.join(ANSWER_COLUMNS)}, {VERL_ANSWER} for "
             "the gold answer; or name yours with prompt_column and answer_column."
         )
     return Columns(prompt, answer)
