@@ -24,19 +24,16 @@ STACK = 10
 """Seeds that are trained as one stack."""
 EVERYWHERE = (HINTS, "hindsight, gold", "hindsight, peer")
 """In all variants."""
-LADDER = (
-    *("grpo", "exact advantage", "right or wrong", "which tokens decide"),
-    *("values, noise .5", "values, noise 1", "values, noise 2"),
-    *("tree at random", "tree at h", "tree at d*h", "tree at decisions"),
-)
-"""In the variants of `THREE`, as is what a real reference would do wrong."""
-THREE = ("small groups", "sparse", "four forks")
-ATTACKS = (
-    *("gold, 1 in 4 wrong", "no hint is true", "gold, refreshed 1", "gold, without d"),
-    *("gold, scaled by completion", "peer, scaled by completion"),
-)
 TWO = ("small groups", "sparse")
-"""Those in which there is something to gain; all other arms run in these."""
+"""Those in which there is something to gain: all other arms run in these."""
+FIRST = (
+    *("grpo", "exact advantage", "right or wrong", "no hint is true", "gold, 1 in 4 wrong", "gold, refreshed 1"),
+    *("gold, scaled by completion", "peer, scaled by completion", "gold, without d", "values, noise 1"),
+    *("which tokens decide", "tree at random", "tree at d*h", "tree at decisions"),
+    *("values, noise 2", "grpo, hints .7", "gold, trust .7", "gold, mix .1", "gold, mix .5", "gold, 1 in 2 wrong"),
+    *("gold, refreshed 10", "gold, refreshed 40", "grpo, hints .5", "gold, trust .5", "peer, mix .5"),
+)
+"""In the order of importance: a run that is stopped has answered the principal questions."""
 CHOSEN_ON = range(10, 20)
 """Seeds on which learning rates are chosen; nothing else is looked at on them."""
 RATED = tuple(name for name in ARMS if ", rate " in name)
@@ -54,9 +51,9 @@ def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
     """
     if reduced:
         return [Cell("reduced", rule, seed) for rule in ARMS for seed in seeds]
-    pairs = [(variant, rule) for variant in VARIANTS for rule in EVERYWHERE]
-    pairs += [(variant, rule) for rule in (*LADDER, *ATTACKS) for variant in THREE]
-    pairs += [(variant, rule) for rule in ARMS for variant in TWO]
+    pairs = [(variant, rule) for variant in TWO for rule in EVERYWHERE]
+    pairs += [(variant, rule) for variant in VARIANTS for rule in EVERYWHERE]
+    pairs += [(variant, rule) for rule in (*FIRST, *ARMS) for variant in TWO]
     cells = [Cell(*pair, seed) for pair in dict.fromkeys(pairs) for seed in seeds]
     rates = [(variant, rule) for rule in (HINTS, "hindsight, gold", *RATED) for variant in TWO]
     return cells + [Cell(*pair, seed) for pair in rates for seed in CHOSEN_ON if seed not in seeds]

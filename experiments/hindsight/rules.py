@@ -70,9 +70,12 @@ ARMS: dict[str, KnowingArm] = {
     **{f"gold, mix {name}": _hinted(options={"mix": mix}) for name, mix in ((".1", 0.1), (".5", 0.5), (".7", 0.7))},
     **{f"peer, mix {name}": _hinted(options={"mix": mix}, hint=PEER) for name, mix in ((".1", 0.1), (".5", 0.5))},
     # Other starts: hints that the reference was taught to trust more or less.
-    **{f"grpo, hints {name}": KnowingArm("even", start=Start("hinted", trust)) for name, trust in TRUSTS.items()},
     **{
-        f"gold, trust {name}": _hinted(start=Start("hinted", trust), baseline=f"grpo, hints {name}")
+        f"{HINTS} {name}": KnowingArm("even", start=Start("hinted", trust), baseline=f"{HINTS} {name}")
+        for name, trust in TRUSTS.items()
+    },
+    **{
+        f"gold, trust {name}": _hinted(start=Start("hinted", trust), baseline=f"{HINTS} {name}")
         for name, trust in TRUSTS.items()
     },
     # Hints that are wrong.
@@ -94,6 +97,9 @@ ARMS: dict[str, KnowingArm] = {
     "gold, d as weights": _hinted(distance_weights, {"tau": 0.1}),
     "peer, d where i agrees": _hinted(agreeing, hint=PEER),
     # Learning rates, chosen on other seeds.
-    **{f"{HINTS}, rate {name}": KnowingArm("even", start=HINTED, rate=rate) for name, rate in RATES.items()},
+    **{
+        f"{HINTS}, rate {name}": KnowingArm("even", start=HINTED, baseline=HINTS, rate=rate)
+        for name, rate in RATES.items()
+    },
     **{f"hindsight, gold, rate {name}": _hinted(rate=rate) for name, rate in RATES.items()},
 }

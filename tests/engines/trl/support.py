@@ -116,6 +116,7 @@ def make_trainer(
     tokenizer: Any = None,
     after_config: Any = None,
     rows: int = 64,
+    dataset: Any = None,
     **options: Any,
 ) -> Any:
     """A trainer of either kind. SGD without clipping by default: Adam would hide a wrong normaliser of the loss."""
@@ -154,7 +155,7 @@ def make_trainer(
         model,
         reward,
         args,
-        train_dataset=make_dataset(rows),
+        train_dataset=dataset or make_dataset(rows),
         processing_class=tokenizer or AutoTokenizer.from_pretrained(checkpoint),
         peft_config=copy.deepcopy(peft_config),
         callbacks=[recorder, *callbacks],

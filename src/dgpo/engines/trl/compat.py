@@ -27,9 +27,10 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
     ),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
     "_save_checkpoint": ("self", "model", "trial"),
+    "_tokenize_prompts": ("self", "prompts"),
     "log": ("self", "logs", "start_time"),
 }
-"""Methods of `GRPOTrainer` that `DGPOTrainer` overrides, with the parameters they must have."""
+"""Methods of `GRPOTrainer` that `DGPOTrainer` overrides or calls, with the parameters they must have."""
 
 CALLED_BY_TRL: dict[str, tuple[str, ...]] = {
     "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
