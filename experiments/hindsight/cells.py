@@ -10,7 +10,7 @@ from experiments.credit.layout import Layout
 from experiments.credit.variants import REDUCED, VARIANTS, Variant, WarmUp
 from experiments.digests import CORE, digest_of_files, files_in
 from experiments.harness import Cell
-from experiments.hindsight.rules import ARMS, HINTS
+from experiments.hindsight.rules import ARMS, GOLD_ARM, HINTS, PEER_ARM, RATED
 from experiments.hindsight.train import train
 
 CODE = (
@@ -22,21 +22,20 @@ CODE = (
 )
 STACK = 10
 """Seeds that are trained as one stack."""
-EVERYWHERE = (HINTS, "hindsight, gold", "hindsight, peer")
+EVERYWHERE = (HINTS, GOLD_ARM, PEER_ARM)
 """In all variants."""
 TWO = ("small groups", "sparse")
 """Those in which there is something to gain: all other arms run in these."""
 FIRST = (
-    *("grpo", "exact advantage", "right or wrong", "no hint is true", "gold, 1 in 4 wrong", "gold, refreshed 1"),
-    *("gold, scaled by completion", "peer, scaled by completion", "gold, without d", "values, noise 1"),
+    *("grpo", "exact advantage", "right or wrong", "no hint is true", "gold 1 in 4 wrong", "gold refreshed 1"),
+    *("gold scaled by completion", "peer scaled by completion", "gold without d", "values noise 1"),
     *("which tokens decide", "tree at random", "tree at d*h", "tree at decisions"),
-    *("values, noise 2", "grpo, hints .7", "gold, trust .7", "gold, mix .1", "gold, mix .5", "gold, 1 in 2 wrong"),
-    *("gold, refreshed 10", "gold, refreshed 40", "grpo, hints .5", "gold, trust .5", "peer, mix .5"),
+    *("values noise 2", "grpo hinted .7", "gold trust .7", "gold mix .1", "gold mix .5", "gold 1 in 2 wrong"),
+    *("gold refreshed 10", "gold refreshed 40", "grpo hinted .5", "gold trust .5", "peer mix .5"),
 )
 """In the order of importance: a run that is stopped has answered the principal questions."""
 CHOSEN_ON = range(10, 20)
 """Seeds on which learning rates are chosen; nothing else is looked at on them."""
-RATED = tuple(name for name in ARMS if ", rate " in name)
 
 
 def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
@@ -55,7 +54,7 @@ def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
     pairs += [(variant, rule) for variant in VARIANTS for rule in EVERYWHERE]
     pairs += [(variant, rule) for rule in (*FIRST, *ARMS) for variant in TWO]
     cells = [Cell(*pair, seed) for pair in dict.fromkeys(pairs) for seed in seeds]
-    rates = [(variant, rule) for rule in (HINTS, "hindsight, gold", *RATED) for variant in TWO]
+    rates = [(variant, rule) for rule in (HINTS, GOLD_ARM, *RATED) for variant in TWO]
     return cells + [Cell(*pair, seed) for pair in rates for seed in CHOSEN_ON if seed not in seeds]
 
 

@@ -1,21 +1,27 @@
 """What the arms of `hindsight` are told is what they should be told, and a seed in a stack is what it is alone."""
 
+import json
+
 import pytest
 import torch
 
 from dgpo import TokenStats
+from experiments.command import main
 from experiments.credit import layout as language
 from experiments.credit.layout import Layout
 from experiments.credit.model import Shape, initial_parameters
 from experiments.credit.train import described
 from experiments.credit.variants import REDUCED
-from experiments.hindsight import hints, knowing, signals
+from experiments.hindsight import claims, hints, knowing, page, signals
+from experiments.hindsight.__main__ import EXPERIMENT
 from experiments.hindsight.arms import Tree
 from experiments.hindsight.knowing import Told
 from experiments.hindsight.rules import ARMS
 from experiments.hindsight.starts import answered_after
 from experiments.hindsight.train import train
 from experiments.hindsight.trees import CONTINUATIONS, grown
+
+RESULTS = EXPERIMENT.results
 
 LAYOUT = Layout(2)
 DIGITS = torch.tensor([[[7, 3], [2, 9]]])
@@ -122,9 +128,7 @@ def test_branches_repeat_their_root_and_are_trained_after_it_alone():
         assert (tree.token_advantages[:, roots:][~masks] == 0).all()
 
 
-@pytest.mark.parametrize(
-    "name", ["grpo, hints", "hindsight, gold", "values, noise 1", "tree at d*h", "gold, refreshed 1"]
-)
+@pytest.mark.parametrize("name", ["grpo hinted", "hindsight gold", "values noise 1", "tree at d*h", "gold refreshed 1"])
 def test_a_seed_in_a_stack_trains_as_it_does_alone(name, tmp_path):
     together = train(REDUCED, ARMS[name], [0, 1], tmp_path, eval_prompts=4)
     alone = train(REDUCED, ARMS[name], [1], tmp_path, eval_prompts=4)[0]
@@ -138,3 +142,35 @@ def test_every_arm_has_a_baseline_of_its_own_start():
         baseline = ARMS[arm.baseline]
         assert baseline.start == arm.start
         assert baseline.rule == "even"
+
+
+def test_the_command_writes_results_figures_and_a_chapter_of_a_part(tmp_path):
+    arms = "grpo hinted,hindsight gold,hindsight peer,grpo,exact advantage,no hint is true"
+    options = ["--reduced", "--workers", "0", "--quiet", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path)]
+    assert main(EXPERIMENT, [*options, "--rules", arms]) == 0
+    results = json.loads((tmp_path / "hindsight.json").read_text())
+    assert set(results["rules"]["reduced"]) == set(arms.split(","))
+    assert results["rules"]["reduced"]["hindsight gold"]["cost"]["scored_tokens"] > 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"hindsight-ladder.png", "hindsight-variants.png"}
+    assert "| hindsight" not in page.section(results)  # costs are shown of the variants that judge
+
+
+def test_verdicts_follow_the_figures():
+    """The committed figures with every gain of the gold arm taken away: its claim falls and the others stand."""
+    results = json.loads(RESULTS.read_text())
+    before = {verdict.claim: verdict.verdict for verdict in claims.verdicts(results)}
+    for arms in results["rules"].values():
+        arms["hindsight gold"]["seeds"] = arms["grpo hinted"]["seeds"]
+    after = {verdict.claim: verdict.verdict for verdict in claims.verdicts(results)}
+    changed = [claim for claim in before if before[claim] != after[claim]]
+    assert changed == ["A frozen reference that is shown the answer turns it into token credit that beats GRPO"]
+    assert after[changed[0]] == "not supported"
+
+
+def test_results_name_the_arms_that_there_are():
+    results = json.loads(RESULTS.read_text())
+    for variant, arms in results["rules"].items():
+        assert set(arms) <= set(ARMS)
+        for arm in arms.values():
+            assert arm["baseline"] in arms, variant
+            assert len(arm["seeds"]) >= 10
