@@ -27,10 +27,12 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
     ),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
     "_save_checkpoint": ("self", "model", "trial"),
-    "_tokenize_prompts": ("self", "prompts"),
     "log": ("self", "logs", "start_time"),
 }
-"""Methods of `GRPOTrainer` that `DGPOTrainer` overrides or calls, with the parameters they must have."""
+"""Methods of `GRPOTrainer` that `DGPOTrainer` overrides, with the parameters they must have."""
+
+CALLED_BY_US: dict[str, tuple[str, ...]] = {"_tokenize_prompts": ("self", "prompts")}
+"""Methods of `GRPOTrainer` that the adapter calls, with the parameters they must have."""
 
 CALLED_BY_TRL: dict[str, tuple[str, ...]] = {
     "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
@@ -99,7 +101,7 @@ def hook_differences() -> list[str]:
     from trl import GRPOTrainer
 
     differences = []
-    for name, parameters in {**TRAINER_HOOKS, **CALLED_BY_TRL}.items():
+    for name, parameters in {**TRAINER_HOOKS, **CALLED_BY_US, **CALLED_BY_TRL}.items():
         differences += _method_differences(GRPOTrainer, name, parameters)
     differences += _method_differences(GRPOTrainer, "__init__", TRAINER_PARAMETERS)
     kernel = getattr(trl_utils, "_ChunkedLogProbFunction", None)
