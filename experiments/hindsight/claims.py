@@ -7,7 +7,7 @@ from dgpo.lab.evaluation.intervals import Estimate
 from experiments.credit.comparison import points
 from experiments.hindsight.cells import CHOSEN_ON
 from experiments.hindsight.comparison import above, below, gains, mean, per_seed
-from experiments.hindsight.rules import ARMS, GOLD_ARM, HINTS, PEER_ARM, RATED, UNTRUE, WITHOUT_D, WRONG
+from experiments.hindsight.rules import ARMS, DEAF, GOLD_ARM, HINTS, PEER_ARM, RATED, UNTRUE, WITHOUT_D, WRONG
 from experiments.report import Verdict, paired_difference
 
 EXACT, PLACES = "exact advantage", "which tokens decide"
@@ -62,6 +62,7 @@ def _peer(results: Mapping[str, Any]) -> Verdict:
 
 def _untrue(results: Mapping[str, Any]) -> Verdict:
     untrue, wrong = (gains(results, [arm], "area") for arm in (UNTRUE, WRONG))
+    deaf = gains(results, [DEAF], "area")
     leaks = " and ".join(
         f"{value.value:+.2f} in `{variant}`"
         for variant in results["rules"]
@@ -71,9 +72,15 @@ def _untrue(results: Mapping[str, Any]) -> Verdict:
         f"Where one hint in four is wrong the difference from GRPO is {_listed(wrong)}. Where no hint is true it is "
         f"{_listed(untrue)}: the policy acts as if it had been told and is surer of its picks than they are right, by "
         f"{leaks} of probability."
+        + (
+            " Where the hints are true and the reference was taught nothing about them, so that i is noise, it is "
+            f"{_listed(deaf)}: the term is scaled to a fixed size, however little the hint says."
+            if deaf
+            else ""
+        )
     )
-    claim = "It does no harm where hints are untrue"
-    harmed = any(below(estimate) for estimate in untrue.values())
+    claim = "It does no harm where hints are untrue or the reference does not follow them"
+    harmed = any(below(estimate) for estimate in (*untrue.values(), *deaf.values()))
     return Verdict(claim, _word(not harmed), why, asked_by="us")
 
 

@@ -40,6 +40,7 @@ def section(results: Mapping[str, Any]) -> str:
         "Each changes one thing of the rows above. Place: AUROC of d for the decisive picks. Overconfidence: how much "
         "more probable the favourite of two digits is than it is right, at the end, without a hint (a policy that acts "
         "as if it had been told is sure of wrong picks). *No hint is true*: each pick of a hint is drawn at random. "
+        "*Trust t*: the warm-up taught that a hint is right with probability t, and .5 says nothing. "
         "*Refreshed n*: the reference is a copy of the policy, n rollouts old at most. 95 % each.",
         _table(results, attacks, ("sign_auroc", "place_auroc", "overconfidence")),
         *_rates(results),

@@ -19,6 +19,7 @@ STUBS = "grpo interrupted"
 GOLD_ARM, PEER_ARM = "hindsight gold", "hindsight peer"
 UNTRUE, WRONG, WITHOUT_D = "no hint is true", "gold 1 in 4 wrong", "gold without d"
 GOLD, PEER = Hint(), Hint("peer")
+DEAF = "gold trust .5"
 TRUSTS = {"1": 1.0, ".7": 0.7, ".5": 0.5}
 RATES = {"1/2": 0.5, "2": 2.0}
 
