@@ -88,6 +88,7 @@ bench: $(STAMP)  ## memory and time of the heads and of a training step: DGPO, G
 
 experiments: $(STAMP)  ## evidence on the claims: every experiment that needs no download, then docs/results.md
 	$(BIN)/python -m experiments.credit
+	$(BIN)/python -m experiments.hindsight
 	$(BIN)/python -m experiments.gradient_stability
 	$(BIN)/python -m experiments.page
 

@@ -14,6 +14,7 @@ from experiments.report import ROOT, Verdict, markdown_table
 PAGE = ROOT / "docs" / "results.md"
 EXPERIMENTS = {
     "credit": "python -m experiments.credit",
+    "hindsight": "python -m experiments.hindsight",
     "gradient_stability": "python -m experiments.gradient_stability",
     "smollm2": "make smollm2 && python -m experiments.smollm2",
 }

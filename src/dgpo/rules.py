@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dgpo.core.assign import RuleResult, RuleTraits, assign_credit, credit_rule, traits_of
 from dgpo.core.credit import gated_scores, redistribution_weights
-from dgpo.core.token_stats import TokenStats
+from dgpo.core.hindsight import hindsight_advantages
+from dgpo.core.token_stats import HINDSIGHT_STATS, TokenStats
 from dgpo.core.weights import (
     capped_weights,
     effective_share_weights,
@@ -111,11 +112,28 @@ def fipo(stats: TokenStats, *, gamma: float = 0.95, low: float = 0.8, high: floa
     return future_kl_weights(stats.logps, stats.old_logps, stats.completion_mask, gamma=gamma, low=low, high=high)
 
 
+@credit_rule(reads=HINDSIGHT_STATS, signed=True, whole_groups=True)
+def hindsight(stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0) -> Tensor:
+    """Return the group advantage mixed with what a hint to the answer says of each token; GRPO where there is none."""
+    assert stats.group is not None
+    assert stats.hindsight_log_ratio is not None
+    assert stats.hindsight_hellinger_sq is not None
+    return hindsight_advantages(
+        stats.advantages,
+        stats.hindsight_log_ratio,
+        stats.hindsight_hellinger_sq,
+        stats.completion_mask,
+        group=stats.group,
+        mix=mix,
+        clip=clip,
+    )
+
+
 BUILT_IN: dict[str, Callable[..., Tensor]] = {
     rule.__name__: rule
     for rule in (
         *(dgpo, even, entropy, inverse, capped, floored, one_sided, effective_share),
-        *(top_entropy, gtpo, fipo),
+        *(top_entropy, gtpo, fipo, hindsight),
     )
 }
 """The rules that have a name of their own; every other one is named by its import path."""

@@ -4,11 +4,13 @@ from dgpo.core.advantages import group_advantages
 from dgpo.core.assign import Credit, Rule, RuleTraits, assign_credit, credit_rule, traits_of
 from dgpo.core.credit import entropy_gate, gated_scores, redistribute, redistribution_weights
 from dgpo.core.divergences import per_token_entropy, per_token_hellinger_sq, per_token_kl
+from dgpo.core.hindsight import hindsight_advantages
 from dgpo.core.policy_loss import aggregate_loss, clipped_policy_loss
-from dgpo.core.token_stats import REFERENCE_STATS, TokenStats
+from dgpo.core.token_stats import HINDSIGHT_STATS, REFERENCE_STATS, TokenStats
 from dgpo.core.totals import CreditStats, CreditTotals, credit_stats
 
 __all__ = [
+    "HINDSIGHT_STATS",
     "REFERENCE_STATS",
     "Credit",
     "CreditStats",
@@ -24,6 +26,7 @@ __all__ = [
     "entropy_gate",
     "gated_scores",
     "group_advantages",
+    "hindsight_advantages",
     "per_token_entropy",
     "per_token_hellinger_sq",
     "per_token_kl",

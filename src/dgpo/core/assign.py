@@ -8,7 +8,7 @@ import torch
 
 from dgpo.core.checks import check_mask
 from dgpo.core.credit import entropy_gate, gated_scores, redistribute
-from dgpo.core.token_stats import REFERENCE_STATS, TokenStats
+from dgpo.core.token_stats import HINDSIGHT_STATS, REFERENCE_STATS, TokenStats
 from dgpo.core.totals import CreditTotals
 from dgpo.tensor_types import Tensor
 
@@ -59,6 +59,11 @@ class RuleTraits:
         """Whether each completion has weights of its own, which multiply its advantage."""
         return not (self.signed or self.whole_groups or self.batch_wide)
 
+    @property
+    def needs_hint(self) -> bool:
+        """Whether the reference must also be scored with a hint."""
+        return bool(set(self.reads) & set(HINDSIGHT_STATS))
+
 
 def credit_rule(
     *,
@@ -71,7 +76,7 @@ def credit_rule(
     """Mark a rule with what an engine must know of it; the function itself stays as it is.
 
     Args:
-        reads: Which of `hellinger_sq`, `ref_logps` and `kl` it reads.
+        reads: Which statistics of `REFERENCE_STATS` it reads.
         signed: It gives token advantages in place of weights.
         whole_groups: It must see all completions of a prompt at once.
         mean_one: Its weights have mean 1 over each completion.

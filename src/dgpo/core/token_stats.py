@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 from dgpo.tensor_types import Tensor
 
-REFERENCE_STATS = ("hellinger_sq", "ref_logps", "kl")
+HINDSIGHT_STATS = ("hindsight_hellinger_sq", "hindsight_log_ratio")
+"""Fields of `TokenStats` for which a reference must be scored with and without a hint."""
+REFERENCE_STATS = ("hellinger_sq", "ref_logps", "kl", *HINDSIGHT_STATS)
 """Fields of `TokenStats` for which a reference must be scored; `None` where none is."""
 
 
@@ -26,6 +28,10 @@ class TokenStats(NamedTuple):
         rewards: (B,) float, weighted sum of the rewards, nan where nothing was scored; or None.
         group: (B,) int64, which prompt a completion belongs to; or None.
         kl: (B, T) float, KL(policy || reference) over the vocabulary in nats; None unless an engine computes it.
+        hindsight_hellinger_sq: (B, T) float, squared Hellinger distance of the reference that is shown a hint to the
+            reference that is not, in [0, 1], 0 in a completion without a hint; or None.
+        hindsight_log_ratio: (B, T) float, log pi_ref(y | x, hint) - log pi_ref(y | x) of the sampled tokens in nats, 0
+            in a completion without a hint; or None.
     """
 
     completion_mask: Tensor
@@ -39,3 +45,5 @@ class TokenStats(NamedTuple):
     rewards: Tensor | None = None
     group: Tensor | None = None
     kl: Tensor | None = None
+    hindsight_hellinger_sq: Tensor | None = None
+    hindsight_log_ratio: Tensor | None = None

@@ -39,6 +39,11 @@ def check_offline_rule(rule: CreditRule) -> None:
             f"The credit rule {rule} compares the completions of a prompt, and here is a single one. Log the credit of"
             " a training run with it (credit_log_steps) and look at `dgpo report`."
         )
+    if rule.traits.needs_hint:
+        raise ConfigError(
+            f"The credit rule {rule} reads what a hinted reference thinks, and a text has no hint here. Log the"
+            " credit of a training run with it (credit_log_steps) and look at `dgpo report`."
+        )
     if "kl" in rule.traits.reads:
         raise ConfigError(
             f"The credit rule {rule} reads kl, which is not computed for a text. Log the credit of a training run with"

@@ -34,6 +34,10 @@ REFUSED = {
         [f"+algorithm.dgpo.rule='{HERE / 'credit_rules.py'}:kl_share'"],
         r"reads kl, the divergence over the vocabulary, which verl's pass",
     ),
+    "a rule that reads a hint": (
+        ["+algorithm.dgpo.rule=hindsight"],
+        r"reads what a hinted reference thinks",
+    ),
     "a rule of the policy's change": (["+algorithm.dgpo.rule=fipo"], r"'fipo' weighs tokens by the policy's change"),
     "kappa=-1": (["+algorithm.dgpo.kappa=-1"], r"algorithm\.dgpo\.kappa .* -1"),
     "unknown key": (["+algorithm.dgpo.tua=1"], r"algorithm\.dgpo\.tua is not a setting .*'tau'\? .* tau, kappa"),

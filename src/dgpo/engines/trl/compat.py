@@ -34,6 +34,10 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
 WATCHED = ("_compute_loss", "_generate_and_score_completions")
 """Methods of a `GRPOTrainer` that `dgpo.watch` surrounds on one trainer, whose class stays as it is."""
 
+
+CALLED_BY_US: dict[str, tuple[str, ...]] = {"_tokenize_prompts": ("self", "prompts")}
+"""Methods of `GRPOTrainer` that the adapter calls, with the parameters they must have."""
+
 CALLED_BY_TRL: dict[str, tuple[str, ...]] = {
     "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
     "training_step": ("self", "model", "inputs", "num_items_in_batch"),
@@ -101,7 +105,7 @@ def hook_differences() -> list[str]:
     from trl import GRPOTrainer
 
     differences = []
-    for name, parameters in {**TRAINER_HOOKS, **CALLED_BY_TRL}.items():
+    for name, parameters in {**TRAINER_HOOKS, **CALLED_BY_US, **CALLED_BY_TRL}.items():
         differences += _method_differences(GRPOTrainer, name, parameters)
     differences += _method_differences(GRPOTrainer, "__init__", TRAINER_PARAMETERS)
     kernel = getattr(trl_utils, "_ChunkedLogProbFunction", None)

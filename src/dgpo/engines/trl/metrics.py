@@ -109,6 +109,13 @@ class CreditMetrics:
                     logger.warning(notice)
         super().log(logs, start_time)
 
+    def _log_hints(self, sums: dict[str, Tensor]) -> None:
+        """Log means over the rollouts of all ranks; each value is a sum and a count."""
+        for name, value in sums.items():
+            total, count = self.accelerator.reduce(value, reduction="sum").tolist()
+            if count:
+                self._metrics[self._mode][name].append(total / count)
+
     def _on_any_rank(self, condition: bool | Tensor) -> bool:
         """Whether a condition holds on some rank: what stops one must stop all, or the others wait forever."""
         flag = torch.as_tensor(condition, device=self.accelerator.device).float()

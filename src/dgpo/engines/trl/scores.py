@@ -1,11 +1,14 @@
-"""What one scoring pass gives, and which model TRL asks about."""
+"""What one scoring pass gives, and which model is the reference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,23 @@ def is_reference(trainer: Any, model: Any) -> bool:
 
     layer = next(module for module in policy.modules() if isinstance(module, BaseTunerLayer))
     return bool(layer.disable_adapters) or "ref" in layer.active_adapters
+
+
+@contextmanager
+def reference_policy(trainer: Any) -> Iterator[Any]:
+    """Yield the model to call for the reference, as TRL does for its KL term.
+
+    Args:
+        trainer: A `DGPOTrainer` with a reference.
+
+    Yields:
+        Any: A model of its own, or the policy with another state of its adapter.
+    """
+    options = trainer.args.gradient_checkpointing_kwargs
+    with torch.no_grad(), disable_gradient_checkpointing(trainer.model, options):
+        if trainer.ref_model is not None:
+            yield trainer.ref_model
+            return
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+            yield trainer.model

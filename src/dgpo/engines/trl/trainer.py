@@ -9,18 +9,15 @@ heads: what GRPO with a KL term costs. No logits of either model exist.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import use_adapter
 
-from dgpo.core import Credit, TokenStats, assign_credit
-from dgpo.engines.trl import checks, heads
+from dgpo.core import HINDSIGHT_STATS, Credit, TokenStats, assign_credit
+from dgpo.engines.trl import checks, heads, hindsight
 from dgpo.engines.trl.checkpoint import ExactResume
 from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig, building_reference
@@ -28,7 +25,7 @@ from dgpo.engines.trl.credit_logging import CreditLogging
 from dgpo.engines.trl.live import LiveRows, skips_dead_rows
 from dgpo.engines.trl.metrics import CreditMetrics
 from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
-from dgpo.engines.trl.scores import Scores, is_reference
+from dgpo.engines.trl.scores import Scores, is_reference, reference_policy
 
 
 class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
@@ -99,6 +96,8 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         checks.check_config(args)
         self._rule = args.resolve_rule()
         self._uses_reference = self._rule.traits.needs_reference or args.beta != 0.0
+        # What a hint says of a completion is known once a rollout, without the policy.
+        self._compares = bool(set(self._rule.traits.reads) - set(HINDSIGHT_STATS)) or args.beta != 0.0
         checks.check_rule(self._rule, args)
         checks.check_text_only(processing_class)
         if self._uses_reference:
@@ -126,6 +125,8 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         self._init_metrics(self._rule)
         self._credit_logging = CreditLogging.of(self, self._rule)
         checks.check_trainer(self)
+        if self._rule.traits.needs_hint:
+            hindsight.check_hint(args, train_dataset)
 
     # ------------------------------------------------------------------------------------------------ rollout
 
@@ -152,6 +153,9 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
             self._rollout_scores = None
         outputs.pop(REF_LOGPS, None)  # placeholders, see _get_per_token_logps_and_entropies
         add_rollout_columns(self, outputs)
+        if self._rule.traits.needs_hint:
+            outputs |= hindsight.hindsight_stats(self, inputs, outputs)
+            self._log_hints(hindsight.hindsight_metrics(outputs))
         if self._credit_logging is not None:
             self._credit_logging.add_columns(inputs, outputs)
         if self.args.credit_policy == "old":
@@ -218,8 +222,8 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         parts = []
         for row_ids, row_mask in zip(*(x.split(batch_size or len(x)) for x in (ids, mask)), strict=True):
             reference = None
-            if self._uses_reference:
-                with self._reference_policy() as ref_model, heads.reference_pass(copy_head=self.is_fsdp_enabled) as ref:
+            if self._compares:
+                with reference_policy(self) as ref_model, heads.reference_pass(copy_head=self.is_fsdp_enabled) as ref:
                     score(ref_model, row_ids, row_mask, length)
                 (reference,) = ref
             with heads.policy_pass(reference, observe) as stats:
@@ -227,17 +231,6 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
             per_token = heads.per_completion(stats[0], row_mask[:, -length:].bool())
             parts.append(Scores(logps, entropy, aux_loss, per_token))
         return Scores.cat(parts)
-
-    @contextmanager
-    def _reference_policy(self) -> Iterator[Any]:
-        """Yield the model to call for the reference, as TRL does for its KL term."""
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            if self.ref_model is not None:
-                yield self.ref_model
-                return
-            policy = self.accelerator.unwrap_model(self.model)
-            with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-                yield self.model
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -282,6 +275,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
             ref_logps=per_token.get("ref_logps"),
             rewards=inputs.get(REWARD),
             group=inputs.get(GROUP),
+            **{name: inputs.get(key) for name, key in hindsight.COLUMNS.items()},
         )
         credit, error = None, None
         try:

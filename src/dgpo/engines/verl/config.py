@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dgpo.config import CreditConfig
+from dgpo.core import HINDSIGHT_STATS
 from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean
 from dgpo.rules import CreditRule, fipo
@@ -59,6 +60,12 @@ class DGPOSettings(CreditConfig):
                 f"{_PREFIX}rule={self.credit_rule!r} reads kl, the divergence over the vocabulary, which verl's pass of"
                 " old log-probabilities does not give. hellinger_sq and ref_logps it gives: use a rule that reads no"
                 " other of the three."
+            )
+        if self.rule.traits.needs_hint:
+            raise ConfigError(
+                f"{_PREFIX}rule={self.credit_rule!r} reads what a hinted reference thinks"
+                f" ({', '.join(HINDSIGHT_STATS)}); under verl no pass with a hint is built yet. DGPOTrainer (TRL) has"
+                " it, or use a rule that reads hellinger_sq or ref_logps alone."
             )
         if self.rule.function is fipo:
             raise ConfigError(

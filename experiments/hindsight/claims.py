@@ -1,0 +1,178 @@
+"""What the experiment says about each claim, from its committed results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dgpo.lab.evaluation.intervals import Estimate
+from experiments.credit.comparison import points
+from experiments.hindsight.cells import CHOSEN_ON
+from experiments.hindsight.comparison import above, below, gains, mean, per_seed
+from experiments.hindsight.rules import ARMS, DEAF, GOLD_ARM, HINTS, PEER_ARM, RATED, UNTRUE, WITHOUT_D, WRONG
+from experiments.report import Verdict, paired_difference
+
+EXACT, PLACES = "exact advantage", "which tokens decide"
+
+
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
+    """Return what the experiment says about the project's own questions.
+
+    Args:
+        results: What the command has written.
+
+    Returns:
+        Verdicts.
+    """
+    return [_to_be_gained(results), _gold(results), _peer(results), _untrue(results)]
+
+
+def _to_be_gained(results: Mapping[str, Any]) -> Verdict:
+    exact, places = (gains(results, [arm], "area") for arm in (EXACT, PLACES))
+    better = [pair for pair, estimate in exact.items() if above(estimate)]
+    why = (
+        f"A rule that is told the exact advantage of each token gains {_listed(exact)}; one that is told which tokens "
+        f"decide, but not whether they were right, gains {_listed(places)}."
+    )
+    return Verdict("There is token-level credit to be gained here", _word(bool(better)), why, asked_by="us")
+
+
+def _gold(results: Mapping[str, Any]) -> Verdict:
+    areas = gains(results, [GOLD_ARM], "area")
+    better = [pair for pair, estimate in areas.items() if above(estimate)]
+    worse = [pair for pair, estimate in areas.items() if below(estimate)]
+    why = (
+        f"A frozen reference that is shown the answer is better than GRPO in {len(better)} of {len(areas)} variants "
+        f"and worse in {len(worse)}: {_listed(areas)}. It knows the sign of a decisive pick with AUROC "
+        f"{_range(results, GOLD_ARM, 'sign_auroc')}."
+    )
+    claim = "A frozen reference that is shown the answer turns it into token credit that beats GRPO"
+    return Verdict(claim, _word(len(better) >= 2 and not worse), why, asked_by="us")
+
+
+def _peer(results: Mapping[str, Any]) -> Verdict:
+    areas = gains(results, [PEER_ARM], "area")
+    better = [pair for pair, estimate in areas.items() if above(estimate)]
+    worse = [pair for pair, estimate in areas.items() if below(estimate)]
+    why = (
+        f"Shown a right sibling in place of the answer, it is better in {len(better)} of {len(areas)} variants and "
+        f"worse in {len(worse)}: {_listed(areas)}. Groups without a right completion learn nothing from it."
+    )
+    claim = "A right sibling serves as well as the answer"
+    return Verdict(claim, _word(len(better) >= 2 and not worse), why, asked_by="us")
+
+
+def _untrue(results: Mapping[str, Any]) -> Verdict:
+    untrue, wrong = (gains(results, [arm], "area") for arm in (UNTRUE, WRONG))
+    deaf = gains(results, [DEAF], "area")
+    leaks = " and ".join(
+        f"{value.value:+.2f} in `{variant}`"
+        for variant in results["rules"]
+        if UNTRUE in results["rules"][variant] and (value := mean(results, variant, UNTRUE, "overconfidence"))
+    )
+    why = (
+        f"Where one hint in four is wrong the difference from GRPO is {_listed(wrong)}. Where no hint is true it is "
+        f"{_listed(untrue)}: the policy acts as if it had been told and is surer of its picks than they are right, by "
+        f"{leaks} of probability."
+        + (
+            " Where the hints are true and the reference was taught nothing about them, so that i is noise, it is "
+            f"{_listed(deaf)}: the term is scaled to a fixed size, however little the hint says."
+            if deaf
+            else ""
+        )
+    )
+    claim = "It does no harm where hints are untrue or the reference does not follow them"
+    harmed = any(below(estimate) for estimate in (*untrue.values(), *deaf.values()))
+    return Verdict(claim, _word(not harmed), why, asked_by="us")
+
+
+def advice(results: Mapping[str, Any]) -> str:
+    """Return what a user should make of it.
+
+    Args:
+        results: The committed results.
+
+    Returns:
+        A paragraph.
+    """
+    areas, peers = gains(results, [GOLD_ARM], "area"), gains(results, [PEER_ARM], "area")
+    better = [f"`{variant}`" for (variant, _), estimate in areas.items() if above(estimate)]
+    similar = [f"`{variant}`" for (variant, _), estimate in areas.items() if not above(estimate)]
+    wrong_pays = any(above(estimate) for estimate in gains(results, [WRONG], "area").values())
+    useful = [f"`{variant}`" for (variant, _), estimate in peers.items() if above(estimate)]
+    return (
+        "If your data have verified answers and most of your groups teach GRPO nothing, try `credit_rule=hindsight` "
+        f"with `hint=gold`: it pays in {', '.join(better) or 'no variant'}"
+        + (f"; in {', '.join(similar)} it cannot be told from GRPO" if similar else "")
+        + ". It reads the answers, which GRPO does not, and so also teaches where all completions are wrong. "
+        "Keep the reference frozen. Look at `dgpo/hint/auroc` in the log first: near .5 your model does not follow "
+        "hints, or they are wrong, and the rule does harm; with a quarter of the answers wrong it "
+        f"{'still pays' if wrong_pays else 'no longer pays'}. `hint=peer` is worth a try with small groups alone (it "
+        f"pays in {', '.join(useful) or 'none'}). "
+        + _without_distance(results)
+        + "All of this is a toy task whose model was taught to follow hints; it has not been shown on a real language "
+        "model, and here the answer is the picks themselves, which is more than most answers say of the steps that "
+        "lead to them."
+    )
+
+
+def _without_distance(results: Mapping[str, Any]) -> str:
+    """Whether d adds anything to i, in a sentence; nothing where it was not asked."""
+    pairs = [variant for variant, present in results["rules"].items() if WITHOUT_D in present and GOLD_ARM in present]
+    if not pairs:
+        return ""
+    differences = {
+        (variant, GOLD_ARM): paired_difference(
+            *(per_seed(results, variant, arm, "area") for arm in (GOLD_ARM, WITHOUT_D)), comparisons=len(pairs)
+        )
+        for variant in pairs
+    }
+    adds = "adds to" if all(above(one) for one in differences.values()) else "adds nothing certain to"
+    return f"The distance d {adds} the log-ratio i: with it less without, {_listed(differences)}. "
+
+
+def at_best_rates(
+    results: Mapping[str, Any],
+) -> list[tuple[str, tuple[str, str], tuple[Estimate, Estimate]]]:
+    """Return GRPO and hindsight, each at the rate that is best on other seeds, where all rates were run.
+
+    Args:
+        results: The committed results.
+
+    Returns:
+        Variant, the two rates, and the differences of area and accuracy on the seeds of the comparison.
+    """
+    rows = []
+    for variant, present in results["rules"].items():
+        families = [[name for name in (base, *RATED) if name.startswith(base)] for base in (HINTS, GOLD_ARM)]
+        if any(
+            name not in present or not per_seed(results, variant, name, "area", CHOSEN_ON)
+            for family in families
+            for name in family
+        ):
+            continue
+        best = [max(family, key=lambda name: _mean(results, variant, name)) for family in families]
+        differences = tuple(
+            paired_difference(*(per_seed(results, variant, name, figure) for name in reversed(best)))
+            for figure in ("area", "accuracy")
+        )
+        factors = tuple(f"x {ARMS[name].rate:g}" for name in best)
+        rows.append((variant, factors, differences))
+    return rows  # type: ignore[return-value]
+
+
+def _mean(results: Mapping[str, Any], variant: str, arm: str) -> float:
+    values = per_seed(results, variant, arm, "area", CHOSEN_ON).values()
+    return sum(values) / len(values)
+
+
+def _listed(estimates: Mapping[tuple[str, str], Estimate]) -> str:
+    return ", ".join(f"{points(estimate)} in `{variant}`" for (variant, _), estimate in estimates.items())
+
+
+def _range(results: Mapping[str, Any], arm: str, figure: str) -> str:
+    values = [mean(results, variant, arm, figure) for variant in results["rules"] if arm in results["rules"][variant]]
+    known = [value.value for value in values if value is not None]
+    return f"{min(known):.2f} to {max(known):.2f}" if known else "unknown"
+
+
+def _word(holds: bool) -> Any:
+    return "supported" if holds else "not supported"

@@ -1,0 +1,147 @@
+"""What the experiment says, as Markdown and verdicts, from its results."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.credit.comparison import points
+from experiments.hindsight import claims
+from experiments.hindsight.cells import TWO
+from experiments.hindsight.comparison import gain, gains, mean
+from experiments.hindsight.rules import ARMS, GOLD_ARM, LADDER, PEER_ARM, RATED
+from experiments.report import markdown_table, record_line
+
+verdicts = claims.verdicts
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """Return the chapter of docs/results.md."""
+    attacks = [arm for arm in ARMS if ARMS[arm].hint and arm not in (GOLD_ARM, PEER_ARM, *RATED)]
+    parts = [
+        "## What a rule would have to know, and what hindsight knows",
+        " ".join(verdict.why for verdict in verdicts(results)),
+        "### What this means for you",
+        claims.advice(results),
+        "### The ladder of knowledge",
+        "Each rung is mixed half with GRPO's advantage unless it says *alone*; what it is told is exact, exact with "
+        "noise on the logit of the value, or estimated. Area under the learning curve (mean reward over all rollouts) "
+        "and final held-out accuracy less those of GRPO from the same start, points, 95 % each; sign: AUROC of what "
+        "the rung says of a decisive pick against whether it was right; branches: share of a tree's branch points "
+        "that are decisive picks. Trees replace half of the completions and make as many updates.",
+        _table(results, LADDER, ("sign_auroc", "branch_hits")),
+        "![the ladder](figures/hindsight-ladder.png)",
+        "### A frozen reference that is shown a hint",
+        "`credit_rule=hindsight`: .7 of GRPO's advantage, .3 of i d in units of its root mean square over the "
+        "completions of a prompt; i is the log-ratio of the hinted to the plain reference, d their squared Hellinger "
+        "distance. Gold: the answer. Peer: a right sibling. The warm-up taught the model to follow a hint 9 times in "
+        "10; GRPO starts from the same model. Simultaneous intervals over the table (Bonferroni).",
+        _hindsight_table(results),
+        "![hindsight by variant](figures/hindsight-variants.png)",
+        "### Attacks on it",
+        "Each changes one thing of the rows above. Place: AUROC of d for the decisive picks. Overconfidence: how much "
+        "more probable the favourite of two digits is than it is right, at the end, without a hint (a policy that acts "
+        "as if it had been told is sure of wrong picks). *No hint is true*: each pick of a hint is drawn at random. "
+        "*Trust t*: the warm-up taught that a hint is right with probability t, and .5 says nothing. "
+        "*Refreshed n*: the reference is a copy of the policy, n rollouts old at most. 95 % each.",
+        _table(results, attacks, ("sign_auroc", "place_auroc", "overconfidence")),
+        *_rates(results),
+        "### Cost",
+        "Per training, as a multiple of GRPO's from the same start: tokens sampled, tokens trained on, tokens of extra "
+        "forward passes as a share of the sampled ones, and processor time of the training loop (this toy model is "
+        "bound by overhead; with a real one two more forward passes of the reference a rollout are what counts).",
+        _cost_table(results),
+        record_line(results["record"]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _names(figures: Sequence[str]) -> list[str]:
+    titles = {
+        "sign_auroc": "sign",
+        "place_auroc": "place",
+        "branch_hits": "branches",
+        "overconfidence": "overconfidence",
+    }
+    return [titles[figure] for figure in figures]
+
+
+def _table(results: Mapping[str, Any], arms: Sequence[str], figures: Sequence[str]) -> str:
+    rows = []
+    for arm in arms:
+        for variant, present in results["rules"].items():
+            if arm not in present or ARMS[arm].baseline not in present:
+                continue
+            values = [mean(results, variant, arm, figure) for figure in figures]
+            rows.append(
+                [
+                    arm,
+                    f"`{variant}`",
+                    points(gain(results, variant, arm, "area")),
+                    points(gain(results, variant, arm, "accuracy")),
+                    *("" if value is None else f"{value.value:.2f}" for value in values),
+                ]
+            )
+    return markdown_table(["arm", "variant", "area", "final accuracy", *_names(figures)], rows)
+
+
+def _hindsight_table(results: Mapping[str, Any]) -> str:
+    arms = (GOLD_ARM, PEER_ARM)
+    areas, finals = (gains(results, arms, figure) for figure in ("area", "accuracy"))
+    rows = []
+    for variant in results["rules"]:
+        if (variant, GOLD_ARM) not in areas:
+            continue
+        baseline = mean(results, variant, ARMS[GOLD_ARM].baseline, "area")
+        sign, place = (mean(results, variant, GOLD_ARM, name) for name in ("sign_auroc", "place_auroc"))
+        rows.append(
+            [
+                f"`{variant}`",
+                "" if baseline is None else f"{baseline.value:.3f}",
+                *(
+                    points(table[variant, arm]) if (variant, arm) in table else ""
+                    for arm in arms
+                    for table in (areas, finals)
+                ),
+                *("" if value is None else f"{value.value:.2f}" for value in (sign, place)),
+            ]
+        )
+    header = ["variant", "GRPO, area", "gold: area", "gold: final", "peer: area", "peer: final", "sign", "place"]
+    return markdown_table(header, rows)
+
+
+def _rates(results: Mapping[str, Any]) -> list[str]:
+    """GRPO and hindsight at the learning rate that is best for each on other seeds, where these were run."""
+    rows = claims.at_best_rates(results)
+    if not rows:
+        return []
+    return [
+        "### Each at its own learning rate",
+        "Chosen on seeds 10 to 19, compared on the others.",
+        markdown_table(
+            ["variant", "GRPO's rate", "hindsight's rate", "area", "final accuracy"],
+            [[f"`{variant}`", *rates, *map(points, differences)] for variant, rates, differences in rows],
+        ),
+    ]
+
+
+def _cost_table(results: Mapping[str, Any]) -> str:
+    rows = []
+    for variant in TWO:
+        present = results["rules"].get(variant, {})
+        for arm in (*LADDER, GOLD_ARM, PEER_ARM):
+            if arm not in present or ARMS[arm].baseline not in present:
+                continue
+            cost, base = present[arm]["cost"], present[ARMS[arm].baseline]["cost"]
+            ratios = [cost[name] / base[name] for name in ("sampled_tokens", "trained_tokens")]
+            rows.append(
+                [
+                    arm,
+                    f"`{variant}`",
+                    f"{cost['sampled_tokens']:,.0f}",
+                    f"{cost['updates']:.0f}",
+                    *(f"{ratio:.2f}" for ratio in ratios),
+                    f"{cost['scored_tokens'] / cost['sampled_tokens']:.2f}",
+                    f"{cost['cpu_seconds'] / base['cpu_seconds']:.2f}",
+                ]
+            )
+    header = ["arm", "variant", "tokens", "updates", "sampled", "trained", "scored besides", "processor time"]
+    return markdown_table(header, rows)

@@ -1,0 +1,242 @@
+"""What the reference thinks of a rollout once it is shown a hint to the answer.
+
+The reference is run on prompt and completion, and on the same completion after a prompt with the hint; both hidden
+states go through one pass over its head. There is no second model, no logits, and one such round a rollout, however
+many updates are made of it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+from trl.trainer.utils import pad
+
+from dgpo.engines.trl import heads
+from dgpo.engines.trl.rollout import GROUP, REWARD
+from dgpo.engines.trl.scores import reference_policy
+from dgpo.errors import ConfigError
+
+COLUMNS = {"hindsight_hellinger_sq": "dgpo_hindsight_hellinger_sq", "hindsight_log_ratio": "dgpo_hindsight_log_ratio"}
+"""Fields of `TokenStats` to the keys of a rollout that hold them, (B, T) each."""
+
+GOLD_COLUMN = "answer"
+TEMPLATES = {
+    "gold": "Hint: the answer to the following problem is {hint}\n\n{prompt}",
+    "peer": "Hint: a correct solution of the following problem is:\n{hint}\n\n{prompt}",
+}
+"""How a hint is shown by default; that of another column is shown as an answer is."""
+
+_CUT = " [...] "
+
+
+def check_hint(args: Any, dataset: Any) -> None:
+    """Refuse a column of hints that the data set lacks.
+
+    Args:
+        args: A `DGPOConfig`, whose rule reads a hint.
+        dataset: Of training.
+    """
+    if args.hint == "peer":
+        return
+    column = hint_column(args.hint)
+    names = getattr(dataset, "column_names", None)
+    if names is not None and column not in names:
+        raise ConfigError(
+            f"hint={args.hint!r} reads the column {column!r}, and the data set has {', '.join(names)}. Name one of its"
+            " columns, or use hint='peer', which shows a completion the solution of another one."
+        )
+
+
+def hint_column(hint: str) -> str:
+    """Return the column of the data set that holds the hints."""
+    return GOLD_COLUMN if hint == "gold" else hint
+
+
+def best_sibling(rewards: Tensor, group: Tensor, lengths: Tensor, least: float) -> list[int | None]:
+    """Return for each completion the right one of the same prompt that it is shown.
+
+    The one of largest reward, of those the shortest, of those the first; never a completion itself.
+
+    Args:
+        rewards: (B,), nan where nothing was scored.
+        group: (B,) int64, which prompt a completion belongs to.
+        lengths: (B,), of the completions.
+        least: Smallest reward of a completion that is shown.
+
+    Returns:
+        Rows, None where there is no right sibling.
+
+    Example:
+        >>> best_sibling(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 0]), torch.tensor([9, 5, 7]), least=1.0)
+        [2, 2, 0]
+    """
+    order = sorted(range(len(rewards)), key=lambda row: (-float(rewards[row]), int(lengths[row]), row))
+    right = [row for row in order if float(rewards[row]) >= least]
+    ids = group.tolist()
+    return [next((row for row in right if row != mine and ids[row] == ids[mine]), None) for mine in range(len(ids))]
+
+
+def cut_hint(tokenizer: Any, hint: str, max_length: int) -> str:
+    """Return a hint of at most about `max_length` tokens: its first and its last ones.
+
+    Args:
+        tokenizer: Counts the tokens.
+        hint: The text.
+        max_length: In tokens.
+
+    Returns:
+        The text.
+    """
+    ids = tokenizer(hint, add_special_tokens=False)["input_ids"]
+    if len(ids) <= max_length:
+        return hint
+    first = (max_length + 1) // 2
+    parts = [ids[:first], ids[len(ids) - (max_length - first) :]] if max_length > first else [ids[:first]]
+    return _CUT.join(tokenizer.decode(part, skip_special_tokens=True).strip() for part in parts)
+
+
+def hinted_prompt(prompt: Any, hint: str, template: str) -> Any:
+    """Return a prompt with a hint.
+
+    Args:
+        prompt: A text, or chat messages, of which the last one of the user is changed.
+        hint: The text.
+        template: With `{prompt}` and `{hint}`; other braces stand for themselves.
+
+    Returns:
+        The same kind of prompt.
+
+    Example:
+        >>> hinted_prompt("2 + 2 =", "4", "({hint}) {prompt}")
+        '(4) 2 + 2 ='
+        >>> hinted_prompt([{"role": "user", "content": "2 + 2 ="}], "4", "({hint}) {prompt}")
+        [{'role': 'user', 'content': '(4) 2 + 2 ='}]
+    """
+    if isinstance(prompt, str):
+        before, _, after = template.partition("{prompt}")
+        return f"{before.replace('{hint}', hint)}{prompt}{after.replace('{hint}', hint)}"
+    last = max((index for index, message in enumerate(prompt) if message["role"] == "user"), default=len(prompt) - 1)
+    content = prompt[last]["content"]
+    if not isinstance(content, str):  # blocks
+        changed = [hinted_prompt(block["text"], hint, template) if "text" in block else None for block in content]
+        blocks = [dict(one, text=text) if text else one for one, text in zip(content, changed, strict=True)]
+        return [*prompt[:last], dict(prompt[last], content=blocks), *prompt[last + 1 :]]
+    return [*prompt[:last], dict(prompt[last], content=hinted_prompt(content, hint, template)), *prompt[last + 1 :]]
+
+
+def hints_of(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor]) -> list[str | None]:
+    """Return the hint of each completion of a rollout, None where there is none.
+
+    Args:
+        trainer: A `DGPOTrainer`.
+        inputs: Rows of the data set, one a completion.
+        outputs: The rollout, with group and reward.
+
+    Returns:
+        Texts, not longer than `hint_max_length` tokens.
+    """
+    args, tokenizer = trainer.args, trainer._tokenizer
+    if args.hint == "peer":
+        masks = outputs["completion_mask"].bool()
+        rows = best_sibling(outputs[REWARD], outputs[GROUP], masks.sum(-1), args.hint_min_reward)
+        ids = [None if row is None else outputs["completion_ids"][row][masks[row]] for row in rows]
+        texts = [None if one is None else tokenizer.decode(one, skip_special_tokens=True) for one in ids]
+    else:
+        column = hint_column(args.hint)
+        texts = [None if row.get(column) is None else str(row[column]) for row in inputs]
+    return [cut_hint(tokenizer, text, args.hint_max_length) if text else None for text in texts]
+
+
+@torch.no_grad()
+def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the hinted reference thinks of a rollout.
+
+    Args:
+        trainer: A `DGPOTrainer` with a reference.
+        inputs: Rows of the data set, one a completion.
+        outputs: The rollout, with group and reward.
+
+    Returns:
+        d and i of `COLUMNS`, (B, T) float32; 0 off the mask and in completions without a hint.
+    """
+    hints = hints_of(trainer, inputs, outputs)
+    mask = outputs["completion_mask"]
+    zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+    found = {key: zeros.clone() for key in COLUMNS.values()}
+    rows = [row for row, hint in enumerate(hints) if hint is not None]
+    # A sharded model gathers its weights on all ranks at once, so that each makes the same number of passes.
+    scored = list(range(len(hints))) if trainer.is_fsdp_enabled else rows
+    size = trainer.args.per_device_train_batch_size
+    for start in range(0, len(scored), size):
+        part = scored[start : start + size]
+        stats = _pair_pass(
+            trainer, [inputs[row]["prompt"] for row in part], [hints[row] for row in part], outputs, part
+        )
+        log_ratio = stats["logps"] - stats["ref_logps"]
+        for position, row in enumerate(part):
+            if hints[row] is not None:
+                found[COLUMNS["hindsight_hellinger_sq"]][row] = stats["hellinger_sq"][position]
+                found[COLUMNS["hindsight_log_ratio"]][row] = log_ratio[position]
+    return found
+
+
+def _pair_pass(
+    trainer: Any, prompts: list[Any], hints: list[str | None], outputs: dict[str, Tensor], rows: list[int]
+) -> dict[str, Tensor]:
+    """Score some completions by the reference with a hint (`logps`) and without (`ref_logps`)."""
+    template = trainer.args.hint_template or TEMPLATES.get(trainer.args.hint, TEMPLATES["gold"])
+    told = [
+        prompt if hint is None else hinted_prompt(prompt, hint, template)
+        for prompt, hint in zip(prompts, hints, strict=True)
+    ]
+    device, index = outputs["completion_ids"].device, torch.tensor(rows, device=outputs["completion_ids"].device)
+    hinted = [torch.tensor(ids) for ids in trainer._tokenize_prompts(told)[0]]
+    hinted_ids = pad(hinted, padding_value=trainer._tokenizer.pad_token_id, padding_side="left").to(device)
+    hinted_mask = pad([torch.ones_like(ids) for ids in hinted], padding_value=0, padding_side="left").to(device)
+    completion_ids, completion_mask = (outputs[f"completion_{name}"][index] for name in ("ids", "mask"))
+    length = completion_ids.size(1)
+
+    def score(model: Any, ids: Tensor, mask: Tensor) -> None:
+        row_ids, row_mask = torch.cat([ids, completion_ids], 1), torch.cat([mask, completion_mask], 1)
+        GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, row_ids, row_mask, length)
+
+    with reference_policy(trainer) as model:
+        with heads.reference_pass(copy_head=trainer.is_fsdp_enabled) as plain:
+            score(model, outputs["prompt_ids"][index], outputs["prompt_mask"][index])
+        with heads.policy_pass(plain[0]) as stats:
+            score(model, hinted_ids, hinted_mask)
+    return heads.per_completion(stats[0], completion_mask.bool())
+
+
+def hindsight_metrics(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what to log of a rollout's hints, each a sum and a count, (2,).
+
+    `dgpo/hint/share`: completions that have a hint. `dgpo/hint/hellinger_sq` and `dgpo/hint/log_ratio`: means of d and
+    |i| over their tokens. `dgpo/hint/auroc`: how often the better one of two completions of a prompt has the larger sum
+    of i; near .5 the hint says nothing that the reward does not contradict, and the rule should not be used.
+
+    Args:
+        outputs: The rollout, with group, reward and the statistics.
+
+    Returns:
+        Name to (sum, count).
+    """
+    distance, log_ratio = (outputs[key] for key in COLUMNS.values())
+    mask = outputs["completion_mask"].bool()
+    hinted = (distance != 0).any(-1)
+    tokens = mask & hinted[:, None]
+    totals, rewards = (log_ratio * mask).sum(-1), outputs[REWARD]
+    pairs = (outputs[GROUP][:, None] == outputs[GROUP]) & (rewards[:, None] > rewards) & hinted[:, None] & hinted
+    wins = (totals[:, None] > totals).float() + 0.5 * (totals[:, None] == totals).float()
+    return {
+        "dgpo/hint/share": _sum_and_count(hinted.float(), torch.ones_like(hinted)),
+        "dgpo/hint/hellinger_sq": _sum_and_count(distance, tokens),
+        "dgpo/hint/log_ratio": _sum_and_count(log_ratio.abs(), tokens),
+        "dgpo/hint/auroc": _sum_and_count(wins, pairs),
+    }
+
+
+def _sum_and_count(values: Tensor, where: Tensor) -> Tensor:
+    return torch.stack([torch.where(where, values, torch.zeros_like(values)).sum(), where.sum().float()])

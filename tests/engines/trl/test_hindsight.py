@@ -1,0 +1,202 @@
+"""What a hinted reference thinks of a rollout: against a naive recomputation from logits, and what is refused."""
+
+import pytest
+import torch
+from datasets import Dataset
+from support import FixedDGPOTrainer, FixedGRPOTrainer, lora, make_dataset, make_trainer
+from test_equals_grpo import assert_same_training
+from transformers import AutoModelForCausalLM
+
+from dgpo.core import hindsight_advantages
+from dgpo.engines.trl.hindsight import COLUMNS, cut_hint, hindsight_metrics, hinted_prompt
+from dgpo.engines.trl.rollout import GROUP, REWARD, TOKEN_ADVANTAGES
+from dgpo.errors import ConfigError
+
+RULE = {"credit_rule": "hindsight", "credit_options": {"mix": 0.5}, "hint_template": "{hint} q {prompt}"}
+PLAIN = make_dataset()
+ANSWERS = ["a b c" if row % 2 else None for row in range(len(PLAIN))]
+GOLD = PLAIN.add_column("answer", ANSWERS)
+CHAT = Dataset.from_dict(
+    {"prompt": [[{"role": "user", "content": text}] for text in PLAIN["prompt"]], "answer": ANSWERS}
+)
+TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+
+
+def first_letter_reward(completion_ids, **columns):
+    """Right if the first token is one of the first letters."""
+    return [float(ids[0] < 8) for ids in completion_ids]
+
+
+def rollouts_of(trainer):
+    """Train and return what each rollout held before TRL shuffled it, with the rows that it was made of."""
+    seen, make = [], trainer._generate_and_score_completions
+
+    def spy(inputs):
+        outputs = make(inputs)
+        seen.append((inputs, {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}))
+        return outputs
+
+    trainer._generate_and_score_completions = spy
+    trainer.train()
+    return seen
+
+
+def naive(model, tokenizer, prompt, told, ids):
+    """d and i of one completion in float64, from whole softmaxes."""
+    distributions = []
+    for text in (told, prompt):
+        before = tokenizer(text)["input_ids"]
+        logits = model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
+        distributions.append(logits.double().softmax(-1))
+    hinted, plain = distributions
+    distance = 1 - (hinted * plain).sqrt().sum(-1)
+    at = torch.arange(len(ids)), torch.tensor(ids)
+    return distance, hinted[at].log() - plain[at].log()
+
+
+def expected_hint(inputs, outputs, row, source):
+    if source == "gold":
+        return inputs[row]["answer"]
+    lengths = outputs["completion_mask"].sum(-1)
+    right = [
+        other
+        for other in range(len(lengths))
+        if other != row and outputs[GROUP][other] == outputs[GROUP][row] and outputs[REWARD][other] >= 1
+    ]
+    if not right:
+        return None
+    best = min(right, key=lambda other: (int(lengths[other]), other))
+    return outputs["completion_ids"][best][: int(lengths[best])]
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        ("gold", {}),
+        ("peer", {}),
+        ("gold", {"peft_config": lora()}),
+        ("gold", {"num_iterations": 2, "credit_policy": "old", "gradient_accumulation_steps": 2}),
+    ],
+    ids=["gold", "peer", "lora", "two iterations of shuffled micro-batches"],
+)
+def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, source, more):
+    batch = {"per_device_train_batch_size": 4} if "num_iterations" in more else {}
+    options = RULE | {"hint": source, "reward": first_letter_reward, "dataset": GOLD, "max_steps": 4, **batch} | more
+    perturb = 0.0 if "peft_config" in more else 0.05  # of the policy: the reference must not move with it
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, perturb=perturb, **options)
+    reference, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint).double(), trainer._tokenizer
+    seen = rollouts_of(trainer)
+    hinted = 0
+    for inputs, outputs in seen:
+        keep = outputs["completion_mask"].bool()
+        for row, one in enumerate(inputs):
+            distance, log_ratio = (outputs[key][row] for key in COLUMNS.values())
+            hint = expected_hint(inputs, outputs, row, source)
+            if hint is None:
+                assert (distance == 0).all()
+                assert (log_ratio == 0).all()
+                continue
+            hinted += 1
+            text = hint if isinstance(hint, str) else tokenizer.decode(hint, skip_special_tokens=True)
+            ids = outputs["completion_ids"][row][keep[row]].tolist()
+            expected = naive(reference, tokenizer, one["prompt"], f"{text} q {one['prompt']}", ids)
+            torch.testing.assert_close(distance[keep[row]].double(), expected[0], atol=2e-6, rtol=1e-4)
+            torch.testing.assert_close(log_ratio[keep[row]].double(), expected[1], atol=2e-5, rtol=1e-4)
+            assert (distance[~keep[row]] == 0).all()
+    assert 0 < hinted < sum(len(inputs) for inputs, _ in seen)
+    shares = [step["dgpo/hint/share"] for step in trainer.recorder.steps if "dgpo/hint/share" in step]
+    assert sum(shares) / len(shares) == pytest.approx(hinted / sum(len(inputs) for inputs, _ in seen))
+
+
+def test_metrics_of_hints():
+    """A group of three with hints and one without; the better ones have the larger sums in one pair of two."""
+    log_ratio = torch.tensor([[1.0, 1.0], [3.0, -9.0], [-1.0, 0.0], [0.0, 0.0]])
+    outputs = {
+        **dict(zip(COLUMNS.values(), (log_ratio.abs() / 10, log_ratio), strict=True)),
+        "completion_mask": torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]]),
+        GROUP: torch.tensor([0, 0, 0, 0]),
+        REWARD: torch.tensor([1.0, 0.0, 0.0, 0.0]),
+    }
+    sums = hindsight_metrics(outputs).items()
+    means = {name.rpartition("/")[2]: (total / count).item() for name, (total, count) in sums}
+    assert means == pytest.approx({"share": 0.75, "hellinger_sq": 0.12, "log_ratio": 1.2, "auroc": 0.5})
+
+
+def check_advantages(outputs):
+    distance, log_ratio = (outputs[key] for key in COLUMNS.values())
+    mask = outputs["completion_mask"].bool()
+    expected = hindsight_advantages(
+        outputs["advantages"], log_ratio, distance, mask, group=outputs[GROUP], mix=0.5, clip=2.0
+    )
+    torch.testing.assert_close(outputs[TOKEN_ADVANTAGES], expected)
+    without = (distance == 0).all(-1)
+    plain = outputs["advantages"][:, None] * mask
+    torch.testing.assert_close(outputs[TOKEN_ADVANTAGES][without], plain[without])
+
+
+def test_token_advantages_are_the_rules_and_the_reference_is_left_out_of_the_loss(checkpoint, tmp_path):
+    options = RULE | {"reward": first_letter_reward, "dataset": GOLD, "max_steps": 3, "credit_policy": "old"}
+    batch = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options, **batch)
+    assert trainer.args.hint == "gold"
+    assert not trainer._compares
+    for _, outputs in rollouts_of(trainer):
+        check_advantages(outputs)
+
+
+def test_without_any_hint_it_is_grpo(checkpoint, tmp_path):
+    empty = PLAIN.add_column("answer", [None] * len(PLAIN))
+    options = {"reward": first_letter_reward, "dataset": empty}
+    grpo = make_trainer(FixedGRPOTrainer, checkpoint, tmp_path / "grpo", **options)
+    ours = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path / "ours", **options, **RULE)
+    for trainer in (grpo, ours):
+        trainer.train()
+    assert_same_training(ours, grpo)
+    assert ours.recorder.steps[0]["dgpo/hint/share"] == 0
+    assert "dgpo/hint/auroc" not in ours.recorder.steps[0]
+
+
+def test_a_chat_is_hinted_in_its_last_user_message(checkpoint, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.chat_template = TEMPLATE
+    same = {"reward": first_letter_reward, "max_steps": 1, "tokenizer": tokenizer}
+    chat, text = (
+        make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, dataset=dataset, **same, **RULE)
+        for dataset in (CHAT, GOLD)
+    )
+    (_, chat_outputs), (_, text_outputs) = rollouts_of(chat)[0], rollouts_of(text)[0]
+    for key in COLUMNS.values():
+        torch.testing.assert_close(chat_outputs[key], text_outputs[key])
+
+
+def test_the_middle_of_a_long_hint_is_left_out(checkpoint, tmp_path):
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, dataset=GOLD, hint_max_length=3, **RULE)
+    assert cut_hint(trainer._tokenizer, "a b c", 3) == "a b c"
+    assert cut_hint(trainer._tokenizer, "a b c d e", 3) == "a b [...] e"
+    assert cut_hint(trainer._tokenizer, "a b c d e", 1) == "a"
+
+
+def test_braces_of_hints_and_prompts_stand_for_themselves():
+    assert hinted_prompt("{hint} 1", "{prompt} 2", "a {hint} b {prompt} c") == "a {prompt} 2 b {hint} 1 c"
+    blocks = [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", "content": "y"}]
+    told = hinted_prompt(blocks, "h", "{hint}:{prompt}")
+    assert told[0]["content"] == [{"type": "text", "text": "h:x"}]
+    assert told[1] == blocks[1]
+    assert blocks[0]["content"][0]["text"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hint": "gold"}, r"hint='gold' is read by no credit rule: dgpo reads none.*Use credit_rule='hindsight'"),
+        (RULE | {"hint_template": "{prompt}"}, r"must contain \{prompt\} and \{hint\}"),
+        (RULE | {"hint_max_length": 0}, r"hint_max_length is 0"),
+        (RULE | {"hint": "solution"}, r"reads the column 'solution', and the data set has prompt.*hint='peer'"),
+        (RULE | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}, r"Use credit_policy='old'"),
+    ],
+)
+def test_what_is_refused(checkpoint, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options)
