@@ -107,7 +107,8 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path) -> None:
 
 
 def test_words_are_matched_exactly_and_numbers_as_numbers_by_default(tmp_path) -> None:
-    words = load_task(write(tmp_path / "w.jsonl", [*SUMS, {"problem": "p", "answer": "yes"}]))
+    texts = [{"problem": f"q{index}", "answer": "yes"} for index in range(len(SUMS))]
+    words = load_task(write(tmp_path / "w.jsonl", [*SUMS, *texts]))
     assert words.reward_funcs == (exact_match_reward,)
     assert words.metadata["rewards"] == ("exact_match",)
     assert load_task(write(tmp_path / "n.jsonl", SUMS), rewards=["task"]).reward_funcs == (last_number_reward,)

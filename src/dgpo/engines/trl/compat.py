@@ -15,9 +15,13 @@ SUPPORTED = ((1, 16), (1, 17))
 """Lowest supported release, and the first one that is not supported any more."""
 
 TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     "_compute_loss": ("self", "model", "inputs"),
     "_generate": ("self", "prompts"),
     "_generate_and_score_completions": ("self", "inputs"),
+    "_generate_single_turn": (
+        *("self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"),
+    ),
     "_get_train_sampler": ("self", "dataset"),
     "_get_per_token_logps_and_entropies": (
         *("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
@@ -46,9 +50,9 @@ TRAINER_PARAMETERS = (
 """Parameters of the constructor of `GRPOTrainer`, which ours repeats."""
 
 TRAINER_ATTRIBUTES = (
-    *("_buffered_inputs", "_logs", "_metrics", "_step", "_tokenizer"),
-    *("aux_loss_enabled", "beta", "num_generations", "num_generations_eval", "ref_model", "reward_func_names"),
-    *("reward_weights", "temperature"),
+    *("_buffered_inputs", "_logs", "_metrics", "_step", "_tokenizer", "aux_loss_enabled", "beta", "eos_token_ids"),
+    *("num_generations", "num_generations_eval", "ref_model", "reward_func_names", "reward_weights", "temperature"),
+    "use_vllm",
 )
 """Attributes of a constructed `GRPOTrainer` that the adapter reads or sets."""
 
