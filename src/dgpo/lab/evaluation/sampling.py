@@ -140,6 +140,11 @@ class TransformersSampler:
         """Positions of the model."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the model's embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """Return a prompt as ids."""
         return self.prompts.ids(prompt, self.tokenizer)

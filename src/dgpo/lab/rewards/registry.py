@@ -30,6 +30,7 @@ def _any_gold(gold: Any) -> bool:
 
 RewardFn = Callable[..., list[float | None]]
 
+_OF_TRL = ("prompts", "completions", "completion_ids", "answer", "trainer_state", "log_extra", "log_metric")
 # name -> (the scorer, whether it can score against a gold answer)
 _REWARDS: dict[str, tuple[RewardFn, Callable[[Any], bool]]] = {
     "last_number": (last_number_reward, is_number),
@@ -197,7 +198,7 @@ def _own_reward(name: str, options: dict[str, Any]) -> RewardFn:
     function = import_function(name)
     known = inspect.signature(function).parameters if callable(function) else {}
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        _refuse_options(name, options, tuple(known))
+        _refuse_options(name, options, tuple(option for option in known if option not in _OF_TRL))
     if inspect.isclass(function):
         made: Any = function(**options)
         return made  # type: ignore[no-any-return]

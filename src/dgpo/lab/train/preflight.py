@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import DataError, RecipeError
+from dgpo.lab.evaluation.loading import load_tokenizer, refuse_foreign_tokens
 from dgpo.lab.tasks.prompting import PromptFormat
 from dgpo.lab.train.recipe import Recipe
 
@@ -45,8 +46,6 @@ def read_model(name: str, model: str) -> ModelFacts:
         ConfigError: If it has no tokenizer.
         RecipeError: If its configuration cannot be read.
     """
-    from dgpo.lab.evaluation.loading import load_tokenizer
-
     file = Path(model) / "config.json"
     if Path(model).is_dir():
         try:
@@ -122,7 +121,7 @@ def fit_task(recipe: Recipe, task: Any, model: ModelFacts, template_kwargs: Any)
         if rows is None:
             continue
         lengths, largest = _tokenized(rows["prompt"][:], prompts, model.tokenizer)
-        _refuse_foreign_tokens(model, largest)
+        refuse_foreign_tokens(model.name, model.tokenizer, model.vocabulary, largest)
         if limit is not None and any(length > limit for length in lengths):
             rows = _without_long(rows, lengths, limit, why, recipe, held_out=kind == "eval_dataset", notes=notes)
         fitted[kind] = rows if rows is None else prompts.dataset(rows, model.tokenizer)
@@ -164,18 +163,6 @@ def _tokenized(prompts: Sequence[Any], form: PromptFormat, tokenizer: Any) -> tu
     return lengths, largest
 
 
-def _refuse_foreign_tokens(model: ModelFacts, largest: int) -> None:
-    if model.vocabulary is None or largest < model.vocabulary:
-        return
-    token = model.tokenizer.convert_ids_to_tokens(largest)
-    raise RecipeError(
-        f"The tokenizer of {model.name} gives {token!r} the id {largest}, and the model has embeddings for ids below "
-        f"{model.vocabulary} only. A token was added without resizing the model: call "
-        "model.resize_token_embeddings(len(tokenizer)) and save both, or set the pad token to one that exists "
-        "(tokenizer.pad_token = tokenizer.eos_token)."
-    )
-
-
 def _without_long(
     rows: Any, lengths: list[int], limit: int, why: str, recipe: Recipe, *, held_out: bool, notes: list[str]
 ) -> Any:
@@ -185,8 +172,8 @@ def _without_long(
     if recipe["long_prompts"] != "drop":
         raise RecipeError(
             f"{long} of the {len(lengths)} {kind} prompts are longer than {limit} tokens, the longest has "
-            f"{max(lengths)}: {why}. Set long_prompts: drop to leave them out, lower max_completion_length, or take a "
-            "model that holds more."
+            f"{max(lengths)}: {why}. Set long_prompts: drop to leave them out, or "
+            + ("raise max_prompt_length." if why.startswith("max_prompt") else "lower max_completion_length.")
         )
     notes.append(f"{long} of the {len(lengths)} {kind} prompts are left out: longer than {limit} tokens ({why})")
     kept = [index for index, length in enumerate(lengths) if length <= limit]

@@ -68,7 +68,7 @@ def train(request: Request) -> int:
 
 def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool) -> None:
     """Refuse everything that can be refused at once; the directory of a new run must be empty."""
-    problems = recipe.problems + validate.check_recipe(recipe)
+    problems = recipe.problems + validate.check_recipe(recipe) + validate.check_device(recipe)
     try:
         validate.check_output_dir(path, create=False)
         if new and validate.is_main_process():

@@ -78,7 +78,6 @@ def check_recipe(recipe: Recipe) -> list[str]:
     problems += _check_batches(recipe)
     problems += _check_remote_code(recipe)
     problems += _check_trackers(recipe)
-    problems += _check_device(recipe)
     return problems
 
 
@@ -170,8 +169,15 @@ def _check_trackers(recipe: Recipe) -> list[str]:
     return problems
 
 
-def _check_device(recipe: Recipe) -> list[str]:
-    """Mixed precision needs a device that has it; TRL's default is bfloat16."""
+def check_device(recipe: Recipe) -> list[str]:
+    """Return the problems of mixed precision, which needs a GPU; bfloat16 is TRL's default.
+
+    Args:
+        recipe: A recipe whose values already fit their types.
+
+    Returns:
+        One sentence, or none.
+    """
     if recipe["use_cpu"] or (recipe["bf16"] is False and not recipe["fp16"]):
         return []
     import torch
