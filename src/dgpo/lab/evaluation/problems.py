@@ -177,6 +177,8 @@ def load_problems(
         if not isinstance(option, str):
             raise ConfigError(f"task_args names an option {option!r}; names of options are texts, such as num_forks.")
     if _has_scorer(task) or (as_trained and task not in HUB_TASKS):
+        if not _has_scorer(task) and not _looks_like_file(task) and "/" not in task:
+            raise ConfigError(_unknown(task))
         for option, remedy in (("eval_size", "--limit"), ("seed", "--seed")):
             if option in options:
                 raise ConfigError(f"{option} is no option of the task in an evaluation; {remedy} sets it.")
@@ -203,8 +205,12 @@ def _table(task: str) -> Table:
     config, _, split = rest.partition(":")
     if _HUB_ID.fullmatch(hub_id):
         return read_hub(hub_id, config or None, split or "test")
+    raise ConfigError(_unknown(task))
+
+
+def _unknown(task: str) -> str:
     near = did_you_mean(task, [*HUB_TASKS, "forks"])
-    raise ConfigError(
+    return (
         f"there is no task {task!r}.{near} A task is {', '.join(HUB_TASKS)}, forks, reasoning_gym:<name>, a file "
         f"ending in {', '.join(FORMATS)}, or a data set of the hub, owner/name:configuration:split."
     )
