@@ -22,6 +22,9 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
     "_generate_single_turn": (
         *("self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"),
     ),
+    "evaluation_loop": (
+        *("self", "dataloader", "description", "prediction_loss_only", "ignore_keys", "metric_key_prefix"),
+    ),
     "_get_train_sampler": ("self", "dataset"),
     "_get_per_token_logps_and_entropies": (
         *("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
