@@ -226,3 +226,25 @@ def test_a_half_written_checkpoint_is_not_called_the_last(tmp_path):
     (tmp_path / "checkpoint-5").mkdir()
     (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
     assert last_checkpoint_note(str(tmp_path)).endswith("checkpoint-5.")
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (lambda n: [float("inf")] * n, "failed on completion 0: it returned inf"),
+        (lambda n: [1.0] * (n - 1), "rewards for"),
+        (lambda n: None, "it returned NoneType, not a list of numbers"),
+        (lambda n: ["1"] * n, "it returned '1'"),
+        (lambda n: 1.0, "it returned float, not a list of numbers"),
+    ],
+)
+def test_what_a_reward_returns_is_checked_from_python_too(checkpoint, tmp_path, result, said):
+    from dgpo.errors import RewardError
+
+    def scores(completions, **columns):
+        return result(len(completions))
+
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, reward=scores, max_steps=1)
+    with pytest.raises(RewardError, match=r"reward function 'scores' failed on .*completion is") as caught:
+        trainer.train()
+    assert said in str(caught.value)

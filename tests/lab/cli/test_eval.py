@@ -68,7 +68,7 @@ def test_the_default_folder_is_found_again(tiny_model, tmp_path, capsys, monkeyp
 def test_a_mathematical_file_is_scored_as_the_protocol_says(tiny_model, tmp_path, capsys):
     exam = tmp_path / "exam.jsonl"
     exam.write_text('{"id": "sum", "problem": "7 3 ?", "answer": "7"}\n')
-    more = ["--n=3", "--max-tokens=5", f"--output={tmp_path / 'a'}"]
+    more = ["--protocol=dapo", "--n=3", "--max-tokens=5", f"--output={tmp_path / 'a'}"]
     assert main(["eval", str(tiny_model), f"--task={exam}", *more]) == 0
     result = json.loads((tmp_path / "a" / "result.json").read_text())
     assert (result["settings"]["protocol"], result["settings"]["answer_format"]) == ("dapo", "dapo")
@@ -79,7 +79,7 @@ def test_a_mathematical_file_is_scored_as_the_protocol_says(tiny_model, tmp_path
 
 def test_gold_answers_that_cannot_be_read_are_said_before_anything_is_sampled(tiny_model, tmp_path, capsys):
     exam = tmp_path / "exam.jsonl"
-    more = ["--n=1", "--max-tokens=2", f"--output={tmp_path / 'a'}"]
+    more = ["--protocol=dapo", "--n=1", "--max-tokens=2", f"--output={tmp_path / 'a'}"]
     exam.write_text('{"problem": "7 3 ?", "answer": "???"}\n{"problem": "1 2 ?", "answer": "{"}\n')
     assert main(["eval", str(tmp_path / "no model"), f"--task={exam}", *more]) == 2
     said = capsys.readouterr().err

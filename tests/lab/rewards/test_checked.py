@@ -166,12 +166,36 @@ def test_the_name_is_kept() -> None:
     assert checked(last_number_reward).__doc__ == last_number_reward.__doc__
 
 
-def test_an_asynchronous_function_is_returned_unchanged() -> None:
+def test_the_result_of_an_asynchronous_function_is_checked_too() -> None:
     async def slow(completions, **columns):
-        return [0.0] * len(completions)
+        return [float(text) for text in completions]
 
-    assert checked(slow) is slow
-    assert asyncio.run(checked(slow)(completions=["a"])) == [0.0]
+    assert asyncio.run(checked(slow)(completions=["1"])) == [1.0]
+    assert asyncio.iscoroutinefunction(checked(slow))
+    with pytest.raises(RewardError, match=r"'slow' failed on completion 1: it returned inf.* The completion is 'inf'"):
+        asyncio.run(checked(slow)(completions=["1", "inf"]))
+
+
+def test_a_function_gets_the_arguments_that_it_names() -> None:
+    def short(completions, answer):
+        return [float(text == gold) for text, gold in zip(completions, answer, strict=True)]
+
+    assert call(checked(short), ["a", "b"], answer=["a", "a"], other=[1, 2]) == [1.0, 0.0]
+    with pytest.raises(RewardError, match=r"required positional argument: 'answer' \(it can get: .*prompts"):
+        call(checked(short), ["a"])
+
+
+def test_chat_completions_taken_for_texts_are_explained() -> None:
+    def strips(completions, **columns):
+        return [float(len(text.strip())) for text in completions]
+
+    with pytest.raises(RewardError, match=r"are lists of messages; dgpo\.lab\.rewards\.completion_text"):
+        call(checked(strips), [[{"role": "assistant", "content": "x"}]])
+
+
+def test_what_is_checked_is_not_checked_again() -> None:
+    once = checked(picky)
+    assert checked(once) is once
 
 
 def test_an_interrupt_is_not_a_failed_reward() -> None:

@@ -107,7 +107,8 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path) -> None:
 
 
 def test_words_are_matched_exactly_and_numbers_as_numbers_by_default(tmp_path) -> None:
-    words = load_task(write(tmp_path / "w.jsonl", [*SUMS, {"problem": "p", "answer": "yes"}]))
+    texts = [{"problem": f"q{index}", "answer": "yes"} for index in range(len(SUMS))]
+    words = load_task(write(tmp_path / "w.jsonl", [*SUMS, *texts]))
     assert words.reward_funcs == (exact_match_reward,)
     assert words.metadata["rewards"] == ("exact_match",)
     assert load_task(write(tmp_path / "n.jsonl", SUMS), rewards=["task"]).reward_funcs == (last_number_reward,)
@@ -381,3 +382,25 @@ def test_an_empty_split_is_said(monkeypatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.Dataset.from_dict({"problem": []}))
     with pytest.raises(DataError, match=r"'owner/name' is empty: its split 'train' holds no row"):
         load_task("owner/name")
+
+
+def test_one_odd_row_does_not_change_the_scorer_and_is_listed(tmp_path) -> None:
+    odd = [{"problem": "odd", "answer": "NaN"}, {"problem": "large", "answer": "many"}]
+    task = load_task(write(tmp_path / "x.jsonl", [*SUMS, *odd]), eval_size=0)
+    assert task.reward_funcs == (last_number_reward,)
+    assert task.train_dataset.num_rows == len(SUMS)
+    assert "2 whose gold answer the reward cannot read (such as 'NaN', 'many')" in task.notes[0]
+
+
+def test_a_list_of_acceptable_answers_is_a_gold_answer(tmp_path) -> None:
+    rows = [{"problem": "p", "answer": ["New York", "NYC"]}, {"problem": "q", "answer": "Paris"}]
+    task = load_task(write(tmp_path / "x.jsonl", rows), eval_size=0, rewards=["text_match"])
+    assert task.train_dataset["answer"][:] == [["New York", "NYC"], ["Paris"]]
+    (reward,) = task.reward_funcs
+    assert reward(completions=["nyc.", "paris", "LA"], answer=[["New York", "NYC"], ["Paris"], ["NYC"]]) == [1, 1, 0]
+
+
+@pytest.mark.parametrize("chat", ["no", 5, "false"])
+def test_a_word_is_no_value_of_chat(tmp_path, chat) -> None:
+    with pytest.raises(ConfigError, match=r"it must be true or false"):
+        load_task(write(tmp_path / "x.jsonl", SUMS), chat=chat)

@@ -15,9 +15,16 @@ SUPPORTED = ((1, 16), (1, 17))
 """Lowest supported release, and the first one that is not supported any more."""
 
 TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     "_compute_loss": ("self", "model", "inputs"),
     "_generate": ("self", "prompts"),
     "_generate_and_score_completions": ("self", "inputs"),
+    "_generate_single_turn": (
+        *("self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"),
+    ),
+    "evaluation_loop": (
+        *("self", "dataloader", "description", "prediction_loss_only", "ignore_keys", "metric_key_prefix"),
+    ),
     "_get_train_sampler": ("self", "dataset"),
     "_get_per_token_logps_and_entropies": (
         *("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
@@ -55,7 +62,7 @@ TRAINER_PARAMETERS = (
 TRAINER_ATTRIBUTES = (
     *("_buffered_inputs", "_entropy_bonus_enabled", "_logs", "_metrics", "_step", "_tokenizer"),
     *("aux_loss_enabled", "beta", "eos_token_ids", "num_generations", "num_generations_eval", "num_iterations"),
-    *("ref_model", "reward_func_names", "reward_weights", "temperature"),
+    *("ref_model", "reward_func_names", "reward_weights", "temperature", "use_vllm"),
 )
 """Attributes of a constructed `GRPOTrainer` that the adapter reads or sets."""
 

@@ -1,6 +1,7 @@
 """The metrics of the credit: totals over micro-batches and ranks, logged beside TRL's own, and what is said of them."""
 
 import logging
+import time
 from typing import Any
 
 import torch
@@ -45,6 +46,13 @@ class CreditMetrics:
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
 
+    def _generate(self, prompts: list[Any]) -> Any:
+        started = time.monotonic()
+        try:
+            return super()._generate(prompts)
+        finally:
+            self._sampling_seconds += time.monotonic() - started
+
     def _call_rollout_callbacks(self) -> None:
         """Tell every callback that has `on_rollout_end` what was sampled."""
         given = {"logs": self._logs, "seconds": self._sampling_seconds, "mode": self._mode}
@@ -72,17 +80,30 @@ class CreditMetrics:
         distance = totals.metrics()["dgpo/hellinger_sq/max"]
         if distance <= _SAME_POLICY or not self.accelerator.is_main_process:
             return
-        if self.ref_model is None:
-            cause = "The reference is the model with the adapter switched off; an adapter that is not new"
-        else:
-            path = self.model.config._name_or_path
-            cause = f"The reference is loaded from config._name_or_path={path!r}; a policy changed in memory"
         logger.warning(
             "The policy differs from its reference before the first update (largest squared Hellinger distance %.2g;"
-            " 0 is expected). %s or dropout (disable_dropout=True switches it off) does this.",
+            " 0 is expected): %s.",
             distance,
-            cause,
+            self._cause_of_another_reference(),
         )
+
+    def _cause_of_another_reference(self) -> str:
+        """What can make policy and reference differ here: dropout, a trained adapter, or a changed model."""
+        policy = self.accelerator.unwrap_model(self.model)
+        dropped = [m.p for m in policy.modules() if isinstance(m, torch.nn.Dropout) and m.training and m.p > 0]
+        if dropped:
+            return (
+                f"dropout is on (p = {max(dropped):g}) and changes the policy by chance; disable_dropout=True, or"
+                " lora_dropout=0 for an adapter's, switches it off"
+            )
+        if self.ref_model is None:
+            return (
+                "the adapter is not new, and the reference is the model without it. To compare with the adapter as it"
+                " was passed, load it with PeftModel.from_pretrained(model, folder, is_trainable=True) and leave"
+                " peft_config out"
+            )
+        path = self.model.config._name_or_path
+        return f"the reference is loaded from config._name_or_path={path!r}, and the policy was changed in memory"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log TRL's metrics and the credit of all tokens since the last call."""

@@ -8,7 +8,6 @@ One step costs the policy's forward and backward pass, the reference's backbone 
 heads: what GRPO with a KL term costs. No logits of either model exist.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,19 +15,22 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from dgpo.checked import all_checked
 from dgpo.core import HINDSIGHT_STATS, Credit, TokenStats, assign_credit
 from dgpo.engines.trl import checks, heads, hindsight
 from dgpo.engines.trl.checkpoint import ExactResume
 from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig, building_reference
 from dgpo.engines.trl.credit_logging import CreditLogging
+from dgpo.engines.trl.held_out import HeldOutRewards
 from dgpo.engines.trl.live import LiveRows, skips_dead_rows
 from dgpo.engines.trl.metrics import CreditMetrics
 from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
 from dgpo.engines.trl.scores import Scores, is_reference, reference_policy
+from dgpo.engines.trl.stop_strings import StopStrings
 
 
-class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
+class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, GRPOTrainer):
     """Train with the credit of a rule: the same arguments as `GRPOTrainer`, with a `DGPOConfig`.
 
     The reference is what TRL would build for a KL penalty: the checkpoint that the policy came from, the base model
@@ -39,7 +41,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
 
     Args:
         model: Name or path of a checkpoint, or a model. A model in memory must name its checkpoint.
-        reward_funcs: As for `GRPOTrainer`, as are all the others.
+        reward_funcs: As for `GRPOTrainer`, as are all the others. What they return is checked (`dgpo.checked`).
         args: A `DGPOConfig`.
         train_dataset: Prompts.
         eval_dataset: Held-out prompts.
@@ -118,24 +120,19 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
             "rollout_func": rollout_func,
             "environment_factory": environment_factory,
         }
+        reward_funcs = all_checked(reward_funcs, args.output_dir)
         with building_reference(args, self._uses_reference):
             super().__init__(model, reward_funcs, args, **data, **processing, **extensions)
         self.beta = args.beta
         self._skips = skips_dead_rows(self, self._rule.traits)
         self._init_metrics(self._rule)
+        self._init_stop_strings()
         self._credit_logging = CreditLogging.of(self, self._rule)
         checks.check_trainer(self)
         if self._rule.traits.needs_hint:
             hindsight.check_hint(args, train_dataset)
 
     # ------------------------------------------------------------------------------------------------ rollout
-
-    def _generate(self, prompts: list[Any]) -> Any:
-        started = time.monotonic()
-        try:
-            return super()._generate(prompts)
-        finally:
-            self._sampling_seconds += time.monotonic() - started
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Let TRL make a rollout; add the group of each completion, and with `credit_policy="old"` its credit.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dgpo.errors import ConfigError
 from dgpo.lab.cli import help as texts
-from dgpo.lab.cli.parser import OK, CommandParser, mapping, numbers, wants_help
+from dgpo.lab.cli.parser import OK, CommandParser, mapping, names, numbers, wants_help
 from dgpo.lab.cli.reporting import inspect, report
 
 if TYPE_CHECKING:
@@ -90,12 +90,18 @@ def parse_train(words: Sequence[str]) -> "Request":
 
 
 def _eval_parser() -> CommandParser:
-    usage = "MODEL --task TASK [--protocol P] [--n N] [--temperature T] [--top-p P] [--max-tokens M] [...]"
+    usage = "MODEL --task TASK [--protocol P] [--n N] [--temperature T] [...]\n       dgpo eval [MODEL] --run RUN [...]"
     parser = CommandParser("eval", usage, texts.EVAL, texts.EVAL_END)
     add = parser.add_argument
-    add("model", metavar="MODEL", help="the model")
-    add("--task", required=True, help="where the problems come from")
-    add("--protocol", metavar="P", help="dapo, lighteval, open-r1 or plain")
+    add("model", metavar="MODEL", nargs="?", help="the model; with --run by default the one that it trained")
+    add("--task", help="where the problems come from")
+    what = "the held-out prompts of this run, asked, sampled and scored as it was trained"
+    add("--run", metavar="RUN", type=Path, help=what)
+    add("--protocol", metavar="P", help="dapo, lighteval, open-r1 or plain; it decides prompt and scorer")
+    add("--rewards", type=names, metavar="NAME", help="what scores, as `rewards:` in a recipe; the first one counts")
+    add("--reward-options", type=mapping, default={}, metavar="MAPPING", help="options of the rewards by their names")
+    what = "what the chat template is given, such as '{enable_thinking: false}'"
+    add("--chat-template-kwargs", type=mapping, default={}, metavar="MAPPING", help=what)
     add("--n", type=int, help="completions per problem")
     add("--temperature", type=float, metavar="T", help="of the sampling; 0 is greedy")
     add("--top-p", type=float, metavar="P", help="of the sampling")
@@ -111,7 +117,7 @@ def _eval_parser() -> CommandParser:
     dtypes = ("auto", "float32", "bfloat16", "float16")
     add("--dtype", default="auto", choices=dtypes, help="auto is bfloat16 on a GPU, float32 elsewhere")
     add("--device", metavar="cuda:1", help="of transformers; by default a GPU if there is one")
-    what = "options of the task, such as '{num_forks: 4}': those of `dgpo tasks`, or prompt_column and answer_column"
+    what = "options of the task, such as '{num_forks: 4}': those of `dgpo tasks`; chat: false for no chat template"
     add("--task-args", type=mapping, default={}, metavar="MAPPING", help=what)
     what = "by default evals/<model>-<task>-<protocol>-<hash of the settings>"
     add("--output", type=Path, metavar="FOLDER", help=what)
@@ -130,7 +136,16 @@ def parse_eval(words: Sequence[str]) -> "EvaluationRequest":
     Raises:
         ConfigError: For an option that does not exist or a value of the wrong kind.
     """
-    options = vars(_eval_parser().parse(words))
+    parser = _eval_parser()
+    options = vars(parser.parse(words))
+    run = options.pop("run")
+    if run is not None:
+        from dgpo.lab.train.of_run import options_of_run
+
+        options = options_of_run(run.expanduser(), options)
+    for name, option in (("model", "MODEL"), ("task", "--task")):
+        if not options[name]:
+            parser.error(f"the following arguments are required: {option}, or --run RUN")
     from dgpo.lab.evaluation.session import EvaluationRequest
 
     return EvaluationRequest(**options)

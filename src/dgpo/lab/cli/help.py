@@ -42,7 +42,10 @@ DGPO's knobs
 Task and model
   task                             forks, reasoning_gym:<name>, a file, or a hub data set; see `dgpo tasks`
   task_args              {}        options of the task, such as {num_forks: 4}
-  rewards                          reward functions; by default the task's own. The first one is the accuracy
+  rewards                          reward functions, or your own (my_rewards.py:score); the first one is the accuracy
+  reward_options         {}        options of rewards by name, such as {score: {scale: 2}}; reward_weights weighs them
+  max_prompt_length                longest prompt in tokens; by default what the model holds beside a completion
+  long_prompts           refuse    what becomes of longer ones before training: refuse or drop
   eval_size                        held-out prompts; by default the task's own choice, mostly 256
   eval_task                        a task of `dgpo eval` to measure while training; logs eval/avg@k and eval/pass@k
   eval_every             0         steps between two such measurements; 0 for none
@@ -88,18 +91,25 @@ continues and ends with the same file.
 
 MODEL   a folder, a hub id, or forks for the small model of that task
 TASK    aime24 | aime25 | math500 | gsm8k | amc23      data sets of the hub
-        path/to/file.jsonl | .json | .csv | .parquet   with a prompt and an answer column
-        owner/dataset:configuration:split              any data set of the hub
+        path/to/file.jsonl | .json | .csv | .parquet   with a prompt and an answer column; prompt and scorer of training
+        owner/dataset:configuration:split              any data set of the hub; likewise
         forks | reasoning_gym:<name>                   the held-out prompts, with the task's own scorer
+RUN     the directory of `dgpo train`: its held-out prompts, asked, sampled and scored as it was trained
 
 Protocols set prompt, sampling and extraction together; single values can be changed, and the result says which were.
-  dapo        n 32, temperature 1.0, top_p 0.7,  20480 tokens, last line `Answer:`     default of mathematical tasks
+  dapo        n 32, temperature 1.0, top_p 0.7,  20480 tokens, last line `Answer:`     default of the exams
   lighteval   n 64, temperature 1.0, top_p 1.0,  32768 tokens, boxed, math-verify's search
   open-r1     n 64, temperature 0.6, top_p 0.95, 32768 tokens, boxed, math-verify's search
-  plain       n 8,  temperature 1.0, top_p 1.0,   1024 tokens, the task's own prompt   default of forks, reasoning_gym
+  plain       n 8,  temperature 1.0, top_p 1.0,   1024 tokens, prompt and scorer of training   default of the rest
 """
 
-EVAL_END = "Files: settings.json  samples.jsonl  result.json  pass_at_k.png"
+EVAL_END = """\
+Before and after a run
+  dgpo eval --run runs/<run>                      the trained model
+  dgpo eval MODEL --run runs/<run>                the model it came from, on the same prompts
+
+Files: settings.json  samples.jsonl  result.json  pass_at_k.png
+"""
 
 COMPARE = """\
 Compares folders that `dgpo eval` wrote with the first of them: the difference of every metric with the 95 % interval of
@@ -157,13 +167,15 @@ What `task:` in a recipe may be; `task_args:` holds the options.
   reasoning_gym:<name>   procedural tasks with their own scorers, such as reasoning_gym:chain_sum.
                          Options: those of the task, such as max_terms, and size, system_prompt, answer_extraction
   path/to/file           .jsonl, .json, .csv or .parquet with a prompt and an answer column
-                         Options: prompt_column, answer_column, system_prompt, prompt_template, chat, eval_file
+                         Options: prompt_column, answer_column, system_prompt, prompt_template, eval_file, and
+                         chat: false for no chat template (it is used where the model's tokenizer has one)
   owner/dataset          a data set of the hub, such as BytedTsinghua-SIA/DAPO-Math-17k; owner/dataset:configuration
                          Options: those of a file, and split, eval_split in place of eval_file
 
 Rewards (`rewards:`, the first one is the accuracy)
   task                   the task's own
   last_number            the last number, as a decimal         exact_match   the whole completion, as text
+  text_match             the same, final stops aside           my_rewards.py:score   a function of your own
   math                   math-verify on the answer: \\boxed{}, else `Answer:`, else ####, else the last number
   math_boxed, math_answer, math_hashes, math_last_number       math-verify on an answer in one of these forms
   think_format           <think>...</think> and an answer      think_answer_format   ... in <answer>...</answer>

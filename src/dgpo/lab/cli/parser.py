@@ -100,6 +100,11 @@ def numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 1,8,32") from None
 
 
+def names(text: str) -> list[str]:
+    """Return the names of a list such as `math,think_format` or `[math]`, for `type=` of an argument."""
+    return [part.strip() for part in text.strip("[] ").split(",") if part.strip()]
+
+
 def mapping(text: str) -> dict[str, Any]:
     """Return the mapping that a YAML text holds, for `type=` of an argument."""
     from dgpo.lab import yaml12

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dgpo.errors import ConfigError
 from dgpo.lab.cli import help as texts
-from dgpo.lab.cli.parser import OK, CommandParser, split_options, wants_help
+from dgpo.lab.cli.parser import OK, CommandParser, mapping, split_options, wants_help
 
 
 def report(words: Sequence[str]) -> int:
@@ -67,6 +67,8 @@ def _inspect_parser() -> CommandParser:
     add("--prompt", metavar="TEXT", help="without --text: sample the answer from MODEL")
     what = "leave the tokenizer's chat template out: the prompt is the beginning of a text"
     add("--plain", action="store_true", help=what)
+    what = "what the chat template is given, such as '{enable_thinking: false}'"
+    add("--chat-template-kwargs", type=mapping, default={}, metavar="MAPPING", help=what)
     add("--max-tokens", type=int, default=256, metavar="256", help="longest answer to sample")
     what = "the credit rule: a name (dgpo by default), module:function or file.py:function; rules that compare the"
     add("--rule", default="dgpo", metavar="RULE", help=f"{what} completions of a prompt are refused: here is one")

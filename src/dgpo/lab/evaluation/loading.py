@@ -87,6 +87,28 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
+def refuse_foreign_tokens(name: str, tokenizer: Any, vocabulary: int | None, largest: int) -> None:
+    """Refuse a token that the model has no embedding for; it would fail inside of the model, without a word.
+
+    Args:
+        name: What the message calls the model.
+        tokenizer: Its tokenizer.
+        vocabulary: Rows of its embedding; None where unknown.
+        largest: The largest id that it would be given.
+
+    Raises:
+        ConfigError: If the id lies beyond the embedding.
+    """
+    if vocabulary is None or largest < vocabulary:
+        return
+    raise ConfigError(
+        f"The tokenizer of {name} gives {tokenizer.convert_ids_to_tokens(largest)!r} the id {largest}, and the model "
+        f"has embeddings for ids below {vocabulary} only. A token was added without resizing the model: call "
+        "model.resize_token_embeddings(len(tokenizer)) and save both, or set the pad token to one that exists "
+        "(tokenizer.pad_token = tokenizer.eos_token)."
+    )
+
+
 def load_model(model: str, *, dtype: str = "auto", device: str | None = None) -> Any:
     """Return a causal language model in evaluation mode; an adapter is merged into its model, in float32.
 

@@ -3,19 +3,23 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgpo.errors import ConfigError, DataError
+from dgpo.lab.evaluation.scoring import NO_ANSWER, Problem, Scored, Scorer, math_scorer, reward_scorer
 from dgpo.lab.rewards.extraction import AnswerFormat
-from dgpo.lab.rewards.math import CORRECT, CRASH, UNPARSEABLE, WRONG, MathReward, score
+from dgpo.lab.rewards.math import MathReward
 from dgpo.lab.tasks.base import RewardFn
-from dgpo.lab.tasks.layouts import Prompt, as_gold, as_prompt, cell, fill_template, find_columns
+from dgpo.lab.tasks.layouts import as_gold, as_prompt, cell, fill_template, find_columns
+from dgpo.lab.tasks.prompting import PromptFormat
 from dgpo.lab.tasks.readers import FORMATS, Table, read_file, read_hub
 from dgpo.lab.tasks.registry import load_task
 from dgpo.names import did_you_mean
+
+__all__ = ["HUB_TASKS", "NO_ANSWER", "Problem", "ProblemSet", "Scored", "Scorer", "load_problems"]
 
 _ID_COLUMNS = ("id", "unique_id", "problem_id", "ID")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -46,53 +50,6 @@ HUB_TASKS = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One problem.
-
-    Attributes:
-        name: Unique among the problems of a set.
-        prompt: Text, or chat messages.
-        gold: The right answer, `""` where the scorer needs none.
-        columns: The columns that the task's scorer reads.
-        digest: Hash of the prompt, before any template and without a system prompt, and of the gold answer: whether two
-            evaluations have the same problem.
-    """
-
-    name: str
-    prompt: Prompt
-    gold: str
-    columns: dict[str, Any] = field(default_factory=dict)
-    digest: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.digest:
-            messages = (
-                self.prompt if isinstance(self.prompt, str) else [m for m in self.prompt if m["role"] != "system"]
-            )
-            digest = hashlib.sha256(json.dumps([messages, self.gold], sort_keys=True).encode()).hexdigest()[:12]
-            object.__setattr__(self, "digest", digest)
-
-
-class Scored(NamedTuple):
-    """What came of one completion.
-
-    Attributes:
-        score: From 0 to 1, or `None` if the gold answer cannot be read.
-        answer: What it answered.
-        outcome: `correct`, `wrong`, `unparseable`, `timeout`, `crash` or `unparseable_gold`.
-        value: The value of a mathematical answer, for the majority vote; `None` where the answer stands for itself.
-    """
-
-    score: float | None
-    answer: str | None
-    outcome: str
-    value: str | None = None
-
-
-Scorer = Callable[[Sequence[Problem], Sequence[str]], list[Scored]]
-
-
-@dataclass(frozen=True)
 class ProblemSet:
     """The problems of an evaluation and the way to score them.
 
@@ -100,11 +57,15 @@ class ProblemSet:
         name: The task.
         problems: The problems, in order.
         reward: The task's own scorer; `None` for mathematical answers, which the protocol's format reads.
+        chat: Whether prompts go through the model's chat template; `None` where its tokenizer has one.
+        notes: What was left out of the data and why.
     """
 
     name: str
     problems: tuple[Problem, ...]
     reward: RewardFn | None = None
+    chat: bool | None = None
+    notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return a hash of the problems, their prompts and gold answers.
@@ -127,7 +88,20 @@ class ProblemSet:
         if template is None or self.reward is not None:
             return self
         problems = tuple(replace(problem, prompt=fill_template(template, problem.prompt)) for problem in self.problems)
-        return ProblemSet(self.name, problems)
+        return replace(self, problems=problems)
+
+    def for_model(self, prompts: PromptFormat, tokenizer: Any) -> "ProblemSet":
+        """Return the same problems with prompts in the form that the trainer gives to this model.
+
+        Args:
+            prompts: How prompts are put to it.
+            tokenizer: Its tokenizer.
+
+        Returns:
+            Problems.
+        """
+        problems = tuple(replace(p, prompt=prompts.form(p.prompt, tokenizer)) for p in self.problems)
+        return replace(self, problems=problems)
 
     def scorer(self, answer_format: AnswerFormat) -> Scorer:
         """Return what scores completions.
@@ -138,11 +112,38 @@ class ProblemSet:
         Returns:
             A function of problems and texts.
         """
-        return _math_scorer(MathReward(answer_format)) if self.reward is None else _reward_scorer(self.reward)
+        if self.reward is None:
+            return math_scorer(MathReward(answer_format))
+        if isinstance(self.reward, MathReward):
+            return math_scorer(self.reward)
+        return reward_scorer(self.reward, after_equals=_has_scorer(self.name))
+
+
+def asks_protocol(task: str, protocol: str | None) -> bool:
+    """Return whether a protocol decides prompt and scorer: for exams, and where one is named for other data.
+
+    Example:
+        >>> asks_protocol("aime24", None), asks_protocol("sums.jsonl", None), asks_protocol("sums.jsonl", "dapo")
+        (True, False, True)
+    """
+    return not _has_scorer(task) and (task in HUB_TASKS or protocol is not None)
+
+
+def _has_scorer(task: str) -> bool:
+    return task == "forks" or task.startswith("reasoning_gym:")
 
 
 def load_problems(
-    task: str, *, limit: int | None = None, seed: int = 0, task_args: dict[str, Any] | None = None
+    task: str,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    task_args: dict[str, Any] | None = None,
+    rewards: Sequence[str] | None = None,
+    reward_options: Mapping[str, Mapping[str, Any]] | None = None,
+    as_trained: bool = False,
+    held_out: bool = False,
+    eval_size: int | None = None,
 ) -> ProblemSet:
     """Return the problems of a task.
 
@@ -150,8 +151,13 @@ def load_problems(
         task: `aime24`, `aime25`, `math500`, `gsm8k`, `amc23`; a file; `owner/name[:configuration[:split]]` of the hub;
             `forks` or `reasoning_gym:<name>`, of which the held-out prompts are taken.
         limit: Only the first so many problems.
-        seed: Of the held-out prompts of forks and reasoning-gym.
-        task_args: Options of `forks` and reasoning-gym, or `prompt_column` and `answer_column`.
+        seed: Of the held-out prompts.
+        task_args: Options of the task; without `as_trained`, files have `prompt_column`, `answer_column` and `chat`.
+        rewards: Names of scorers, of which the first one scores; `None` for the task's own.
+        reward_options: Options of rewards.
+        as_trained: Ask and score files and data sets of the hub as training does, instead of as mathematics.
+        held_out: The prompts that training holds out; of files and data sets, all rows are taken otherwise.
+        eval_size: How many it holds out; with `held_out` alone.
 
     Returns:
         The problems, at least one.
@@ -170,32 +176,49 @@ def load_problems(
     for option in options:
         if not isinstance(option, str):
             raise ConfigError(f"task_args names an option {option!r}; names of options are texts, such as num_forks.")
-    if task == "forks" or task.startswith("reasoning_gym:"):
-        return _from_task(task, limit, seed, options)
+    if _has_scorer(task) or (as_trained and task not in HUB_TASKS):
+        if not _has_scorer(task) and not _looks_like_file(task) and "/" not in task:
+            raise ConfigError(_unknown(task))
+        for option, remedy in (("eval_size", "--limit"), ("seed", "--seed")):
+            if option in options:
+                raise ConfigError(f"{option} is no option of the task in an evaluation; {remedy} sets it.")
+        options |= {"rewards": rewards, "reward_options": reward_options, "seed": seed}
+        if not held_out:
+            eval_size = limit if _has_scorer(task) else 0
+        return _of_task(task, limit, {**options, "eval_size": eval_size}, held_out=held_out or _has_scorer(task))
     columns = {name: options.pop(name, None) for name in ("prompt_column", "answer_column")}
+    chat = options.pop("chat", None)
     table = _table(task)
     if options:
         raise ConfigError(
-            f"task {task} has no option {next(iter(options))!r} here. Its options are: {', '.join(columns)}."
+            f"task {task} has no option {next(iter(options))!r} here. Its options are: {', '.join(columns)}, chat."
         )
-    return ProblemSet(task, tuple(_rows(table, limit, columns)))
+    return ProblemSet(task, tuple(_rows(table, limit, columns)), chat=PromptFormat(chat).chat)
 
 
 def _table(task: str) -> Table:
     if task in HUB_TASKS:
         return read_hub(*HUB_TASKS[task])
-    path = Path(task).expanduser()
-    if path.suffix.lower() in FORMATS or path.is_file() or task.startswith((".", "/", "~")):
-        return read_file(path)
+    if _looks_like_file(task):
+        return read_file(Path(task).expanduser())
     hub_id, _, rest = task.partition(":")
     config, _, split = rest.partition(":")
     if _HUB_ID.fullmatch(hub_id):
         return read_hub(hub_id, config or None, split or "test")
+    raise ConfigError(_unknown(task))
+
+
+def _unknown(task: str) -> str:
     near = did_you_mean(task, [*HUB_TASKS, "forks"])
-    raise ConfigError(
+    return (
         f"there is no task {task!r}.{near} A task is {', '.join(HUB_TASKS)}, forks, reasoning_gym:<name>, a file "
         f"ending in {', '.join(FORMATS)}, or a data set of the hub, owner/name:configuration:split."
     )
+
+
+def _looks_like_file(task: str) -> bool:
+    path = Path(task).expanduser()
+    return path.suffix.lower() in FORMATS or path.is_file() or task.startswith((".", "/", "~"))
 
 
 def _rows(table: Table, limit: int | None, options: dict[str, Any]) -> list[Problem]:
@@ -220,49 +243,40 @@ def _rows(table: Table, limit: int | None, options: dict[str, Any]) -> list[Prob
                 f"{where}: the id {name!r} ({id_column}) was seen in row {places[name]} already; ids must be unique, "
                 "as results are stored under them."
             )
-        problems[name], places[name] = Problem(name, prompt, gold), number
+        golds = {"answer": gold} if isinstance(gold, list) else {}
+        text = gold if isinstance(gold, str) else " | ".join(gold)
+        problems[name], places[name] = Problem(name, prompt, text, golds), number
     return list(problems.values())
 
 
-def _from_task(name: str, limit: int | None, seed: int, options: dict[str, Any]) -> ProblemSet:
-    for option, remedy in (("eval_size", "--limit"), ("seed", "--seed")):
-        if option in options:
-            raise ConfigError(f"{option} is no option of the task in an evaluation; {remedy} sets it.")
-    task = load_task(name, seed=seed, eval_size=limit, **options)
-    if task.eval_dataset is None:
+def _of_task(name: str, limit: int | None, options: dict[str, Any], *, held_out: bool) -> ProblemSet:
+    """The problems of a task as training asks and scores them: its held-out rows, or all rows of a table."""
+    if not held_out:
+        if name.count(":") > 1:  # owner/name:configuration:split
+            name, _, options["split"] = name.rpartition(":")
+        elif not _looks_like_file(name):
+            options.setdefault("split", "test")
+    task = load_task(name, **options)
+    rows = task.eval_dataset if held_out else task.train_dataset
+    if rows is None:
         raise DataError(f"task {name} has no held-out prompts to evaluate on.")
+    rows = rows.select(range(min(limit, len(rows)))) if limit is not None else rows
+    return ProblemSet(name, problems_of(rows), task.reward_funcs[0], task.chat, task.notes)
+
+
+def problems_of(rows: Any) -> tuple[Problem, ...]:
+    """Return the rows of a task's data set as problems.
+
+    Args:
+        rows: A data set with a column `prompt`.
+
+    Returns:
+        One problem a row, named by its number.
+    """
     problems = []
-    for number, row in enumerate(task.eval_dataset):
+    for number, row in enumerate(rows):
         columns = {key: value for key, value in row.items() if key != "prompt"}
-        problems.append(Problem(str(number), row["prompt"], str(row.get("answer") or ""), columns))
-    return ProblemSet(name, tuple(problems), task.reward_funcs[0])
-
-
-def _math_scorer(reward: MathReward) -> Scorer:
-    def scored(problems: Sequence[Problem], texts: Sequence[str]) -> list[Scored]:
-        verdicts = reward.verdicts(texts, [problem.gold for problem in problems])
-        return [Scored(score(verdict), verdict.answer, verdict.outcome, verdict.value) for verdict in verdicts]
-
-    return scored
-
-
-def _reward_scorer(reward: RewardFn) -> Scorer:
-    def scored(problems: Sequence[Problem], texts: Sequence[str]) -> list[Scored]:
-        columns = {key: [problem.columns[key] for problem in problems] for key in problems[0].columns}
-        values = reward(prompts=[problem.prompt for problem in problems], completions=list(texts), **columns)
-        # In forks, and much of reasoning-gym, the answer follows the last equals sign.
-        answer_of = getattr(reward, "answer_of", None) or (lambda text: text.rpartition("=")[2].strip())
-        return [_scored(value, answer_of(text) or None) for value, text in zip(values, texts, strict=True)]
-
-    return scored
-
-
-def _scored(value: float | None, answer: str | None) -> Scored:
-    if value is None:
-        return Scored(None, answer, "unparseable_gold")
-    outcome = CORRECT if value >= 1 else UNPARSEABLE if answer is None else WRONG
-    return Scored(float(value), answer, outcome)
-
-
-NO_ANSWER = frozenset({UNPARSEABLE, CRASH, "timeout"})
-"""Outcomes of completions from which no answer was read; they do not vote."""
+        gold = row.get("answer")
+        text = " | ".join(gold) if isinstance(gold, list) else str(gold or "")
+        problems.append(Problem(str(number), row["prompt"], text, columns))
+    return tuple(problems)

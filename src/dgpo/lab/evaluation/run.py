@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dgpo.errors import ConfigError, DataError
+from dgpo.lab.evaluation.loading import refuse_foreign_tokens
 from dgpo.lab.evaluation.metrics import summarize
 from dgpo.lab.evaluation.problems import Problem, ProblemSet, Scored
 from dgpo.lab.evaluation.records import EvaluationDirectory
@@ -28,7 +29,12 @@ def fit_to_context(sampler: Sampler, problems: ProblemSet, max_tokens: int) -> i
     context = sampler.context
     if context is None:
         return max_tokens
-    lengths = {problem.name: len(sampler.prompt_tokens(problem.prompt)) for problem in problems.problems}
+    prompts = {problem.name: sampler.prompt_tokens(problem.prompt) for problem in problems.problems}
+    lengths = {name: len(ids) for name, ids in prompts.items()}
+    tokenizer = getattr(sampler, "tokenizer", None)
+    if tokenizer is not None:
+        largest = max(max(ids, default=0) for ids in [*prompts.values(), [tokenizer.pad_token_id or 0]])
+        refuse_foreign_tokens("the model", tokenizer, getattr(sampler, "vocabulary", None), largest)
     longest = max(lengths, key=lambda name: lengths[name])
     if lengths[longest] >= context:
         raise ConfigError(

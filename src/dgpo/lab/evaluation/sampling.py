@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 from dgpo.errors import ConfigError
 from dgpo.lab.evaluation.loading import load_model, load_tokenizer
-from dgpo.lab.tasks.layouts import Prompt, as_chat
+from dgpo.lab.tasks.layouts import Prompt
+from dgpo.lab.tasks.prompting import PromptFormat
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class Completion(NamedTuple):
 class Sampler(Protocol):
     """What samples completions."""
 
+    tokenizer: Any
+    prompts: PromptFormat
+
     def sample(self, requests: Sequence[Request], sampling: Sampling, batch: int) -> list[Completion]:
         """Return one completion per request; equal batches with equal seeds give equal completions."""
 
@@ -98,42 +102,29 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Return a prompt as token ids: through the chat template if the tokenizer has one, else as plain text.
-
-    Args:
-        tokenizer: The tokenizer.
-        prompt: Text, or chat messages.
-
-    Returns:
-        The ids.
-    """
-    if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(as_chat(prompt, None), add_generation_prompt=True, tokenize=False)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    text = prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
-    return list(tokenizer(text)["input_ids"])
-
-
 class TransformersSampler:
     """Samples with `generate` of transformers, a batch at a time, with its KV cache.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
+        prompts: How prompts are put to the model.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: Any, tokenizer: Any, prompts: PromptFormat | None = None) -> None:
+        self.model, self.tokenizer, self.prompts = model, tokenizer, prompts or PromptFormat()
 
     @classmethod
-    def load(cls, model: str, *, dtype: str = "auto", device: str | None = None) -> "TransformersSampler":
+    def load(
+        cls, model: str, *, dtype: str = "auto", device: str | None = None, prompts: PromptFormat | None = None
+    ) -> "TransformersSampler":
         """Return a sampler of a model folder or hub id.
 
         Args:
             model: Folder or hub id.
             dtype: `auto` is bfloat16 on a GPU, float32 elsewhere.
             device: Such as `"cuda:1"`; by default a GPU if there is one.
+            prompts: How prompts are put to the model.
 
         Returns:
             The sampler.
@@ -142,16 +133,21 @@ class TransformersSampler:
             ConfigError: If the model cannot be loaded.
         """
         tokenizer = load_tokenizer(model)
-        return cls(load_model(model, dtype=dtype, device=device), tokenizer)
+        return cls(load_model(model, dtype=dtype, device=device), tokenizer, prompts)
 
     @property
     def context(self) -> int | None:
         """Positions of the model."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the model's embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """Return a prompt as ids."""
-        return encode_prompt(self.tokenizer, prompt)
+        return self.prompts.ids(prompt, self.tokenizer)
 
     def sample(self, requests: Sequence[Request], sampling: Sampling, batch: int) -> list[Completion]:
         """Return one completion per request; the seed of the batch decides them all."""

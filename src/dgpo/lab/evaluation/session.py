@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import ConfigError
-from dgpo.lab.evaluation.problems import ProblemSet, load_problems
+from dgpo.lab.evaluation.problems import ProblemSet, asks_protocol, load_problems
 from dgpo.lab.evaluation.protocols import Protocol, get_protocol
 from dgpo.lab.evaluation.sampling import Sampler, Sampling, TransformersSampler, choose_backend
+from dgpo.lab.tasks.prompting import PromptFormat
 
 # vLLM works on so many completions at once; transformers must hold the cache of all of them.
 DEFAULT_BATCH_SIZES = {"transformers": 32, "vllm": 256}
@@ -24,7 +25,8 @@ class EvaluationRequest:
     Attributes:
         model: A folder, a hub id, or `forks`.
         task: Where the problems come from; see `load_problems`.
-        protocol: Its name; by default `plain` for tasks with a scorer of their own, `dapo` for the others.
+        protocol: Its name; by default `dapo` for exams, and `plain` for everything that can be trained on, which is
+            asked and scored as in training.
         n: Completions per problem.
         temperature: Of the sampling, 0 or more.
         top_p: Of the sampling, above 0 and at most 1.
@@ -37,6 +39,12 @@ class EvaluationRequest:
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device: Of transformers, such as `cuda:1`.
         task_args: Options of the task.
+        rewards: Names of scorers, of which the first one scores; by default the task's own.
+        reward_options: Options of rewards, by their names.
+        chat_template_kwargs: What the chat template is given, such as `{"enable_thinking": False}`.
+        held_out: Take the prompts that a training holds out.
+        eval_size: How many these are; with `held_out` alone.
+        task_seed: Which ones; by default `seed`.
         vllm_args: Arguments of `vllm.LLM`.
         output: The folder; by default one in `evals/`, named after the settings.
     """
@@ -56,6 +64,12 @@ class EvaluationRequest:
     dtype: str = "auto"
     device: str | None = None
     task_args: dict[str, Any] = field(default_factory=dict)
+    rewards: Sequence[str] | None = None
+    reward_options: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    held_out: bool = False
+    eval_size: int | None = None
+    task_seed: int | None = None
     vllm_args: dict[str, Any] = field(default_factory=dict)
     output: Path | None = None
 
@@ -66,9 +80,27 @@ class EvaluationRequest:
 
     def resolved_protocol(self) -> Protocol:
         """Return the protocol with the changes applied."""
-        own_scorer = self.task == "forks" or self.task.startswith("reasoning_gym:")
-        protocol = get_protocol(self.protocol or ("plain" if own_scorer else "dapo"))
-        return replace(protocol, **self.changes())
+        asked = asks_protocol(self.task, self.protocol)
+        return replace(get_protocol(self.protocol or ("dapo" if asked else "plain")), **self.changes())
+
+    def load(self) -> ProblemSet:
+        """Return the problems: as the protocol asks and scores them, or as training does."""
+        if asks_protocol(self.task, self.protocol) and (self.rewards or self.held_out):
+            raise ConfigError(
+                f"{self.task} is asked and scored by the protocol {self.resolved_protocol().name}, which leaves "
+                "--rewards and --run no room; leave --protocol out."
+            )
+        return load_problems(
+            self.task,
+            limit=self.limit,
+            seed=self.seed if self.task_seed is None else self.task_seed,
+            task_args=self.task_args,
+            rewards=self.rewards,
+            reward_options=self.reward_options,
+            as_trained=not asks_protocol(self.task, self.protocol),
+            held_out=self.held_out,
+            eval_size=self.eval_size,
+        )
 
 
 def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
@@ -97,11 +129,11 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
     from dgpo.lab.quiet import quiet_libraries
 
     quiet_libraries()
-    problems = load_problems(request.task, limit=request.limit, seed=request.seed, task_args=request.task_args)
-    problems = problems.with_template(protocol.prompt_template)
+    problems = request.load().with_template(protocol.prompt_template)
     unreadable = unreadable_golds(problems)
+    problems.scorer(protocol.answer_format)  # refuses a reward that cannot be measured
     model = _model_path(request)
-    sampler = _sampler(model, request)
+    sampler = _sampler(model, request, PromptFormat(problems.chat, request.chat_template_kwargs))
     max_tokens = fit_to_context(sampler, problems, protocol.max_tokens)
     sampling = Sampling(protocol.temperature, protocol.top_p, max_tokens, request.seed)
     settings = _settings(request, protocol, problems, model, max_tokens)
@@ -109,6 +141,8 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
     directory.open(settings)
     progress = Progress()
     progress.say(f"Evaluation: {directory.path}")
+    for note in problems.notes:
+        progress.say(f"{request.task}: {note}")
     if max_tokens < protocol.max_tokens:
         progress.say(f"Completions end at {max_tokens} tokens: the model holds no more beside the longest prompt.")
     if unreadable:
@@ -121,7 +155,7 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
     try:
         result = run(
             sampler,
-            problems,
+            problems.for_model(sampler.prompts, sampler.tokenizer),
             n=protocol.n,
             sampling=sampling,
             answer_format=protocol.answer_format,
@@ -161,7 +195,8 @@ def _settings(
         "backend": request.backend,
         "dtype": request.dtype,
     }
-    for name in ("task_args", "vllm_args"):
+    of_task = ("task_args", "rewards", "reward_options", "chat_template_kwargs", "held_out", "task_seed")
+    for name in (*of_task, "vllm_args"):
         if given := getattr(request, name):
             settings[name] = json.loads(json.dumps(given, default=str))  # as it will be read back
     return settings
@@ -205,12 +240,12 @@ def _model_path(request: EvaluationRequest) -> str:
     return named_model(request.model, request.task_args if request.task == "forks" else {})
 
 
-def _sampler(model: str, request: EvaluationRequest) -> Sampler:
+def _sampler(model: str, request: EvaluationRequest, prompts: PromptFormat) -> Sampler:
     if request.backend == "vllm":
         from dgpo.lab.evaluation.vllm_sampling import VllmSampler
 
-        return VllmSampler(model, dtype=request.dtype, options=request.vllm_args)
-    return TransformersSampler.load(model, dtype=request.dtype, device=request.device)
+        return VllmSampler(model, dtype=request.dtype, options=request.vllm_args, prompts=prompts)
+    return TransformersSampler.load(model, dtype=request.dtype, device=request.device, prompts=prompts)
 
 
 def _default_output(request: EvaluationRequest, settings: dict[str, Any]) -> Path:

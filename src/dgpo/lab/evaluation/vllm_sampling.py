@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dgpo.lab.evaluation.loading import load_tokenizer
-from dgpo.lab.evaluation.sampling import Completion, Request, Sampling, encode_prompt, seed_of
+from dgpo.lab.evaluation.sampling import Completion, Request, Sampling, seed_of
 from dgpo.lab.tasks.layouts import Prompt
+from dgpo.lab.tasks.prompting import PromptFormat
 
 
 class VllmSampler:
@@ -15,10 +16,20 @@ class VllmSampler:
         model: Folder or hub id.
         dtype: vLLM's own name for it, `auto` by default.
         options: More arguments of `vllm.LLM`, such as `tensor_parallel_size` or `max_model_len`.
+        prompts: How prompts are put to the model.
     """
 
-    def __init__(self, model: str, *, dtype: str = "auto", options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "auto",
+        options: Mapping[str, Any] | None = None,
+        prompts: PromptFormat | None = None,
+    ) -> None:
         from vllm import LLM
+
+        self.prompts = prompts or PromptFormat()
 
         self.tokenizer = load_tokenizer(model)
         self.engine = LLM(model=model, **{"dtype": dtype, "seed": 0, **(options or {})})
@@ -30,7 +41,7 @@ class VllmSampler:
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """Return a prompt as ids."""
-        return encode_prompt(self.tokenizer, prompt)
+        return self.prompts.ids(prompt, self.tokenizer)
 
     def sample(self, requests: Sequence[Request], sampling: Sampling, batch: int) -> list[Completion]:
         """Return one completion per request."""

@@ -21,6 +21,7 @@ class InspectRequest:
         text: A file whose text is scored.
         prompt: What stands before the text; without a text, an answer to it is sampled.
         plain: Leave the chat template out.
+        chat_template_kwargs: What the chat template is given.
         max_tokens: Longest answer to sample, 1 or more.
         rule: The credit rule: a name, `module:function` or `file.py:function`.
         options: Its options.
@@ -36,6 +37,7 @@ class InspectRequest:
     text: Path | None = None
     prompt: str | None = None
     plain: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     max_tokens: int = 256
     rule: str = "dgpo"
     options: dict[str, Any] = field(default_factory=dict)
@@ -148,11 +150,10 @@ def _prompt_ids(request: InspectRequest, tokenizer: Any) -> "Tensor":
     """Ids of the prompt: through the chat template where the tokenizer has one, as in training and `dgpo eval`."""
     import torch
 
-    from dgpo.lab.evaluation.sampling import encode_prompt
+    from dgpo.lab.tasks.prompting import PromptFormat
 
-    if not request.prompt or request.plain:
-        return torch.tensor(tokenizer(request.prompt or "")["input_ids"], dtype=torch.long)
-    return torch.tensor(encode_prompt(tokenizer, request.prompt), dtype=torch.long)
+    prompts = PromptFormat(False if request.plain or not request.prompt else None, request.chat_template_kwargs)
+    return torch.tensor(prompts.ids(request.prompt or "", tokenizer), dtype=torch.long)
 
 
 def _context(model: Any) -> int:

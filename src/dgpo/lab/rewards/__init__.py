@@ -4,9 +4,9 @@ A completion is a text or a list of chat messages; `None` marks one that cannot 
 missing or of the wrong kind, and keeps it out of the group's mean.
 """
 
-from dgpo.lab.rewards.checked import checked
+from dgpo.checked import checked
 from dgpo.lab.rewards.completions import completion_text
-from dgpo.lab.rewards.exact import exact_match_reward
+from dgpo.lab.rewards.exact import exact_match_reward, text_match_reward
 from dgpo.lab.rewards.extraction import extract_answer
 from dgpo.lab.rewards.format import think_answer_format_reward, think_format_reward
 from dgpo.lab.rewards.length import SoftOverlong, soft_overlong_reward
@@ -34,6 +34,7 @@ __all__ = [
     "parse_number",
     "reward_names",
     "soft_overlong_reward",
+    "text_match_reward",
     "think_answer_format_reward",
     "think_format_reward",
 ]

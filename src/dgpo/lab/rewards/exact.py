@@ -1,4 +1,4 @@
-"""The whole completion, compared with the gold answer as text."""
+"""The whole completion, compared with the gold answer as text: exactly, or leniently."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +33,30 @@ def exact_match_reward(completions: Sequence[Completion], answer: Sequence[Any],
     ]
 
 
+def text_match_reward(completions: Sequence[Completion], answer: Sequence[Any], **columns: Any) -> list[float | None]:
+    """Return 1 for each completion that is the gold answer up to case, white space and final stops, 0 for the others.
+
+    Args:
+        completions: Texts, or lists of chat messages, as TRL hands them over.
+        answer: One gold answer per completion.
+        **columns: The other columns of the data set, unused.
+
+    Returns:
+        1.0 or 0.0 per completion, or `None` where the gold answer is missing or blank.
+
+    Raises:
+        ValueError: If there is not one gold answer per completion.
+
+    Example:
+        >>> text_match_reward(["New York.", "New York", "new york, USA"], ["New York", "New York.", "New York"])
+        [1.0, 1.0, 0.0]
+    """
+    return [
+        float(_unstopped(completion_text(completion)) == _unstopped(str(gold))) if has_text(gold) else None
+        for completion, gold in zip(completions, answer, strict=True)
+    ]
+
+
 def has_text(gold: Any) -> bool:
     """Return whether `exact_match_reward` can score against this gold answer.
 
@@ -51,3 +75,8 @@ def has_text(gold: Any) -> bool:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+def _unstopped(text: str) -> str:
+    plain = _plain(text)
+    return plain.rstrip(".\u3002 ") or plain

@@ -10,7 +10,7 @@ from dgpo.errors import RewardError
 from dgpo.lab.rewards.extraction import AnswerFormat
 from dgpo.lab.rewards.math import CORRECT, UNPARSEABLE_GOLD, MathReward
 from dgpo.lab.rewards.pool import Question, VerifierPool
-from dgpo.lab.rewards.registry import get_reward
+from dgpo.lab.rewards.registry import get_reward, is_own
 
 # How a completion gives an answer in each format; a box where there is none of its own.
 _GIVEN = {"answer": "Answer: {}", "hashes": "#### {}", "tag": "<answer>{}</answer>", "last_number": "It is {}."}
@@ -99,28 +99,28 @@ def lint_golds(
     )
 
 
-def gold_notes(names: Sequence[str], golds: Sequence[Any]) -> list[str]:
-    """Return what the rewards of these names would do with gold answers that they should not; for loaders of data.
+def gold_lints(names: Sequence[str], golds: Sequence[Any]) -> dict[str, GoldLint]:
+    """Return what the rewards of these names cannot use of gold answers, or score as they should not.
 
     Args:
         names: Names of rewards; those that are not `math` or one of its kind are passed over.
-        golds: The gold answers.
+        golds: The gold answers, or lists of acceptable ones.
 
     Returns:
-        A sentence for each reward that finds something; none where no verifier starts, which training will say.
+        By the name of the reward; none where no verifier starts, which training will say.
 
     Example:
-        >>> gold_notes(["math_boxed", "exact_match"], ["7", "2 3"])
-        ["math_boxed: of 2 different gold answers, 1 cannot be read and give no score (such as '2 3')"]
+        >>> print(gold_lints(["math_boxed", "exact_match"], ["7", "2 3"])["math_boxed"])
+        of 2 different gold answers, 1 cannot be read and give no score (such as '2 3')
     """
-    notes = []
+    flat = [one for gold in golds for one in (gold if isinstance(gold, list) else [gold])]
+    lints = {}
     for name in names:
-        reward = get_reward(name)
+        reward = None if is_own(name) else get_reward(name)
         if isinstance(reward, MathReward):
             with contextlib.suppress(RewardError):
-                lint = lint_golds(golds, reward.answer_format)
-                notes += [] if lint.ok else [f"{name}: {lint}"]
-    return notes
+                lints[name] = lint_golds(flat, reward.answer_format)
+    return lints
 
 
 def _values(pool: VerifierPool, texts: Sequence[str]) -> Any:

@@ -17,6 +17,13 @@ from dgpo.lab.runs import files
 from dgpo.lab.runs.environment import environment
 from dgpo.versions import __version__
 
+_OF_A_START = frozenset(
+    {
+        *(files.RECIPE, files.ENVIRONMENT, files.METRICS, files.SUMMARY, files.CURVE, files.ERROR, files.COMPLETIONS),
+        *("credit", "failed_rewards.jsonl", "README.md"),
+    }
+)
+
 
 class RunDirectory:
     """Writes a run's files; every line reaches the operating system at once, so a killed run loses none.
@@ -39,13 +46,31 @@ class RunDirectory:
         Raises:
             RecipeError: If it is not empty; the message says how to resume.
         """
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or not any(self.path.iterdir()) or self.is_failed_start():
             return
         folder = shlex.quote(str(self.path))
         remedy = f"Continue that run with `dgpo train --resume {folder}`, or choose"
         if not any(self.path.glob(files.CHECKPOINTS)):
             remedy = "It holds no checkpoint to resume from; delete it, or choose"
         raise RecipeError(f"The run directory {self.path} is not empty. {remedy} another one with --output_dir.")
+
+    def is_failed_start(self) -> bool:
+        """Return whether all that is there is what a run left that ended before its first step."""
+        kept = {path.name for path in self.path.iterdir()}
+        if not kept <= _OF_A_START or not {files.ERROR, files.SUMMARY} & kept:
+            return False
+        summary = files.read_json(self.path / files.SUMMARY) or {}
+        return not summary.get("steps") and summary.get("status") != "complete"
+
+    def clear_failed_start(self) -> None:
+        """Delete what a run left that ended before its first step; nothing else is touched."""
+        if not self.path.is_dir() or not self.is_failed_start():
+            return
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def withdraw(self) -> None:
         """Delete a directory in which nothing was measured yet, so that the next try may use it."""

@@ -74,6 +74,8 @@ def read_run(path: Path) -> Run:
         )
     if not lines:
         run.notes.append(f"There are no curves: {METRICS} is missing, and no checkpoint holds metrics.")
+    if isinstance(summary.get("no_signal"), str):
+        run.notes.insert(0, summary["no_signal"])
     run.notes += problems
     return run
 

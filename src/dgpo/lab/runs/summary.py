@@ -36,16 +36,46 @@ def wilson_interval(mean: float, count: int) -> tuple[float, float] | None:
 
 
 def accuracy(metrics: list[dict[str, Any]], phase: str, reward_name: str, prompts: int) -> dict[str, Any] | None:
-    """Return the held-out accuracy of a phase as a mapping with its interval, or `None` if it was not measured."""
+    """Return the held-out accuracy of a phase as a mapping with its interval, or `None` if it was not measured.
+
+    Args:
+        metrics: The lines of `metrics.jsonl`.
+        phase: Before or after training.
+        reward_name: Name of the first reward function.
+        prompts: Held-out prompts there are.
+
+    Returns:
+        Mean, the prompts that it is over (those with a score) and how many were asked, and a Wilson interval.
+    """
     key = f"eval_rewards/{reward_name}/mean"
-    values = [line[key] for line in metrics if line.get("phase") == phase and line.get(key) is not None]
-    if not values:
+    lines = [line for line in metrics if line.get("phase") == phase and line.get(key) is not None]
+    if not lines:
         return None
-    interval = wilson_interval(values[-1], prompts)
-    result: dict[str, Any] = {"mean": values[-1], "prompts": prompts}
+    mean, line = lines[-1][key], lines[-1]
+    scored = line.get(f"eval_rewards/{reward_name}/prompts")
+    scored = prompts if scored is None else round(scored)
+    result: dict[str, Any] = {"mean": mean, "prompts": scored, "asked": prompts}
+    interval = wilson_interval(mean, scored)
     if interval:
         result |= {"low": interval[0], "high": interval[1], "interval": "Wilson, 95 %, over prompts"}
     return result
+
+
+def prompts_text(measured: dict[str, Any]) -> str:
+    """Return how many prompts an accuracy is over, and of how many.
+
+    Args:
+        measured: What `accuracy` returned.
+
+    Returns:
+        Words.
+
+    Example:
+        >>> prompts_text({"prompts": 1, "asked": 8}), prompts_text({"prompts": 8, "asked": 8})
+        ('1 of 8 prompts could be scored', '8 prompts')
+    """
+    scored, asked = measured["prompts"], measured.get("asked", measured["prompts"])
+    return f"{scored} prompts" if scored == asked else f"{scored} of {asked} prompts could be scored"
 
 
 def summarize(
@@ -67,6 +97,7 @@ def summarize(
         A mapping for `summary.json`; figures that are unknown are `None`.
     """
     rewards = [line["reward"] for line in metrics if line.get("phase") == TRAIN and line.get("reward") is not None]
+    shares = [line["differing_groups"] for line in metrics if line.get("differing_groups") is not None]
     return {
         **facts,
         "steps": max((line["step"] for line in metrics), default=0),
@@ -75,6 +106,7 @@ def summarize(
             BEFORE: accuracy(metrics, BEFORE, reward_name, eval_prompts),
             AFTER: accuracy(metrics, AFTER, reward_name, eval_prompts),
         },
+        "differing_groups": _mean(shares),
         "reward_first_10_logs": _mean(rewards[:10]),
         "reward_last_10_logs": _mean(rewards[-10:]),
         "train_seconds": max((line.get("wall_seconds") or 0.0 for line in metrics), default=0.0),

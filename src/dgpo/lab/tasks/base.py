@@ -1,8 +1,10 @@
 """What a task is: prompts with verifiable answers, a held-out split, and the functions that score a completion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from dgpo.lab.tasks.prompting import PromptFormat
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,6 +25,8 @@ class Task:
         reward_funcs: The task's own scorers. The first one is the accuracy that is reported before and after.
         description: One line for `--dry-run`.
         metadata: Facts for a report (sizes, options, where the rows came from).
+        notes: What was left out of the data and why, and gold answers that a scorer cannot read; one sentence each.
+        chat: Whether prompts go through the chat template; None where the model's tokenizer has one.
     """
 
     name: str
@@ -31,3 +35,16 @@ class Task:
     reward_funcs: tuple[RewardFn, ...]
     description: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    chat: bool | None = None
+
+    def prompt_format(self, template_kwargs: Mapping[str, Any] | None = None) -> PromptFormat:
+        """Return how the prompts are put to a model.
+
+        Args:
+            template_kwargs: What the chat template is given.
+
+        Returns:
+            The format.
+        """
+        return PromptFormat(self.chat, dict(template_kwargs or {}))

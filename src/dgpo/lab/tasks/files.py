@@ -1,19 +1,18 @@
 """Local files and data sets of the hub as tasks: any table with a prompt and a gold answer in each row."""
 
-import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo.errors import ConfigError, DataError
-from dgpo.lab.progress import track
-from dgpo.lab.rewards.lint import gold_notes
-from dgpo.lab.rewards.registry import can_score, get_reward
+from dgpo.lab.rewards.registry import any_answer, get_reward, is_own, needs_gold
 from dgpo.lab.tasks.base import Task
-from dgpo.lab.tasks.layouts import Columns, Prompt, as_chat, as_gold, as_prompt, cell, fill_template, find_columns
+from dgpo.lab.tasks.layouts import as_chat, fill_template, find_columns
+from dgpo.lab.tasks.prompting import check_chat
 from dgpo.lab.tasks.readers import Table, read_file, read_hub
+from dgpo.lab.tasks.rows import Row, UsableRows, collect, default_reward, prompt_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,30 +26,32 @@ def load_file(
     seed: int = 0,
     eval_size: int | None = None,
     rewards: Sequence[str] | None = None,
+    reward_options: Mapping[str, Mapping[str, Any]] | None = None,
     prompt_column: str | None = None,
     answer_column: str | None = None,
     system_prompt: str | None = None,
     prompt_template: str | None = None,
-    chat: bool = False,
+    chat: bool | None = None,
     eval_file: str | None = None,
 ) -> Task:
     """Return a local file as a task.
 
     Rows without a prompt or without a gold answer that can be scored are left out, and so are repeated prompts; the
-    description and `metadata` say how many. Held-out rows are those of `eval_file`, else drawn by `seed`; their prompts
-    do not occur in the training rows.
+    notes and `metadata` say how many. A gold answer may be a list of acceptable ones. Held-out rows are those of
+    `eval_file`, else drawn by `seed`; their prompts do not occur in the training rows.
 
     Args:
         path: A `.jsonl`, `.json`, `.csv` or `.parquet` file.
         seed: Of the held-out split.
         eval_size: Held-out rows; by default 256 or a tenth of the rows if that is less, all of `eval_file`; 0 for none.
-        rewards: Names of scorers; `None` or `"task"` is `last_number` if all gold answers are numbers, else
-            `exact_match`.
+        rewards: Names of scorers, or import paths of functions, which then get the other columns of the file too.
+            `None` or `"task"` is `last_number` if most gold answers are numbers, else `exact_match`.
+        reward_options: Options of rewards, by their names.
         prompt_column: The prompt's column, if it is not one of the known ones.
         answer_column: The gold answer's; a dot leads into a struct.
         system_prompt: Makes chat prompts that begin with this message.
         prompt_template: A text around `{prompt}`.
-        chat: Make chat prompts of texts, for a model with a chat template, without a system prompt too.
+        chat: Whether prompts go through the chat template of the model; `None` where its tokenizer has one.
         eval_file: A file with the held-out rows, of the same columns.
 
     Returns:
@@ -67,7 +68,10 @@ def load_file(
         >>> load_file(str(path), eval_size=0).metadata["duplicates"]
         1
     """
-    options = _Options(seed, eval_size, rewards, prompt_column, answer_column, system_prompt, prompt_template, chat)
+    options = _Options(
+        *(seed, eval_size, rewards, reward_options or {}, prompt_column, answer_column),
+        *(system_prompt, prompt_template, chat),
+    )
     table = read_file(Path(path).expanduser())
     return _task(path, table, None if eval_file is None else read_file(Path(eval_file).expanduser()), options)
 
@@ -78,11 +82,12 @@ def load_hub(
     seed: int = 0,
     eval_size: int | None = None,
     rewards: Sequence[str] | None = None,
+    reward_options: Mapping[str, Mapping[str, Any]] | None = None,
     prompt_column: str | None = None,
     answer_column: str | None = None,
     system_prompt: str | None = None,
     prompt_template: str | None = None,
-    chat: bool = False,
+    chat: bool | None = None,
     split: str = "train",
     eval_split: str | None = None,
     eval_file: str | None = None,
@@ -93,12 +98,13 @@ def load_hub(
         name: Its id, `owner/name` or `owner/name:configuration`.
         seed: Of the held-out split.
         eval_size: Held-out rows.
-        rewards: Names of scorers.
+        rewards: Names of scorers, or import paths.
+        reward_options: Options of rewards, by their names.
         prompt_column: The prompt's column.
         answer_column: The gold answer's.
         system_prompt: Makes chat prompts that begin with this message.
         prompt_template: A text around `{prompt}`.
-        chat: Make chat prompts of texts.
+        chat: Whether prompts go through the chat template of the model.
         split: The split to train on.
         eval_split: The split that is held out.
         eval_file: A local file with the held-out rows, instead of `eval_split`.
@@ -112,7 +118,10 @@ def load_hub(
     """
     if eval_split is not None and eval_file is not None:
         raise ConfigError("give eval_split or eval_file, not both.")
-    options = _Options(seed, eval_size, rewards, prompt_column, answer_column, system_prompt, prompt_template, chat)
+    options = _Options(
+        *(seed, eval_size, rewards, reward_options or {}, prompt_column, answer_column),
+        *(system_prompt, prompt_template, chat),
+    )
     hub_id, _, config = name.partition(":")
     held_out = None
     if eval_file is not None:
@@ -127,128 +136,78 @@ class _Options:
     seed: int
     eval_size: int | None
     rewards: Sequence[str] | None
+    reward_options: Mapping[str, Mapping[str, Any]]
     prompt_column: str | None
     answer_column: str | None
     system_prompt: str | None
     prompt_template: str | None
-    chat: bool
+    chat: bool | None
 
     def __post_init__(self) -> None:
         size = self.eval_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
             raise ConfigError(f"eval_size is {size!r}; it must be a whole number of at least 0.")
+        check_chat(self.chat)
         fill_template(self.prompt_template, "")  # refuses a template without {prompt}
         for name in self.rewards or ():
             if name != "task":
-                get_reward(name)  # refuses an unknown name before anything is read
+                self.reward(name)  # refuses an unknown name before anything is read
 
+    def reward(self, name: str) -> Any:
+        return get_reward(name, **self.reward_options.get(name, {}))
 
-@dataclass
-class _Rows:
-    """The rows of a table that can be used: prompt and gold answer by the prompt's text; and counts of the others."""
-
-    where: str
-    usable: dict[str, tuple[Prompt, str]] = field(default_factory=dict)
-    read: int = 0
-    duplicates: int = 0
-    contradictions: int = 0
-    without_prompt: int = 0
-    without_answer: int = 0
-    unscorable: int = 0
-
-    def add(self, prompt: Prompt | None, gold: str) -> None:
-        self.read += 1
-        if prompt is None:
-            self.without_prompt += 1
-        elif not gold:
-            self.without_answer += 1
-        elif (key := _key(prompt)) in self.usable:
-            self.duplicates += 1
-            self.contradictions += self.usable[key][1] != gold
-        else:
-            self.usable[key] = (prompt, gold)
-
-    def dropped(self) -> str:
-        counts = (
-            (self.duplicates, "repeated"),
-            (self.contradictions, "of them with another gold answer than the first"),
-            (self.without_prompt, "without a prompt"),
-            (self.without_answer, "without a gold answer"),
-            (self.unscorable, "whose gold answer the reward cannot read"),
+    def collect(self, table: Table) -> tuple[UsableRows, tuple[str, str]]:
+        """The rows of a table, and the columns of prompt and gold answer."""
+        names = self.rewards or ()
+        own = any(map(is_own, names))
+        columns = find_columns(
+            table.columns,
+            table.name,
+            prompt_column=self.prompt_column,
+            answer_column=self.answer_column,
+            needs_answer=not names or "task" in names or any(map(needs_gold, names)),
         )
-        return ", ".join(f"{count:,} {what}" for count, what in counts if count)
-
-
-def _key(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt)
-
-
-def _collect(table: Table, columns: Columns) -> _Rows:
-    rows = _Rows(table.name)
-    wanted = columns.to_read(table.columns)
-    for number, row in enumerate(track(table.rows(wanted), f"reading {table.name}")):
-        where = f"{table.name}, row {number}"
-        prompt = as_prompt(cell(row, columns.prompt, where), where)
-        rows.add(prompt, as_gold(cell(row, columns.answer, where), where))
-    if not rows.usable:
-        raise DataError(
-            f"{table.name}: no row can be rewarded; of {rows.read:,} rows, {rows.without_answer:,} have no gold answer "
-            f"in {columns.answer!r} and {rows.without_prompt:,} no prompt in {columns.prompt!r}."
-        )
-    return rows
-
-
-def _keep_scorable(rows: _Rows, names: Sequence[str]) -> None:
-    scorable = {key: row for key, row in rows.usable.items() if any(can_score(name, row[1]) for name in names)}
-    if not scorable:
-        example = next(iter(rows.usable.values()))[1]
-        raise DataError(
-            f"{rows.where}: no row can be rewarded; {' and '.join(names)} can read none of the {len(rows.usable):,} "
-            f"gold answers, such as {example[:100]!r}. Choose another reward, or another answer_column."
-        )
-    rows.unscorable = len(rows.usable) - len(scorable)
-    rows.usable = scorable
+        known = [name for name in names if name != "task"] if "task" not in names else []
+        return collect(table, columns, known, all_columns=own), columns
 
 
 def _task(name: str, table: Table, eval_table: Table | None, options: _Options) -> Task:
-    columns = find_columns(
-        table.columns, table.name, prompt_column=options.prompt_column, answer_column=options.answer_column
-    )
-    rows = _collect(table, columns)
-    golds = [gold for _, gold in rows.usable.values()]
-    default = "last_number" if all(can_score("last_number", gold) for gold in golds) else "exact_match"
+    rows, columns = options.collect(table)
+    default = default_reward([row.gold for row in rows.usable.values()])
     names = [default if reward == "task" else reward for reward in options.rewards or ("task",)]
-    _keep_scorable(rows, names)
+    rows.keep_scorable(names)
     if eval_table is None:
         train, held_out = _split(list(rows.usable.values()), options)
-        shared = 0
+        eval_notes, shared = [], 0
     else:
-        eval_columns = find_columns(
-            eval_table.columns,
-            eval_table.name,
-            prompt_column=options.prompt_column,
-            answer_column=options.answer_column,
-        )
-        eval_rows = _collect(eval_table, eval_columns)
-        _keep_scorable(eval_rows, names)
+        eval_rows, _ = options.collect(eval_table)
+        eval_rows.keep_scorable(names)
         held_out = _sample(list(eval_rows.usable.values()), options)
-        keys = {_key(prompt) for prompt, _ in held_out}
+        keys = {prompt_key(row.prompt) for row in held_out}
         train = [row for key, row in rows.usable.items() if key not in keys]
         shared = len(rows.usable) - len(train)
+        eval_notes = [f"left out of the held-out rows: {dropped}" if (dropped := eval_rows.dropped()) else ""]
+        eval_notes += [note for note in eval_rows.notes if note not in rows.notes]
     if not train:
         raise DataError(f"{table.name}: every prompt is held out, none is left for training. Lower eval_size.")
     notes = [
-        f"{name}: {len(train):,} prompts, {len(held_out):,} held out ({columns.prompt} / {columns.answer})",
         f"left out: {dropped}" if (dropped := rows.dropped()) else "",
         f"{shared:,} more that are held out" if shared else "",
-        *gold_notes(names, [gold for _, gold in [*train, *held_out]]),
+        *rows.notes,
+        *eval_notes,
     ]
+    notes = [note for note in notes if note]
+    several = any(isinstance(row.gold, list) for row in [*train, *held_out])
+    rewards = [options.reward(reward) for reward in names]
+    if several:
+        rewards = [fn if is_own(reward) else any_answer(fn) for reward, fn in zip(names, rewards, strict=True)]
+    found = f"{name}: {len(train):,} prompts, {len(held_out):,} held out ({columns[0]} / {columns[1]})"
     return Task(
         name=name,
-        train_dataset=_dataset(train, options),
-        eval_dataset=_dataset(held_out, options) if held_out else None,
-        reward_funcs=tuple(get_reward(reward) for reward in names),
-        description="; ".join(filter(None, notes)),
+        train_dataset=_dataset(train, options, several, table.name),
+        eval_dataset=_dataset(held_out, options, several, table.name) if held_out else None,
+        reward_funcs=tuple(rewards),
+        description="; ".join([found, *notes]),
         metadata={
             "size": len(train),
             "eval_size": len(held_out),
@@ -262,12 +221,12 @@ def _task(name: str, table: Table, eval_table: Table | None, options: _Options) 
             "unscorable": rows.unscorable,
             "held_out_of_training": shared,
         },
+        notes=tuple(notes),
+        chat=options.chat,
     )
 
 
-def _split(
-    rows: list[tuple[Prompt, str]], options: _Options
-) -> tuple[list[tuple[Prompt, str]], list[tuple[Prompt, str]]]:
+def _split(rows: list[Row], options: _Options) -> tuple[list[Row], list[Row]]:
     """A seeded split; the order of the training rows stays that of the file."""
     wanted = min(_EVAL_SIZE, len(rows) // 10) if options.eval_size is None else options.eval_size
     if wanted >= len(rows):
@@ -279,17 +238,32 @@ def _split(
     return [row for index, row in enumerate(rows) if index not in chosen], held_out
 
 
-def _sample(rows: list[tuple[Prompt, str]], options: _Options) -> list[tuple[Prompt, str]]:
+def _sample(rows: list[Row], options: _Options) -> list[Row]:
     if options.eval_size is None or options.eval_size >= len(rows):
         return rows
     return random.Random(f"held out {options.seed}").sample(rows, options.eval_size)
 
 
-def _dataset(rows: Sequence[tuple[Prompt, str]], options: _Options) -> "Dataset":
+def _dataset(rows: Sequence[Row], options: _Options, several: bool, where: str) -> "Dataset":
+    import pyarrow as pa
     from datasets import Dataset
 
-    prompts: list[Any] = [fill_template(options.prompt_template, prompt) for prompt, _ in rows]
+    prompts: list[Any] = [fill_template(options.prompt_template, row.prompt) for row in rows]
     # A column holds one kind: a single chat among texts makes chats of all.
     if options.chat or options.system_prompt is not None or any(isinstance(prompt, list) for prompt in prompts):
         prompts = [as_chat(prompt, options.system_prompt) for prompt in prompts]
-    return Dataset.from_dict({"prompt": prompts, "answer": [gold for _, gold in rows]})
+    golds: list[Any] = [row.gold for row in rows]
+    if several:
+        golds = [gold if isinstance(gold, list) else [gold] for gold in golds]
+    columns = {"prompt": prompts, "answer": golds}
+    for name in rows[0].others:
+        values = [row.others.get(name) for row in rows]
+        try:
+            pa.array(values)
+        except pa.ArrowException:
+            raise DataError(
+                f"{where}: the column {name!r} holds values of several kinds, and a reward of your own would get it. "
+                "Make them of one kind, or take the column out."
+            ) from None
+        columns[name] = values
+    return Dataset.from_dict(columns)

@@ -11,12 +11,14 @@ from dgpo.names import did_you_mean
 
 Message = dict[str, str]
 Prompt = str | list[Message]
+Gold = str | list[str]
+"""A gold answer, or several of which one is enough; `""` for none."""
 
 PROMPT_COLUMNS = ("problem", "question", "prompt")
 
 
 class Columns(NamedTuple):
-    """Where the prompt and the gold answer of a row are; a dot leads into a struct."""
+    """Where the prompt and the gold answer of a row are; a dot leads into a struct, `""` is no column."""
 
     prompt: str
     answer: str
@@ -34,11 +36,16 @@ class Columns(NamedTuple):
             >>> Columns("prompt", "reward_model.ground_truth").to_read(["prompt", "reward_model"])
             ['prompt', 'reward_model']
         """
-        return list(dict.fromkeys(name if name in available else name.split(".")[0] for name in self))
+        return list(dict.fromkeys(name if name in available else name.split(".")[0] for name in self if name))
 
 
 def find_columns(
-    columns: Sequence[str], where: str, *, prompt_column: str | None = None, answer_column: str | None = None
+    columns: Sequence[str],
+    where: str,
+    *,
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    needs_answer: bool = True,
 ) -> Columns:
     """Return which columns hold the prompt and the gold answer.
 
@@ -50,9 +57,10 @@ def find_columns(
         where: What error messages call the table.
         prompt_column: The prompt's column, if it is named; `messages.text` leads into a struct.
         answer_column: The gold answer's.
+        needs_answer: Whether there must be a gold answer.
 
     Returns:
-        Both columns.
+        Both columns; `""` where there is no gold answer.
 
     Raises:
         DataError: If there is no such column.
@@ -73,6 +81,8 @@ def find_columns(
         prompt_column = prompt_column or by_lower["prompt"]
     prompt = prompt_column or next((by_lower[name] for name in PROMPT_COLUMNS if name in by_lower), None)
     answer = answer_column or next((by_lower[name] for name in ANSWER_COLUMNS if name in by_lower), None)
+    if answer is None and not needs_answer:
+        answer = ""
     if prompt is None or answer is None:
         missing = " and no ".join(
             kind for kind, name in (("prompt column", prompt), ("answer column", answer)) if name is None
@@ -152,17 +162,17 @@ def as_prompt(value: Any, where: str) -> Prompt | None:
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
-def as_gold(value: Any, where: str) -> str:
-    """Return the gold answer as text, `""` if there is none.
+def as_gold(value: Any, where: str) -> Gold:
+    """Return the gold answer as text, `""` if there is none; of a list, the acceptable answers.
 
     A worked solution is reduced to its result: what follows `####` (GSM8K), else what its last `\\boxed{}` holds.
 
     Args:
-        value: A text, a number, or a list of one of them.
+        value: A text, a number, or a list of them.
         where: What error messages call the row.
 
     Returns:
-        The answer.
+        The answer, or a list of at least two.
 
     Raises:
         DataError: If it is something else.
@@ -172,15 +182,22 @@ def as_gold(value: Any, where: str) -> str:
         '1000'
         >>> as_gold("so $x = \\\\boxed{\\\\frac{1}{2}}$.", "row 0")
         '\\\\frac{1}{2}'
+        >>> as_gold(["New York", "NYC"], "row 0")
+        ['New York', 'NYC']
     """
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    if isinstance(value, list):
+        golds = [gold for part in value if (gold := _single_gold(part, where))]
+        return golds if len(golds) > 1 else golds[0] if golds else ""
+    return _single_gold(value, where)
+
+
+def _single_gold(value: Any, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, (list, Mapping)):
         raise DataError(
-            f"{where}: the gold answer is a {type(value).__name__}; it must be a text or a number. A field of a struct "
-            "is named with a dot, such as answer_column: reward_model.ground_truth."
+            f"{where}: the gold answer is a {type(value).__name__}; it must be a text, a number or a list of them. A "
+            "field of a struct is named with a dot, such as answer_column: reward_model.ground_truth."
         )
     text = str(value).strip()
     _, marker, result = text.rpartition("####")

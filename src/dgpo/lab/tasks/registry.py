@@ -2,16 +2,17 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dgpo.errors import ConfigError, DataError
-from dgpo.lab.rewards.registry import can_score, get_reward, reward_names
+from dgpo.lab.rewards.registry import can_score, get_reward, is_own, reward_names
 from dgpo.lab.tasks.base import RewardFn, Task
 from dgpo.lab.tasks.files import load_file, load_hub
 from dgpo.lab.tasks.forks.task import load_forks
+from dgpo.lab.tasks.prompting import check_chat
 from dgpo.lab.tasks.readers import FORMATS
 from dgpo.names import did_you_mean
 
@@ -25,6 +26,8 @@ def load_task(
     seed: int = 0,
     eval_size: int | None = None,
     rewards: Sequence[str] | None = None,
+    reward_options: Mapping[str, Mapping[str, Any]] | None = None,
+    chat: bool | None = None,
     **task_args: Any,
 ) -> Task:
     """Return the task of this name.
@@ -34,8 +37,11 @@ def load_task(
             the hub, `owner/name` or `owner/name:configuration`.
         seed: Which prompts.
         eval_size: Held-out prompts; `None` is the task's default, 0 is none.
-        rewards: Names of scorers, `last_number`, `exact_match` or `task`, the task's own; the first one is the accuracy
-            that is reported. `None` is the task's own.
+        rewards: Names of scorers, such as `last_number`, import paths of functions of your own
+            (`my_rewards.py:score`), or `task`, the task's own; the first one is the accuracy that is reported. `None`
+            is the task's own.
+        reward_options: Options of rewards, by the name that stands in `rewards` or the function's own name.
+        chat: Whether prompts go through the chat template of the model; `None` where its tokenizer has one.
         **task_args: The options of the task.
 
     Returns:
@@ -52,10 +58,13 @@ def load_task(
         Traceback (most recent call last):
         dgpo.errors.ConfigError: there is no task 'forsk'. Did you mean 'forks'? A task is forks, ...
     """
+    check_chat(chat)
     names = _check_rewards(rewards)
+    options = _by_name(reward_options or {}, names or ())
     if name == "forks":
         _check_options(name, load_forks, task_args)
-        return _with_rewards(load_forks(seed=seed, eval_size=eval_size, **task_args), names)
+        task = load_forks(seed=seed, eval_size=eval_size, **task_args)
+        return replace(_with_rewards(task, names, options), chat=chat)
     if name.startswith(_GYM):
         from dgpo.lab.tasks.reasoning_gym import load_reasoning_gym
 
@@ -63,12 +72,13 @@ def load_task(
         gym = load_reasoning_gym(
             name.removeprefix(_GYM), seed=seed, eval_size=eval_size, **{**task_args, "own_scorer": own_scorer}
         )
-        return _with_rewards(gym, names)
+        return replace(_with_rewards(gym, names, options), chat=chat)
     load = load_file if _is_file(name) else load_hub if _HUB_ID.fullmatch(name) else None
     if load is None:
         raise ConfigError(_unknown(name))
     _check_options(name, load, task_args)
-    return load(name, seed=seed, eval_size=eval_size, rewards=names, **task_args)
+    given: dict[str, Any] = {**task_args, "rewards": names, "reward_options": options, "chat": chat}
+    return load(name, seed=seed, eval_size=eval_size, **given)
 
 
 def _is_file(name: str) -> bool:
@@ -101,23 +111,40 @@ def _check_rewards(rewards: Sequence[str] | None) -> tuple[str, ...] | None:
     if not names:
         raise ConfigError(f"rewards is empty; name at least one of {', '.join(valid)}.")
     for name in names:
-        if name not in valid:
+        if not isinstance(name, str) or not (name in valid or is_own(name)):
+            hint = did_you_mean(str(name), valid)
+            if not hint and str(name).endswith(".py"):
+                hint = f" Name the function in it: {name}:function."
             raise ConfigError(
-                f"there is no reward {name!r}.{did_you_mean(str(name), valid)} The rewards are: {', '.join(valid)}."
+                f"there is no reward {name!r}.{hint} The rewards are: {', '.join(valid)}; or one of your own, "
+                "my_rewards.py:function."
             )
-    if len(set(names)) < len(names):
-        raise ConfigError(f"rewards names one scorer twice: {', '.join(names)}; use reward_weights to weigh it more.")
+    if len({name.rpartition(":")[2] for name in names}) < len(names):
+        raise ConfigError(
+            f"rewards names one scorer twice: {', '.join(names)}; use reward_weights to weigh it more. Functions of "
+            "your own need different names, as metrics bear them."
+        )
     return names
+
+
+def _by_name(options: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The options of each reward under its full name; those of a reward that is not used are refused."""
+    short = {name.rpartition(":")[2]: name for name in names} | {name: name for name in names}
+    for name, given in options.items():
+        if name not in short:
+            used = f"rewards names {', '.join(names)}" if names else "the recipe names no rewards"
+            raise ConfigError(f"reward_options are given for {name!r}, and {used}.{did_you_mean(name, short)}")
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"reward_options of {name} must be a mapping such as {{scale: 2}}, got {given!r}.")
+    return {short[name]: given for name, given in options.items()}
 
 
 def _check_options(name: str, load: Any, given: dict[str, Any]) -> None:
     """Refuse what the loader does not take, with the nearest option that it does."""
-    common = {"seed", "eval_size", "rewards"}
-    valid = sorted(
-        parameter.name
-        for parameter in inspect.signature(load).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in common
-    )
+    common = {"seed", "eval_size", "rewards", "reward_options"}
+    parameters = inspect.signature(load).parameters.values()
+    own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - common
+    valid = [*sorted(own - {"chat"}), "chat"]
     for option in given:
         if option not in valid:
             raise ConfigError(
@@ -126,7 +153,7 @@ def _check_options(name: str, load: Any, given: dict[str, Any]) -> None:
             )
 
 
-def _with_rewards(task: Task, names: tuple[str, ...] | None) -> Task:
+def _with_rewards(task: Task, names: tuple[str, ...] | None, options: Mapping[str, Mapping[str, Any]]) -> Task:
     """The task scored by these; a scorer that can read none of its gold answers is refused."""
     if names is None:
         return task
@@ -141,5 +168,5 @@ def _with_rewards(task: Task, names: tuple[str, ...] | None) -> Task:
                 f"task {task.name}: the reward {name} can read none of its gold answers, such as {golds[0]!r}. Choose "
                 "another reward; 'task' is the task's own."
             )
-        chosen.append(get_reward(name))
+        chosen.append(get_reward(name, **options.get(name, {})))
     return replace(task, reward_funcs=tuple(chosen))

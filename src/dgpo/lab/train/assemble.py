@@ -59,7 +59,7 @@ def load_task(recipe: Recipe) -> Any:
     """
     from dgpo.lab.tasks import load_task as load
 
-    options = {"seed": recipe["seed"], "eval_size": recipe["eval_size"], "rewards": recipe["rewards"]}
+    options = {name: recipe[name] for name in ("seed", "eval_size", "rewards", "reward_options")}
     try:
         task = load(recipe["task"], **options, **recipe["task_args"])
     except TypeError as error:
@@ -81,7 +81,7 @@ def load_task(recipe: Recipe) -> Any:
 
 def reward_names(task: Any) -> list[str]:
     """Return the names of a task's reward functions, as they stand in TRL's metrics."""
-    return [fn.__name__ for fn in task.reward_funcs]
+    return [getattr(fn, "__name__", type(fn).__name__) for fn in task.reward_funcs]
 
 
 def model_path(recipe: Recipe, config: Any) -> str:
@@ -91,7 +91,36 @@ def model_path(recipe: Recipe, config: Any) -> str:
 
     # Only one process makes the model of forks; the others take it from the cache.
     with config.main_process_first(desc="warm-up model"):
-        return named_model(recipe["model_name_or_path"], task_args, seed=recipe["seed"])
+        model = named_model(recipe["model_name_or_path"], task_args, seed=recipe["seed"])
+    refuse_adapter(model, recipe.place("model_name_or_path"))
+    return model
+
+
+def refuse_adapter(model: str, place: str) -> None:
+    """Refuse a folder that holds an adapter alone, with the two ways to go on from it.
+
+    Args:
+        model: A folder or hub id.
+        place: Where the recipe names it.
+
+    Raises:
+        RecipeError: For a folder of an adapter.
+    """
+    from dgpo.lab.evaluation.loading import adapter_base
+
+    base = adapter_base(model)
+    if base is None:
+        return
+    merge = (
+        f'python -c "from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer as T; '
+        f"M.from_pretrained('{model}').merge_and_unload().save_pretrained('merged'); "
+        f"T.from_pretrained('{base}').save_pretrained('merged')\""
+    )
+    raise RecipeError(
+        f"{place}: {model} is an adapter (LoRA) of {base}, and a run starts from a whole model. Either continue the "
+        f"run that trained it, `dgpo train --resume {Path(model).parent} --max_steps N`; or merge it, and name "
+        f"the folder `merged` as model_name_or_path:\n  {merge}"
+    )
 
 
 def weight_bytes(model: str) -> int:
@@ -110,8 +139,8 @@ def _model_remedy(model: str) -> str:
 def build_held_out_evaluation(recipe: Recipe, config: Any) -> Any:
     """Return the callback that measures `eval_task` while training; `None` if the recipe names none.
 
-    Prompt and answer format are those of the protocol `dapo` for mathematical tasks and of `plain` for the others;
-    sampling and length are those of the training.
+    Exams are asked and scored as the protocol `dapo` does, everything else as in training; sampling and length are
+    those of the training.
 
     Args:
         recipe: The recipe.
@@ -126,27 +155,66 @@ def build_held_out_evaluation(recipe: Recipe, config: Any) -> Any:
     """
     if not recipe["eval_task"] or not recipe["eval_every"]:
         return None
-    from dgpo.lab.evaluation.problems import load_problems
-    from dgpo.lab.evaluation.protocols import get_protocol
     from dgpo.lab.evaluation.sampling import Sampling
     from dgpo.lab.train.held_out import HeldOutEvaluation
 
-    same = recipe["eval_task"] == recipe["task"]
-    problems = load_problems(
-        recipe["eval_task"],
-        limit=recipe["eval_size"] or None,
-        seed=recipe["seed"],
-        task_args=recipe["task_args"] if same else None,
-    )
-    protocol = get_protocol("dapo" if problems.reward is None else "plain")
+    problems, answer_format = load_eval_problems(recipe)
     return HeldOutEvaluation(
-        problems.with_template(protocol.prompt_template),
+        problems,
         every=recipe["eval_every"],
         n=recipe["eval_samples"],
         sampling=Sampling(config.temperature, config.top_p, config.max_completion_length, recipe["seed"]),
-        answer_format=protocol.answer_format,
+        answer_format=answer_format,
         batch_size=config.per_device_eval_batch_size,
+        template_kwargs=config.chat_template_kwargs,
     )
+
+
+def load_eval_problems(recipe: Recipe) -> tuple[Any, Any]:
+    """Return the problems of `eval_task`, asked as the run asks them, and the answer format of their protocol.
+
+    Args:
+        recipe: A recipe that names an `eval_task`.
+
+    Returns:
+        A `ProblemSet` and an `AnswerFormat`.
+
+    Raises:
+        ConfigError: If there is no such task.
+        DataError: If its data cannot be used.
+    """
+    from dgpo.lab.evaluation.problems import asks_protocol, load_problems
+    from dgpo.lab.evaluation.protocols import get_protocol
+
+    name = recipe["eval_task"]
+    exam, same, table = asks_protocol(name, None), name == recipe["task"], is_table(name)
+    task_args = dict(recipe["task_args"]) if same else {}
+    if not same and not exam and table and is_table(recipe["task"]):
+        # Another file of the same project: asked and scored as the one that is trained on.
+        task_args = {key: value for key, value in recipe["task_args"].items() if key in _OF_PROMPTS}
+    scored = same or (not exam and table)
+    held_out = same and table and recipe["eval_size"] != 0
+    problems = load_problems(
+        name,
+        limit=None if held_out else recipe["eval_size"] or None,
+        held_out=held_out,
+        eval_size=recipe["eval_size"] if held_out else None,
+        seed=recipe["seed"],
+        task_args=task_args,
+        rewards=recipe["rewards"] if scored else None,
+        reward_options=recipe["reward_options"] if scored else None,
+        as_trained=not exam,
+    )
+    protocol = get_protocol("dapo" if exam else "plain")
+    return problems.with_template(protocol.prompt_template), protocol.answer_format
+
+
+_OF_PROMPTS = ("prompt_column", "answer_column", "system_prompt", "prompt_template", "chat")
+
+
+def is_table(name: str) -> bool:
+    """Return whether a task is a file or a data set of the hub."""
+    return name != FORKS and not name.startswith("reasoning_gym:")
 
 
 def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: Any) -> Any:
@@ -169,12 +237,11 @@ def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: 
     from trl import ModelConfig, get_peft_config
 
     from dgpo import DGPOTrainer
-    from dgpo.lab.rewards import checked
 
     try:
         trainer = DGPOTrainer(
             model=model,
-            reward_funcs=[checked(fn, dump_dir=Path(config.output_dir)) for fn in task.reward_funcs],
+            reward_funcs=list(task.reward_funcs),
             args=config,
             train_dataset=task.train_dataset,
             eval_dataset=task.eval_dataset,

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 from dgpo.lab.progress import TRAINING, Progress
 from dgpo.lab.runs.directory import RunDirectory
 from dgpo.lab.runs.files import TRAIN
+from dgpo.lab.train.signal import SignalMonitor
 
 
 class RunRecorder(TrainerCallback):
@@ -18,6 +19,7 @@ class RunRecorder(TrainerCallback):
         progress: The bar.
         reward_name: Name of the first reward function.
         completions_every: Write the completions of every n-th logged step; 0 writes none.
+        signal: Counts the groups whose rewards differ.
         first_step: Step of the checkpoint that is continued.
         seconds_before: Training time of the runs that this one resumes.
 
@@ -34,6 +36,7 @@ class RunRecorder(TrainerCallback):
         *,
         reward_name: str,
         completions_every: int,
+        signal: SignalMonitor | None = None,
         first_step: int = 0,
         seconds_before: float = 0.0,
     ) -> None:
@@ -41,7 +44,8 @@ class RunRecorder(TrainerCallback):
         self.step = first_step
         self.generation_seconds = 0.0
         self._directory, self._progress, self._reward_name = directory, progress, reward_name
-        self._completions_every = completions_every
+        self._completions_every, self._signal = completions_every, signal
+        self._truncated: float | None = None
         self._seconds_before = seconds_before
         self._started: float | None = None
         self._logs_seen = 0
@@ -94,6 +98,8 @@ class RunRecorder(TrainerCallback):
         """
         if self.phase == TRAIN:
             self.generation_seconds += seconds
+        if mode == TRAIN and self._signal is not None:
+            self._signal.add(logs)
         if mode == TRAIN and self._directory is not None and self._completions_every:
             self._unwritten = _rows(logs)
 
@@ -101,12 +107,25 @@ class RunRecorder(TrainerCallback):
         """Remember the step, which an error message will name, and move the bar."""
         self.step = state.global_step
         self._progress.advance(self.step, may_print=False)
+        if self._signal is not None and self._signal.due():
+            self._progress.say(self.no_signal())
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write what was counted since the last line of the metrics: a short run may have none."""
+        share = None if self._signal is None else self._signal.take_share()
+        if share is not None and self._directory is not None:
+            line = {"step": state.global_step, "phase": TRAIN, "wall_seconds": round(self.seconds, 3)}
+            self._directory.append_metrics(line | {"differing_groups": share})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write a line of metrics, and the completions that its figures are means of."""
         # The trainer's closing line holds averages over the run; they stand in summary.json.
         if self._directory is None or not logs or "train_runtime" in logs:
             return
+        if "loss" in logs and self._signal is not None:
+            self._truncated = logs.get("completions/clipped_ratio")
+            if (share := self._signal.take_share()) is not None:
+                logs["differing_groups"] = share
         line = {"step": state.global_step, "phase": self.phase, "wall_seconds": round(self.seconds, 3)}
         self._directory.append_metrics(line | logs)
         if self.phase != TRAIN:
@@ -119,6 +138,12 @@ class RunRecorder(TrainerCallback):
         if "loss" in logs:
             self._progress.advance(state.global_step)
             self._write_completions(state.global_step)
+
+    def no_signal(self) -> str:
+        """Return what to say of a run in which no group had differing rewards; `""` where some had."""
+        if self._signal is None or not self._signal.samplings:
+            return ""
+        return self._signal.notice(self._truncated)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let the next evaluation count its batches from the start."""

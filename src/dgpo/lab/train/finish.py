@@ -11,7 +11,7 @@ from dgpo.lab.progress import duration
 from dgpo.lab.runs.checkpoints import find_checkpoints
 from dgpo.lab.runs.curve import draw_curve
 from dgpo.lab.runs.files import AFTER, BEFORE, COMPLETIONS, CURVE, ERROR, FINAL, METRICS, SUMMARY
-from dgpo.lab.runs.summary import accuracy, accuracy_text, summarize
+from dgpo.lab.runs.summary import accuracy, accuracy_text, prompts_text, summarize
 from dgpo.lab.train.assemble import reward_names
 from dgpo.lab.train.session import Session
 
@@ -61,6 +61,8 @@ class RunSummary:
             "generation_share": self.recorder.generation_seconds / seconds if seconds else None,
         }
         self.summary = summarize(metrics, reward_name=name, eval_prompts=self._eval_prompts, facts=facts)
+        if status == "complete" and self.summary["differing_groups"] == 0:
+            self.summary["no_signal"] = self.recorder.no_signal() or "No group had differing rewards in the whole run."
         session.directory.write_summary(self.summary)
         title = f"DGPO on {session.recipe['task']} (model: {session.recipe['model_name_or_path']})"
         draw_curve(metrics, name, title, session.directory.path / CURVE)
@@ -70,7 +72,8 @@ class RunSummary:
         self.session.progress.end()
         metrics = self.session.directory.read_metrics()
         measured = accuracy(metrics, phase, reward_names(self.task)[0], self._eval_prompts)
-        self.session.progress.say(f"held-out accuracy {phase} training: {accuracy_text(measured)}")
+        over = f" ({prompts_text(measured)})" if measured and measured["prompts"] < self._eval_prompts else ""
+        self.session.progress.say(f"held-out accuracy {phase} training: {accuracy_text(measured)}{over}")
 
     @property
     def _eval_prompts(self) -> int:
@@ -85,6 +88,8 @@ class RunSummary:
         table = Table(show_header=False, box=None, pad_edge=False)
         for label, text in [*_figures(self.summary), *self._places()]:
             table.add_row(label, text)
+        if notice := self.summary.get("no_signal"):
+            self.session.progress.say(notice)
         self.session.progress.console.print(table)
 
     def _places(self) -> list[tuple[str, str]]:
@@ -96,6 +101,8 @@ class RunSummary:
             "completions": COMPLETIONS,
             "figures": SUMMARY,
         }
+        if self.summary.get("no_signal"):
+            del named["trained model"]  # the weights are what they were
         rows = [(label, str(path / name)) for label, name in named.items() if (path / name).exists()]
         return [*rows, ("as a page", f"dgpo report {shlex.quote(str(path))}")]
 
@@ -147,7 +154,8 @@ class RunSummary:
         newest = find_checkpoints(self.session.directory.path).newest
         folder = shlex.quote(str(self.session.directory.path))
         if newest is None:
-            return f"There is no checkpoint yet; what was recorded is kept in {folder}."
+            again = "" if self.recorder is not None and self.recorder.has_trained else " The next try may use it again."
+            return f"There is no checkpoint yet; what was recorded is kept in {folder}.{again}"
         return f"Metrics, completions and {newest.name} are kept; continue with: dgpo train --resume {folder}"
 
 
@@ -156,7 +164,11 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     held_out = summary["held_out_accuracy"]
     if held_out[AFTER] is not None:
         shift = f"{accuracy_text(held_out[BEFORE])}  ->  {accuracy_text(held_out[AFTER])}"
-        rows.append(("held-out accuracy", f"{shift}   ({held_out[AFTER]['prompts']} prompts, 95 % intervals)"))
+        rows.append(("held-out accuracy", f"{shift}   ({prompts_text(held_out[AFTER])}, 95 % intervals)"))
+    if "no_signal" in summary:
+        rows.append(("no signal", "no group had differing rewards: nothing was learned"))
+    elif (share := summary["differing_groups"]) is not None and share < 0.1:
+        rows.append(("signal", f"{100 * share:.1f} % of the groups had differing rewards; the others taught nothing"))
     first, last = summary["reward_first_10_logs"], summary["reward_last_10_logs"]
     if first is not None and last is not None:
         rows.append(("reward, first and last 10 logs", f"{first:.3f}  ->  {last:.3f}"))

@@ -9,6 +9,7 @@ from dgpo.lab.evaluation.metrics import Sample, summarize
 from dgpo.lab.evaluation.problems import NO_ANSWER, ProblemSet
 from dgpo.lab.evaluation.sampling import Request, Sampling, TransformersSampler, seed_of
 from dgpo.lab.rewards.extraction import AnswerFormat
+from dgpo.lab.tasks.prompting import PromptFormat
 
 
 class HeldOutEvaluation(TrainerCallback):
@@ -25,6 +26,7 @@ class HeldOutEvaluation(TrainerCallback):
         sampling: Temperature and so on.
         answer_format: Where answers are looked for.
         batch_size: Completions that are sampled at once.
+        template_kwargs: What the chat template is given, as in training.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class HeldOutEvaluation(TrainerCallback):
         sampling: Sampling,
         answer_format: AnswerFormat,
         batch_size: int,
+        template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self.problems, self.every, self.n, self.sampling = problems, every, n, sampling
         self._score = problems.scorer(answer_format)
         self._batch_size = batch_size
+        self._prompts = PromptFormat(problems.chat, template_kwargs or {})
         self._trainer: Any = None
         self._last = -1
 
@@ -59,6 +63,7 @@ class HeldOutEvaluation(TrainerCallback):
                 "on the checkpoints instead."
             )
         self._trainer = trainer
+        self.problems = self.problems.for_model(self._prompts, trainer.processing_class)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate when it is due."""
@@ -84,17 +89,19 @@ class HeldOutEvaluation(TrainerCallback):
         trainer.model.eval()
         try:
             with unwrap_model_for_generation(model, accelerator) as unwrapped:
-                sampler = TransformersSampler(unwrapped, trainer.processing_class)
+                sampler = TransformersSampler(unwrapped, trainer.processing_class, self._prompts)
                 rows = self._rows(sampler, accelerator.process_index, accelerator.num_processes)
         finally:
             trainer.model.train(was_training)
         samples: dict[str, list[Sample]] = {}
         for name, sample in gather_object(rows):
             samples.setdefault(name, []).append(sample)
-        metrics = summarize(samples)["metrics"]
+        summary = summarize(samples)
+        metrics = summary["metrics"]
         shown = [f"avg@{self.n}", f"maj@{self.n}", "truncated", "unparseable"]
         ks = sorted({2**power for power in range(self.n.bit_length())} | {self.n})
-        return {f"eval/{name}": metrics[name].value for name in [*shown, *(f"pass@{k}" for k in ks)]}
+        counts = {"eval/problems": summary["problems"], "eval/unscored_problems": summary["unscored_problems"]}
+        return {f"eval/{name}": metrics[name].value for name in [*shown, *(f"pass@{k}" for k in ks)]} | counts
 
     def _rows(self, sampler: TransformersSampler, rank: int, world: int) -> list[tuple[str, Sample]]:
         """The samples of this process's share of the batches."""

@@ -16,7 +16,23 @@ class RunOptions:
         default_factory=dict, metadata={"help": "Options of the task, such as num_forks of forks."}
     )
     rewards: list[str] | None = field(
-        default=None, metadata={"help": "Reward functions; by default the task's own. The first is the accuracy."}
+        default=None,
+        metadata={
+            "help": "Reward functions by name, or your own as my_rewards.py:function or my_package:function; by "
+            "default the task's own. The first is the accuracy."
+        },
+    )
+    reward_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Options of rewards by their names, such as {my_function: {scale: 2.0}}."},
+    )
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest prompt in tokens; by default what the model can hold beside a completion."},
+    )
+    long_prompts: str = field(
+        default="refuse",
+        metadata={"help": "What becomes of longer prompts, before training.", "choices": ("refuse", "drop")},
     )
     eval_size: int | None = field(
         default=None, metadata={"help": "Held-out prompts; by default the task's own choice, mostly 256; 0 for none."}

@@ -1,11 +1,15 @@
 """What a run would do, in words and numbers, without loading a model: `--dry-run`."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 from dgpo.lab import yaml12
-from dgpo.lab.train.assemble import FORKS, load_task, reward_names
+from dgpo.lab.models import resolve_model
+from dgpo.lab.tasks.readers import FORMATS
+from dgpo.lab.train.assemble import FORKS, is_table, load_eval_problems, load_task, refuse_adapter, reward_names
+from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model, rendered
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.validate import generation_batch
 
@@ -25,16 +29,20 @@ def describe_plan(recipe: Recipe, config: Any, path: Path, *, full: bool) -> str
     values = recipe.everything() if full else recipe.changed()
     heading = "every field" if full else "what differs from the defaults; --dry-run=full lists every field"
     lines = [f"# Resolved configuration ({heading})", yaml12.dump_values(values).rstrip(), "", "# What will run"]
-    rows = _rows(recipe, config, path)
+    task, asked = _read_task(recipe, config)
+    rows = [*_rows(recipe, config, path, task), *asked]
     width = max(len(label) for label, _ in rows)
     lines += [f"#   {label:<{width}}  {text}" for label, text in rows]
     return "\n".join(lines)
 
 
-def _rows(recipe: Recipe, config: Any, path: Path) -> list[tuple[str, str]]:
+def _rows(recipe: Recipe, config: Any, path: Path, task: Any) -> list[tuple[str, str]]:
     completions, _ = generation_batch(recipe)
     prompts = completions // config.num_generations
-    rows, held_out_rows, task_text = _task_facts(recipe)
+    rows = None if task is None else len(task.train_dataset)
+    held_out_rows: int | None = recipe["eval_size"]
+    if task is not None:
+        held_out_rows = 0 if task.eval_dataset is None else len(task.eval_dataset)
     steps = num_steps(config, rows)
     samplings = None if steps is None else math.ceil(steps / steps_per_sampling(config))
     tokens = None if samplings is None else samplings * completions * config.max_completion_length
@@ -46,7 +54,7 @@ def _rows(recipe: Recipe, config: Any, path: Path) -> list[tuple[str, str]]:
         prompts_held_out = "all" if held_out_rows is None else str(held_out_rows)
         held_out = f"{prompts_held_out} prompts x {config.num_generations_eval or config.num_generations} completions"
     return [
-        ("task", task_text),
+        ("task", _task_text(recipe, task)),
         ("model", f"{recipe['model_name_or_path']}, {fitting}, {recipe['dtype']}"),
         ("credit", _credit(config)),
         ("each sampling", f"{prompts} prompts x {config.num_generations} completions"),
@@ -57,6 +65,14 @@ def _rows(recipe: Recipe, config: Any, path: Path) -> list[tuple[str, str]]:
         ("processes", f"{config.world_size}"),
         ("run directory", str(path)),
     ]
+
+
+def _task_text(recipe: Recipe, task: Any) -> str:
+    if task is None:
+        return f"{recipe['task']} (not read: it may have to be downloaded)"
+    held_out = 0 if task.eval_dataset is None else len(task.eval_dataset)
+    rewards = ", ".join(reward_names(task))
+    return f"{recipe['task']}: {len(task.train_dataset):,} training prompts, {held_out:,} held out; rewards: {rewards}"
 
 
 def _credit(config: Any) -> str:
@@ -93,17 +109,50 @@ def num_steps(config: Any, rows: int | None) -> int | None:
     return math.ceil(per_epoch * config.num_train_epochs)
 
 
-def _task_facts(recipe: Recipe) -> tuple[int | None, int | None, str]:
-    """Read the task if that needs no network; a hub data set is left alone."""
+def prompts_per_sampling(config: Any) -> int:
+    """Return how many prompts are sampled at once."""
+    return int(config.generation_batch_size // config.num_generations)
+
+
+def _read_task(recipe: Recipe, config: Any) -> tuple[Any, list[tuple[str, str]]]:
+    """The task as it will be trained on, where that needs no network, and what the model is asked."""
     name = recipe["task"]
-    local = name == FORKS or name.startswith("reasoning_gym:") or Path(name).exists()
-    if not local:
-        return None, recipe["eval_size"], f"{name} (not read: it may have to be downloaded)"
+    if recipe["eval_task"] and recipe["eval_every"] and _is_local(recipe["eval_task"]):
+        load_eval_problems(recipe)
+    model = _local_model(recipe)
+    if not _is_local(name):
+        return None, []
     task = load_task(recipe)
-    rows = len(task.train_dataset)
-    held_out = 0 if task.eval_dataset is None else len(task.eval_dataset)
-    rewards = ", ".join(reward_names(task))
-    return rows, held_out, f"{name}: {rows:,} training prompts, {held_out:,} held out; rewards: {rewards}"
+    check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
+    notes, kwargs = list(task.notes), config.chat_template_kwargs
+    prompt = _one_line(task.train_dataset[0]["prompt"])
+    if model is not None:
+        facts = read_model(recipe["model_name_or_path"], model)
+        task, more = fit_task(recipe, task, facts, kwargs)
+        notes += more
+        prompt = rendered(task.train_dataset[0]["prompt"], task.prompt_format(kwargs), facts.tokenizer)
+    left_out = check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
+    notes += [left_out] if left_out and config.max_steps <= 0 else []
+    gold = task.train_dataset[0].get("answer")
+    shown = "none" if gold is None else " | ".join(gold) if isinstance(gold, list) else repr(gold)
+    return task, [("first prompt", prompt), ("gold answer", shown), *(("note", note) for note in notes)]
+
+
+def _is_local(name: str) -> bool:
+    return not is_table(name) or Path(name).expanduser().suffix.lower() in FORMATS or Path(name).exists()
+
+
+def _local_model(recipe: Recipe) -> str | None:
+    """The folder of the model, if it is on this machine; raises if it can only be a folder and is not there."""
+    if recipe["model_name_or_path"] == FORKS:
+        return None  # made on first use
+    model = resolve_model(recipe["model_name_or_path"])
+    refuse_adapter(model, recipe.place("model_name_or_path"))
+    return model if Path(model).is_dir() else None
+
+
+def _one_line(prompt: Any) -> str:
+    return json.dumps(prompt, ensure_ascii=False)
 
 
 def _counted(count: int | None, unknown: str) -> str:

@@ -178,6 +178,7 @@ def _prepare(request: Request, recipe: Recipe, path: Path, config: Any, *, resum
             shutil.rmtree(path / name)
     else:
         directory.refuse_if_used()
+        directory.clear_failed_start()
         validate.check_output_dir(path, create=True)
     directory.write_recipe(recipe.to_store())
     directory.write_environment(

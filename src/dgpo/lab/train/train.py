@@ -5,17 +5,19 @@ from typing import Any
 
 import torch
 
-from dgpo.errors import ConfigError
+from dgpo.errors import ConfigError, TrainingError
 from dgpo.lab.quiet import quiet_libraries
 from dgpo.lab.runs.directory import RunDirectory, default_path
 from dgpo.lab.runs.files import AFTER, BEFORE, FINAL, TRAIN
 from dgpo.lab.train import validate
 from dgpo.lab.train.assemble import build_config, build_trainer, load_task, model_path, reward_names, weight_bytes
 from dgpo.lab.train.finish import RunSummary
-from dgpo.lab.train.plan import describe_plan, num_steps
+from dgpo.lab.train.plan import describe_plan, num_steps, prompts_per_sampling
+from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model
 from dgpo.lab.train.recipe import Recipe, parse_recipe, raise_problems
 from dgpo.lab.train.schema import recipe_schema
 from dgpo.lab.train.session import Request, Session, check_resume, open_session, recipe_path, resume_directory
+from dgpo.lab.train.signal import SignalMonitor
 
 
 def train(request: Request) -> int:
@@ -50,14 +52,23 @@ def train(request: Request) -> int:
     # Data that cannot be used, or a model that is not there, leaves no directory behind.
     with config.main_process_first(desc="task"):
         task = load_task(recipe)
+    check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
     model = model_path(recipe, config)
-    _run(open_session(request, recipe, config, path, resuming=resume_dir is not None), task, model)
+    facts = read_model(recipe["model_name_or_path"], model)
+    notes = list(task.notes)
+    task, more = fit_task(recipe, task, facts, config.chat_template_kwargs)
+    left_out = check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
+    notes += [*more, *([left_out] if left_out and config.max_steps <= 0 else [])]
+    session = open_session(request, recipe, config, path, resuming=resume_dir is not None)
+    for note in notes:
+        session.progress.say(f"Note: {note}")
+    _run(session, task, model)
     return 0
 
 
 def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool) -> None:
     """Refuse everything that can be refused at once; the directory of a new run must be empty."""
-    problems = recipe.problems + validate.check_recipe(recipe)
+    problems = recipe.problems + validate.check_recipe(recipe) + validate.check_device(recipe)
     try:
         validate.check_output_dir(path, create=False)
         if new and validate.is_main_process():
@@ -85,6 +96,7 @@ def _run(session: Session, task: Any, model: str) -> None:
             session.directory if session.is_main else None,
             session.progress,
             reward_name=reward_names(task)[0],
+            signal=SignalMonitor(task, config.num_generations, config.reward_weights),
             completions_every=recipe["completions_every"],
             first_step=session.checkpoints.step,
             seconds_before=session.seconds_before,
@@ -96,6 +108,8 @@ def _run(session: Session, task: Any, model: str) -> None:
             summary.say_accuracy(BEFORE)
         recorder.phase = TRAIN
         _train(trainer, session)
+        if not recorder.has_trained:
+            raise TrainingError(f"no step was made, of {len(trainer.train_dataset)} training prompts")
         summary.trained_seconds = recorder.session_seconds
         trainer.save_model(str(session.directory.path / FINAL))
         if evaluates:

@@ -1,5 +1,6 @@
 """What can be refused before anything is loaded: values that cannot work, a directory that cannot be written."""
 
+import importlib.util
 import math
 import os
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 from dgpo.errors import RecipeError, TrainingError
 from dgpo.lab.train.recipe import Recipe
+from dgpo.names import did_you_mean
 
 # A run writes its curve, metrics and completions in any case; checkpoints come on top.
 MINIMUM_FREE_BYTES = 300 * 2**20
@@ -33,6 +35,7 @@ _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "eval_every": ("0 or more", lambda x: x >= 0),
     "eval_samples": ("1 or more", lambda x: x >= 1),
     "num_threads": ("1 or more", lambda x: x >= 1),
+    "max_prompt_length": ("1 or more", lambda x: x >= 1),
     "lora_r": ("1 or more", lambda x: x >= 1),
     "lora_dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
 }
@@ -74,6 +77,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
         )
     problems += _check_batches(recipe)
     problems += _check_remote_code(recipe)
+    problems += _check_trackers(recipe)
     return problems
 
 
@@ -126,6 +130,64 @@ def _check_remote_code(recipe: Recipe) -> list[str]:
     if "trust_remote_code" in (model_init_kwargs or ()):
         problems.append(f"{recipe.place('model_init_kwargs')}: model_init_kwargs cannot hold trust_remote_code")
     return problems
+
+
+_TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "comet_ml": ("comet_ml",),
+    "trackio": ("trackio",),
+    "neptune": ("neptune",),
+    "swanlab": ("swanlab",),
+    "clearml": ("clearml",),
+    "dvclive": ("dvclive",),
+    "codecarbon": ("codecarbon",),
+    "flyte": ("flytekit",),
+    "dagshub": ("dagshub",),
+    "azure_ml": ("azureml",),
+}
+"""Packages of which one must be installed for a value of `report_to`."""
+
+
+def _check_trackers(recipe: Recipe) -> list[str]:
+    """Each tracker's package must be there; transformers looks for it only when the trainer is built."""
+    given = recipe["report_to"] or []
+    problems = []
+    for name in [given] if isinstance(given, str) else given:
+        if name in ("none", "all"):
+            continue
+        if name not in _TRACKERS:
+            hint = did_you_mean(str(name), [*_TRACKERS, "none"])
+            known = "" if hint else f" Known are: none, {', '.join(_TRACKERS)}."
+            problems.append(f"{recipe.place('report_to')}: report_to names {name!r}, which is no tracker.{hint}{known}")
+        elif not any(importlib.util.find_spec(package) for package in _TRACKERS[name]):
+            problems.append(
+                f"{recipe.place('report_to')}: report_to names {name}, and its package is not installed; "
+                f"`pip install {_TRACKERS[name][0]}`, or report_to: none"
+            )
+    return problems
+
+
+def check_device(recipe: Recipe) -> list[str]:
+    """Return the problems of mixed precision, which needs a GPU; bfloat16 is TRL's default.
+
+    Args:
+        recipe: A recipe whose values already fit their types.
+
+    Returns:
+        One sentence, or none.
+    """
+    if recipe["use_cpu"] or (recipe["bf16"] is False and not recipe["fp16"]):
+        return []
+    import torch
+
+    if torch.accelerator.is_available():
+        return []
+    if recipe["fp16"]:
+        return [f"{recipe.place('fp16')}: fp16 needs a GPU, and there is none here; set fp16: false and bf16: false"]
+    given = f"{recipe.place('bf16')}: bf16 is on" if recipe["bf16"] else "bf16 is on, which is TRL's default"
+    return [f"{given}, and there is no GPU here; add `bf16: false`"]
 
 
 def check_output_dir(directory: Path, *, create: bool) -> None:

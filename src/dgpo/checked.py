@@ -4,13 +4,12 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from dgpo.errors import RewardError
-from dgpo.lab.rewards.completions import completion_text
 
 RewardFn = Callable[..., list[float | None]]
 
@@ -26,9 +25,11 @@ def checked(reward_fn: Callable[..., Any], *, dump_dir: Path | None = None) -> C
     completion at fault is looked for by scoring one completion at a time, all prompts and completions of the batch are
     appended to `dump_dir/failed_rewards.jsonl`, and a `RewardError` says which function failed on which completion.
 
+    A function without `**columns` gets those of TRL's arguments that it names.
+
     Args:
-        reward_fn: TRL's reward function, `fn(prompts, completions, completion_ids, **columns)`. An asynchronous
-            function is returned as it is.
+        reward_fn: TRL's reward function, `fn(prompts, completions, completion_ids, **columns)`. Of an asynchronous
+            function only the result is checked. One that is checked already is returned as it is.
         dump_dir: Where to write a failed batch; `None` writes none.
 
     Returns:
@@ -46,22 +47,67 @@ def checked(reward_fn: Callable[..., Any], *, dump_dir: Path | None = None) -> C
         Traceback (most recent call last):
         dgpo.errors.RewardError: reward function 'length' failed on completion 1: ZeroDivisionError: division by zero...
     """
-    name = _name_of(reward_fn)
-    if inspect.iscoroutinefunction(reward_fn) or inspect.iscoroutinefunction(type(reward_fn).__call__):
+    if getattr(reward_fn, "is_checked", False):
         return reward_fn
+    name, wanted = _name_of(reward_fn), _parameters(reward_fn)
+
+    def named(columns: dict[str, Any]) -> dict[str, Any]:
+        return columns if wanted is None else {key: value for key, value in columns.items() if key in wanted}
+
+    def failure(error: Exception, call: dict[str, Any], fault: tuple[int | None, Exception]) -> RewardError:
+        saved = _dump(dump_dir, name, *fault, call)
+        return RewardError(_message(name, *fault, call) + saved)
 
     def scored(*, completions: Sequence[Any], **columns: Any) -> list[float | None]:
         call = {**columns, "completions": completions}
         try:
-            return _numbers(reward_fn(**call), len(completions))
+            return _numbers(reward_fn(**named(call)), len(completions))
         except Exception as error:
-            index, cause = _first_fault(reward_fn, call, error)
-            saved = _dump(dump_dir, name, index, cause, call)
-            raise RewardError(_message(name, index, cause, completions) + saved) from error
+            fault = _first_fault(lambda **part: reward_fn(**named(part)), call, error)
+            raise failure(error, call, fault) from error
 
-    functools.update_wrapper(scored, reward_fn, assigned=("__module__", "__doc__"), updated=())
-    scored.__name__ = scored.__qualname__ = name
-    return scored
+    async def scored_async(*, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        call = {**columns, "completions": completions}
+        try:
+            return _numbers(await reward_fn(**named(call)), len(completions))
+        except Exception as error:
+            raise failure(error, call, (getattr(error, "index", None), error)) from error
+
+    is_async = inspect.iscoroutinefunction(reward_fn) or inspect.iscoroutinefunction(type(reward_fn).__call__)
+    guard: Any = scored_async if is_async else scored
+    functools.update_wrapper(guard, reward_fn, assigned=("__module__", "__doc__"), updated=())
+    guard.__name__ = guard.__qualname__ = name
+    guard.is_checked = True
+    return guard  # type: ignore[no-any-return]
+
+
+def _parameters(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The names of what a function takes; None where it takes everything."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # built in C
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+def all_checked(reward_funcs: Any, output_dir: str | None) -> Any:
+    """Return TRL's reward functions with their results checked; reward models, and names of them, as they are.
+
+    Args:
+        reward_funcs: One, or a list.
+        output_dir: Where a failed batch is written.
+
+    Returns:
+        The same, checked.
+    """
+    if isinstance(reward_funcs, list):
+        return [all_checked(function, output_dir) for function in reward_funcs]
+    # A reward model is a torch module; it can be called, and gives logits.
+    if not callable(reward_funcs) or hasattr(reward_funcs, "named_parameters"):
+        return reward_funcs
+    return checked(reward_funcs, dump_dir=Path(output_dir) if output_dir else None)
 
 
 class _BadResultError(ValueError):
@@ -136,12 +182,21 @@ def _ignore(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-def _message(name: str, index: int | None, cause: Exception, completions: Sequence[Any]) -> str:
+def _message(name: str, index: int | None, cause: Exception, call: Mapping[str, Any]) -> str:
+    completions = call["completions"]
     reason = str(cause) if isinstance(cause, _BadResultError) else f"{type(cause).__name__}: {cause}"
+    if isinstance(cause, TypeError) and "required" in reason:
+        reason += f" (it can get: {', '.join(call)})"
+    elif isinstance(cause, (TypeError, AttributeError)) and completions and not isinstance(completions[0], str):
+        reason += (
+            " (the completions of chat prompts are lists of messages; dgpo.lab.rewards.completion_text(completion) is"
+            " the text)"
+        )
     if index is None:
+        first = f" The first completion is {_excerpt(completions[0])}." if completions else ""
         return (
             f"reward function {name!r} failed on a batch of {len(completions)}, though it scores each completion "
-            f"alone: {reason}."
+            f"alone: {reason}.{first}"
         )
     return (
         f"reward function {name!r} failed on completion {index}: {reason}. "
@@ -150,10 +205,11 @@ def _message(name: str, index: int | None, cause: Exception, completions: Sequen
 
 
 def _excerpt(completion: Any) -> str:
-    try:
-        text = completion_text(completion)
-    except TypeError:
-        text = repr(completion)
+    text = completion
+    if not isinstance(text, str):
+        last = completion[-1] if isinstance(completion, Sequence) and completion else None
+        text = last.get("content") if isinstance(last, Mapping) else None
+        text = text if isinstance(text, str) else repr(completion)
     return repr(text if len(text) <= _EXCERPT else text[:_EXCERPT] + " ...")
 
 

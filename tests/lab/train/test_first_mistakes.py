@@ -1,0 +1,188 @@
+"""What a first user gets wrong, and the line that says so: exit 2, no traceback, nothing written."""
+
+# The lines are whole, as users get them.
+# ruff: noqa: E501
+
+import json
+import shlex
+
+import pytest
+
+from dgpo.lab.cli.main import main
+from train_project import make_model, make_tokenizer
+
+GOOD = {"question": "1?", "answer": "1"}
+ROWS = [{"question": f"{' ' * pad}{digit}?", "answer": str(digit)} for pad in range(2) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Models and files as first users have them."""
+    path = tmp_path_factory.mktemp("mistakes")
+    tokenizer = make_tokenizer()
+    for name, changes in {"model": {}, "short": {"max_position_embeddings": 12}}.items():
+        make_model(tokenizer, **changes).save_pretrained(path / name)
+        tokenizer.save_pretrained(path / name)
+    base = make_tokenizer(chat_template=None)
+    make_model(base).save_pretrained(path / "base")
+    base.save_pretrained(path / "base")
+    padded = make_tokenizer()
+    make_model(padded).save_pretrained(path / "padded")
+    padded.add_special_tokens({"pad_token": "[PAD]"})
+    padded.save_pretrained(path / "padded")
+    (path / "adapter").mkdir()
+    facts = {"base_model_name_or_path": str(path / "model"), "peft_type": "LORA"}
+    (path / "adapter" / "adapter_config.json").write_text(json.dumps(facts))
+    files = {
+        "pairs.jsonl": ROWS,
+        "few.jsonl": ROWS[:3],
+        "columns.jsonl": [{"text": "1?", "label": "1"}],
+        "blank.jsonl": [{"question": "1?", "answer": ""}],
+        "words.jsonl": [{"question": f"{i}?", "answer": "yes"} for i in range(9)],
+    }
+    for name, rows in files.items():
+        (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path / "broken.jsonl").write_text(json.dumps(GOOD) + "\n{question: 1}\n")
+    (path / "rewards.py").write_text("def score(completions, answer, scale=1.0):\n    return [1.0]\n")
+    (path / "own.yaml").write_text(
+        "task: pairs.jsonl\nmodel_name_or_path: model\nmax_completion_length: 4\nnum_generations: 4\nbf16: false\n"
+        "per_device_train_batch_size: 16\neval_size: 2\nper_device_eval_batch_size: 4\n"
+    )
+    return path
+
+
+CASES = [
+    ("trian own.yaml", "there is no command 'trian'. Did you mean 'dgpo train'?"),
+    ("own.yaml", "there is no command 'own.yaml'. Did you mean `dgpo train own.yaml`?"),
+    ("train --resume", "--resume needs the directory of the run: `dgpo train --resume RUN_DIR`."),
+    ("train onw.yaml", "There is no recipe at onw.yaml. Did you mean 'own.yaml'?"),
+    ("train own.yaml --learing_rate 1e-4", "command line: unknown key 'learing_rate'. Did you mean 'learning_rate'?"),
+    ("train own.yaml --lr 1e-4", "command line: unknown key 'lr'. Did you mean 'learning_rate'?"),
+    ("train own.yaml --learning_rate fast", "command line: learning_rate must be a number, got 'fast' (text)"),
+    (
+        "train own.yaml --num_generations 5",
+        "2 things to put right:\n  - num_generations is 5, and the 16 completions of a generation batch (per_device_train_batch_size 16 x gradient_accumulation_steps 1 x 1 process(es)) do not divide by it; choose a batch of 15 or 20, or another num_generations\n  - per_device_eval_batch_size is 4 (x 1 processes), and does not divide by the 5 completions a held-out prompt gets (num_generations_eval, or num_generations where that is not set); set num_generations_eval: 1, or a multiple of 5",
+    ),
+    ("train own.yaml --bf16 true", "command line: bf16 is on, and there is no GPU here; add `bf16: false`"),
+    (
+        "train own.yaml --report_to wandbb",
+        "command line: report_to names 'wandbb', which is no tracker. Did you mean 'wandb'?",
+    ),
+    ("train own.yaml --task pair.jsonl", "pair.jsonl does not exist. Did you mean 'pairs.jsonl'? (Looked in <here>.)"),
+    (
+        "train own.yaml --task columns.jsonl",
+        "columns.jsonl has no prompt column and no answer column that is recognised; it has: text, label. Expected one of problem, question, prompt for the prompt and one of answer, final_answer, ground_truth, solution, reward_model.ground_truth for the gold answer; or name yours with prompt_column and answer_column.",
+    ),
+    (
+        "train own.yaml --task blank.jsonl",
+        "blank.jsonl: no row can be rewarded; of 1 rows, 1 have no gold answer in 'answer' and 0 no prompt in 'question'.",
+    ),
+    (
+        "train own.yaml --task broken.jsonl",
+        "broken.jsonl, line 2: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1). Each line must be one JSON object.",
+    ),
+    (
+        "train own.yaml --task few.jsonl --eval_size 0",
+        "There are 3 training prompts, and one sampling takes 4, so that no step could be made. Give more prompts, or sample fewer at once: lower per_device_train_batch_size or gradient_accumulation_steps, or raise num_generations.",
+    ),
+    (
+        "train own.yaml --task few.jsonl --eval_size 0 --num_train_epochs 2",
+        "There are 3 training prompts, and one sampling takes 4, so that no step could be made. Give more prompts, or sample fewer at once: lower per_device_train_batch_size or gradient_accumulation_steps, or raise num_generations.",
+    ),
+    (
+        "train own.yaml --eval_size 20",
+        "eval_size is 20, but there are only 20 rows; at least one must be left for training.",
+    ),
+    (
+        "train own.yaml --task_args.promt_column question",
+        "task pairs.jsonl has no option 'promt_column'. Did you mean 'prompt_column'? Its options are: answer_column, eval_file, prompt_column, prompt_template, system_prompt, chat.",
+    ),
+    (
+        "train own.yaml --task_args.chat no",
+        "chat is 'no'; it must be true or false, or left out: the chat template is then used where the model's tokenizer has one.",
+    ),
+    (
+        "train own.yaml --task_args.chat 5",
+        "chat is 5; it must be true or false, or left out: the chat template is then used where the model's tokenizer has one.",
+    ),
+    (
+        "train own.yaml --model_name_or_path base --task_args.chat true",
+        "chat is true, and the tokenizer of the model has no chat template. Take a model with one (an instruct model), or leave chat out.",
+    ),
+    (
+        "train own.yaml --task_args.prompt_template Question:",
+        "prompt_template {'Question': None} must contain {prompt}, where the prompt goes.",
+    ),
+    (
+        "train own.yaml --max_completion_length 128",
+        "command line: max_completion_length is 128, and model holds 128 tokens of prompt and completion; no prompt fits. Lower it below 128.",
+    ),
+    (
+        "train own.yaml --model_name_or_path short",
+        "18 of the 18 training prompts are longer than 8 tokens, the longest has 10: short holds 12 tokens, of which max_completion_length takes 4. Set long_prompts: drop to leave them out, or lower max_completion_length.",
+    ),
+    (
+        "train own.yaml --max_prompt_length 8",
+        "18 of the 18 training prompts are longer than 8 tokens, the longest has 10: max_prompt_length is 8. Set long_prompts: drop to leave them out, or raise max_prompt_length.",
+    ),
+    (
+        "train own.yaml --model_name_or_path ./modle",
+        "model './modle': there is no such folder. Give a folder with config.json and model.safetensors, or a hub id such as 'HuggingFaceTB/SmolLM2-135M-Instruct'.",
+    ),
+    (
+        "train own.yaml --model_name_or_path padded",
+        "The tokenizer of padded gives '[PAD]' the id 98, and the model has embeddings for ids below 98 only. A token was added without resizing the model: call model.resize_token_embeddings(len(tokenizer)) and save both, or set the pad token to one that exists (tokenizer.pad_token = tokenizer.eos_token).",
+    ),
+    (
+        "train own.yaml --model_name_or_path adapter",
+        "command line: adapter is an adapter (LoRA) of <here>/model, and a run starts from a whole model. Either continue the run that trained it, `dgpo train --resume . --max_steps N`; or merge it, and name the folder `merged` as model_name_or_path:\n  python -c \"from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer as T; M.from_pretrained('adapter').merge_and_unload().save_pretrained('merged'); T.from_pretrained('<here>/model').save_pretrained('merged')\"",
+    ),
+    (
+        "eval padded --task pairs.jsonl --n 1 --max-tokens 2",
+        "The tokenizer of the model gives '[PAD]' the id 98, and the model has embeddings for ids below 98 only. A token was added without resizing the model: call model.resize_token_embeddings(len(tokenizer)) and save both, or set the pad token to one that exists (tokenizer.pad_token = tokenizer.eos_token).",
+    ),
+    (
+        "train own.yaml --rewards '[exact]'",
+        "there is no reward 'exact'. Did you mean 'exact_match'? The rewards are: last_number, exact_match, text_match, math, math_boxed, math_answer, math_hashes, math_tag, math_last_number, think_format, think_answer_format, soft_overlong, task; or one of your own, my_rewards.py:function.",
+    ),
+    (
+        "train own.yaml --rewards '[rewards.py]'",
+        "there is no reward 'rewards.py'. Name the function in it: rewards.py:function. The rewards are: last_number, exact_match, text_match, math, math_boxed, math_answer, math_hashes, math_tag, math_last_number, think_format, think_answer_format, soft_overlong, task; or one of your own, my_rewards.py:function.",
+    ),
+    ("train own.yaml --rewards '[rewards.py:scor]'", "rewards.py has no function 'scor'. Did you mean 'score'?"),
+    (
+        "train own.yaml --rewards '[rewards.py:score]' --reward_options.score.scal 2",
+        "the reward rewards.py:score has no option 'scal'. Did you mean 'scale'? Its options are: scale.",
+    ),
+    (
+        "train own.yaml --rewards '[last_number]' --task words.jsonl",
+        "words.jsonl: no row can be rewarded; last_number can read none of the 9 gold answers, such as 'yes'. Choose another reward, or another answer_column.",
+    ),
+    (
+        "train own.yaml --rewards '[exact_match, text_match]' --reward_weights '[1]'",
+        "command line: reward_weights has 1 numbers, and there are 2 reward functions (exact_match_reward, text_match_reward); give one number for each.",
+    ),
+    (
+        "eval model --task pairs.jsonl --reward exact_match",
+        "dgpo eval has no option '--reward'. Did you mean '--rewards'? See `dgpo eval --help`.",
+    ),
+    ("eval --run nowhere", "nowhere is no directory of a run: it has no recipe.yaml."),
+]
+"""What is typed, and the line that answers; `<here>` is the working directory."""
+
+
+@pytest.mark.parametrize(("words", "line"), CASES, ids=[words for words, _ in CASES])
+def test_a_mistake_gets_its_line(folder, monkeypatch, capsys, words, line):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    assert main(shlex.split(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"dgpo: {line}\n".replace("<here>", str(folder))
+    assert sorted(folder.iterdir()) == before  # nothing was written
+
+
+@pytest.mark.parametrize("words", [words for words, _ in CASES if words.startswith("train own.yaml")][::4])
+def test_the_dry_run_finds_it_too(folder, monkeypatch, capsys, words):
+    monkeypatch.chdir(folder)
+    assert main([*shlex.split(words), "--dry-run"]) == 2
+    assert capsys.readouterr().err == f"dgpo: {dict(CASES)[words]}\n".replace("<here>", str(folder))
