@@ -6,25 +6,19 @@ from typing import TYPE_CHECKING
 
 from dgpo.errors import ConfigError
 from dgpo.lab.cli import help as texts
-from dgpo.lab.cli.parser import CommandParser, mapping, numbers, split_options
+from dgpo.lab.cli.parser import BAD_INPUT, OK, CommandParser, mapping, numbers, split_options, wants_help
+from dgpo.lab.cli.verl_data import verl_data, verl_data_parser
 
 if TYPE_CHECKING:
     from dgpo.lab.evaluation.session import EvaluationRequest
     from dgpo.lab.train.session import Request
-
-OK, BAD_INPUT = 0, 2
-
-
-def _wants_help(words: Sequence[str]) -> bool:
-    return not words or "-h" in words or "--help" in words
-
 
 # ------------------------------------------------------------------------------------------------------ train
 
 
 def train(words: Sequence[str]) -> int:
     """Train from a recipe."""
-    if _wants_help(words):
+    if wants_help(words):
         usage = "RECIPE.yaml [--key value ...] [--dry-run[=full]] [--resume [RUN_DIR]]"
         print(f"usage: dgpo train {usage}\n\n{texts.TRAIN}")
         return OK
@@ -143,7 +137,7 @@ def parse_eval(words: Sequence[str]) -> "EvaluationRequest":
 
 def evaluate(words: Sequence[str]) -> int:
     """Measure a model on a task."""
-    if _wants_help(words):
+    if wants_help(words):
         _eval_parser().print_help()
         return OK
     request = parse_eval(words)
@@ -165,7 +159,7 @@ def _compare_parser() -> CommandParser:
 def compare(words: Sequence[str]) -> int:
     """Compare evaluations with the first of them."""
     parser = _compare_parser()
-    if _wants_help(words):
+    if wants_help(words):
         parser.print_help()
         return OK
     options = parser.parse(words)
@@ -193,7 +187,7 @@ def _report_parser() -> CommandParser:
 def report(words: Sequence[str]) -> int:
     """Write the page of one or several runs."""
     parser = _report_parser()
-    if _wants_help(words):
+    if wants_help(words):
         parser.print_help()
         return OK
     options = parser.parse(words)
@@ -229,7 +223,7 @@ def _inspect_parser() -> CommandParser:
 
 def inspect(words: Sequence[str]) -> int:
     """Write the page of a text and two models."""
-    if _wants_help(words):
+    if wants_help(words):
         _inspect_parser().print_help()
         return OK
     words, rule_options = split_options(words, "--options.")
@@ -244,31 +238,6 @@ def inspect(words: Sequence[str]) -> int:
 # ------------------------------------------------------------------------------------------------------ others
 
 
-def _verl_data_parser() -> CommandParser:
-    usage = "FOLDER [--dapo-math-17k SOURCE] [--aime24 SOURCE] [--aime25 SOURCE]"
-    parser = CommandParser("verl-data", usage, texts.VERL_DATA, texts.VERL_DATA_END)
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where to write; it is made")
-    for name in ("dapo-math-17k", "aime24", "aime25"):
-        parser.add_argument(f"--{name}", dest=name, metavar="FILE|HUB_ID", help="another source than the default")
-    return parser
-
-
-def verl_data(words: Sequence[str]) -> int:
-    """Write the files that recipes/verl reads."""
-    parser = _verl_data_parser()
-    if _wants_help(words):
-        parser.print_help()
-        return OK if words else BAD_INPUT
-    options = vars(parser.parse(words))
-    folder = options.pop("folder")
-    if folder is None:
-        parser.error("dgpo verl-data needs the folder to write to")
-    from dgpo.lab.evaluation.verl_data import write_verl_data
-
-    write_verl_data(Path(folder).expanduser(), {name: source for name, source in options.items() if source})
-    return OK
-
-
 def tasks(words: Sequence[str]) -> int:
     """Print where prompts and answers can come from."""
     print(texts.TASKS)
@@ -281,7 +250,7 @@ def completion(words: Sequence[str]) -> int:
 
     parser = CommandParser("completion", "SHELL", texts.COMPLETION)
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
-    if _wants_help(words):
+    if wants_help(words):
         parser.print_help()
         return OK if words else BAD_INPUT
     shell = parser.parse(words).shell
@@ -291,7 +260,7 @@ def completion(words: Sequence[str]) -> int:
         "report": _report_parser(),
         "inspect": _inspect_parser(),
         "tasks": CommandParser("tasks", "", ""),
-        "verl-data": _verl_data_parser(),
+        "verl-data": verl_data_parser(),
         "completion": parser,
     }
     print(completion_script(parsers, shell))

@@ -139,13 +139,15 @@ Examples
 VERL_DATA = """\
 Writes dapo-math-17k.parquet, aime24.parquet and aime25.parquet for recipes/verl. Repeated prompts are kept once
 (DAPO-Math-17k repeats each about a hundred times), and training prompts that hold a problem of the exams are left out.
-A source is a file (.jsonl, .json, .csv, .parquet) or a data set of the hub.
+A source is a file (.jsonl, .json, .csv, .parquet) or a data set of the hub. With --train, train.parquet and val.parquet
+are written from data of your own instead.
 """
 
 VERL_DATA_END = """\
 Examples
   dgpo verl-data data
   dgpo verl-data data --dapo-math-17k files/dapo.parquet --aime24 files/aime24.jsonl --aime25 files/aime25.jsonl
+  dgpo verl-data data --train my.jsonl --val held-out.jsonl
 """
 
 TASKS = """\

@@ -8,6 +8,13 @@ from typing import Any, NoReturn
 from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean
 
+OK, BAD_INPUT = 0, 2
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Return whether a command is asked for its help: by name, or by no word at all."""
+    return not words or "-h" in words or "--help" in words
+
 
 class CommandParser(argparse.ArgumentParser):
     """Raises `ConfigError` instead of leaving the process; `--top_p` is the same as `--top-p`.
