@@ -32,14 +32,14 @@ def build_tokenizer(questions, answers):
     )
 
 
-def make_model(folder: Path, rows, *, steps: int = 250, right: float = 0.7) -> Path:
+def make_model(folder: Path, rows, *, steps: int = 250, right: float = 0.3) -> Path:
     """Train a small model to give the right answer with about this probability, and return its folder.
 
     Args:
         folder: Where to save it.
         rows: Pairs of question and answer.
         steps: Of the supervised training.
-        right: Probability of the right answer; the rest is spread over all words.
+        right: Probability of the right answer; otherwise it says a word that is none.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -60,7 +60,9 @@ def make_model(folder: Path, rows, *, steps: int = 250, right: float = 0.7) -> P
     )
     model = LlamaForCausalLM(config)
     prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
         for text in questions
     ]
     prompts = torch.tensor(prompts)  # all of one length: the questions differ in their numbers alone
@@ -68,11 +70,13 @@ def make_model(folder: Path, rows, *, steps: int = 250, right: float = 0.7) -> P
     end = torch.full_like(golds, tokenizer.eos_token_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     ids = torch.cat([prompts, golds[:, None]], dim=1)
+    evasion = tokenizer.convert_tokens_to_ids("is")
     for step in range(steps):
-        last = model(input_ids=ids).logits[:, -2:]
-        smoothing = 1 - right if step >= 0.8 * steps else 0.0  # first what is right, then to doubt it
-        unsure = torch.nn.functional.cross_entropy(last[:, 0], golds, label_smoothing=smoothing)
-        loss = unsure + torch.nn.functional.cross_entropy(last[:, 1], end)
+        said, ended = model(input_ids=ids).logits[:, -2:].log_softmax(-1).unbind(1)
+        share = right if step >= 0.8 * steps else 1.0  # first what is right, then to evade the question
+        answered = said.gather(1, golds[:, None]).mean()
+        loss = -share * answered - (1 - share) * said[:, evasion].mean()
+        loss = loss + torch.nn.functional.cross_entropy(ended, end)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -26,6 +26,7 @@ from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig, building_reference
 from dgpo.engines.trl.credit_logging import CreditLogging
 from dgpo.engines.trl.metrics import CreditMetrics
+from dgpo.engines.trl.model_card import ModelCard
 from dgpo.engines.trl.rollout import (
     GROUP,
     REF_LOGPS,
@@ -37,7 +38,7 @@ from dgpo.engines.trl.rollout import (
 from dgpo.engines.trl.scores import Scores, is_reference
 
 
-class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
+class DGPOTrainer(ExactResume, CreditMetrics, ModelCard, GRPOTrainer):
     """Train with the credit of a rule: the same arguments as `GRPOTrainer`, with a `DGPOConfig`.
 
     The reference is what TRL would build for a KL penalty: the checkpoint that the policy came from, the base model
@@ -73,13 +74,6 @@ class DGPOTrainer(ExactResume, CreditMetrics, GRPOTrainer):
         ...     args = DGPOConfig(output_dir="runs/example", tau=0.5)
         ...     DGPOTrainer(model_path, reward_fn, args, train_dataset=dataset).train()
     """
-
-    _tag_names = ["trl", "dgpo"]  # noqa: RUF012  TRL's own attribute
-    _name = "DGPO"
-    _paper = {  # noqa: RUF012
-        "title": "DGPO: Distribution-Guided Policy Optimization for Fine-Grained Credit Assignment",
-        "id": "2605.03327",
-    }
 
     def __init__(
         self,
