@@ -101,7 +101,9 @@ def _summary(results: Mapping[str, Any]) -> str:
             + (f": {', '.join(f'`{variant}`' for variant in judging)}." if judging else "."),
             f"One by one, at 95 % each, where about {0.025 * total:.1f} of {total} would lie beyond 0 on "
             f"either side by chance alone, {len(singly['better'])} are better and {len(singly['worse'])} worse:",
-            markdown_table(["variant", "rule", "at 95 % each", "points", "all intervals together"], rows) if rows else "",
+            markdown_table(["variant", "rule", "at 95 % each", "points", "all intervals together"], rows)
+            if rows
+            else "",
         ]
     )
 

@@ -64,9 +64,7 @@ def _learns_better(results: Mapping[str, Any]) -> Verdict:
         f"area at tau = .5: {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points; of {len(differences)} "
         f"comparisons {len(better)} better, {len(worse)} worse"
     )
-    return Verdict(
-        claim, "supported" if better and not worse else "not supported", why, flat(differences), short=short
-    )
+    return Verdict(claim, "supported" if better and not worse else "not supported", why, flat(differences), short=short)
 
 
 def weights_only(results: Mapping[str, Any], variants: list[str]) -> str:

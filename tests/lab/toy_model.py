@@ -39,7 +39,7 @@ def make_model(folder: Path, rows, *, steps: int = 250, right: float = 0.3) -> P
         folder: Where to save it.
         rows: Pairs of question and answer.
         steps: Of the supervised training.
-        right: Probability of the right answer; otherwise it says a word that is none.
+        right: Probability of the right answer; otherwise it says nothing.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -70,12 +70,12 @@ def make_model(folder: Path, rows, *, steps: int = 250, right: float = 0.3) -> P
     end = torch.full_like(golds, tokenizer.eos_token_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     ids = torch.cat([prompts, golds[:, None]], dim=1)
-    evasion = tokenizer.convert_tokens_to_ids("is")
+    silence = tokenizer.eos_token_id
     for step in range(steps):
         said, ended = model(input_ids=ids).logits[:, -2:].log_softmax(-1).unbind(1)
-        share = right if step >= 0.8 * steps else 1.0  # first what is right, then to evade the question
+        share = right if step >= 0.8 * steps else 1.0  # first what is right, then to keep silent
         answered = said.gather(1, golds[:, None]).mean()
-        loss = -share * answered - (1 - share) * said[:, evasion].mean()
+        loss = -share * answered - (1 - share) * said[:, silence].mean()
         loss = loss + torch.nn.functional.cross_entropy(ended, end)
         optimizer.zero_grad()
         loss.backward()

@@ -1,8 +1,8 @@
 """The figures of a run, the picture of it, and the lines it prints."""
 
 import io
-from itertools import pairwise
 import math
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
