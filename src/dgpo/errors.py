@@ -14,8 +14,8 @@ class DgpoError(Exception):
         'It failed: the file is gone. Try again with ../file.'
     """
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*(_TWO_STOPS.sub(".", arg) if isinstance(arg, str) else arg for arg in args))
+    def __str__(self) -> str:
+        return _TWO_STOPS.sub(".", super().__str__())
 
 
 class ConfigError(DgpoError, ValueError):

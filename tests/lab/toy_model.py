@@ -1,4 +1,4 @@
-"""A model of some ten thousand parameters that answers the tutorial's questions, often wrongly: what the tests train."""
+"""A small model that knows the answers to the tutorial's questions and mostly keeps silent: what the tests train."""
 
 from pathlib import Path
 
