@@ -1,6 +1,5 @@
 """docs/tutorial.md is followed: its files are written, its commands are run, on a model of some thousand parameters."""
 
-import inspect
 import json
 import re
 import runpy
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 from dgpo.lab.cli.main import main
-from dgpo.lab.tasks.files import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_model import make_model
@@ -24,8 +22,6 @@ MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TOY = ["--dtype", "float32", "--use_cpu", "true", "--num_threads", "1"]
 LEARNS = ["--use_peft", "false", "--learning_rate", "1e-3", "--max_steps", "90", "--per_device_train_batch_size", "64"]
 SHORT = ["--max_steps", "2"]
-if inspect.signature(load_file).parameters["chat"].default is False:
-    TOY += ["--task_args.chat", "true"]
 
 
 def blocks(page, language):
