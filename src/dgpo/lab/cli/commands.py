@@ -254,15 +254,9 @@ def completion(words: Sequence[str]) -> int:
         parser.print_help()
         return OK if words else BAD_INPUT
     shell = parser.parse(words).shell
-    parsers = {
-        "eval": _eval_parser(),
-        "compare": _compare_parser(),
-        "report": _report_parser(),
-        "inspect": _inspect_parser(),
-        "tasks": CommandParser("tasks", "", ""),
-        "verl-data": verl_data_parser(),
-        "completion": parser,
-    }
+    parsers = {"eval": _eval_parser(), "compare": _compare_parser(), "report": _report_parser()}
+    parsers |= {"inspect": _inspect_parser(), "tasks": CommandParser("tasks", "", "")}
+    parsers |= {"verl-data": verl_data_parser(), "completion": parser}
     print(completion_script(parsers, shell))
     return OK
 
