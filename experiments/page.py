@@ -36,6 +36,7 @@ _FIGURES_OF_THE_PAPER = Verdict(
     "not testable at this size",
     "It takes a 32-billion-parameter model and a cluster. The recipes and the evaluation protocol exist and have not "
     "been run.",
+    short="needs 32 billion parameters and a cluster",
 )
 _NO_RESULTS = "Not run yet: `{command}`."
 
@@ -88,24 +89,30 @@ def _verdicts(results: dict[str, dict[str, Any] | None]) -> str:
         rows += [(f"`{name}`", verdict) for verdict in (_page_of(name).verdicts(one) if one else ())]
     rows += [("`train_step`", verdict) for verdict in single_runs.costs()]
     # Claims without support come first.
-    rows.sort(key=lambda row: _VERDICTS.index(row[1].verdict))
+    rows.sort(key=lambda row: (row[1].asked_by == "us", _VERDICTS.index(row[1].verdict)))
+    numbered = [(number, source, verdict) for number, (source, verdict) in enumerate(rows, start=1)]
     missing = [name for name, one in results.items() if one is None]
     note = "".join(f"\n\n`{name}`: {_NO_RESULTS.format(command=EXPERIMENTS[name])}" for name in missing)
     parts = [
-        _counted("Claims of the paper", [row for row in rows if row[1].asked_by == "the paper"]),
-        _counted("Questions of our own", [row for row in rows if row[1].asked_by == "us"]),
+        _counted("Claims of the paper", [row for row in numbered if row[2].asked_by == "the paper"]),
+        _counted("Questions of our own", [row for row in numbered if row[2].asked_by == "us"]),
     ]
-    return "\n\n".join(["## Verdicts", *(part for part in parts if part)]) + note
+    reasons = [
+        f"#### {number}. {verdict.claim}\n\n**{verdict.verdict.capitalize()}.** {verdict.why}"
+        for number, _, verdict in numbered
+    ]
+    chapters = [*(part for part in parts if part), "### The verdicts in detail", *reasons]
+    return "\n\n".join(["## Verdicts", *chapters]) + note
 
 
-def _counted(title: str, rows: list[tuple[str, Verdict]]) -> str:
+def _counted(title: str, rows: list[tuple[int, str, Verdict]]) -> str:
     if not rows:
         return ""
-    counts = {word: sum(v.verdict == word for _, v in rows) for word in _VERDICTS}
+    counts = {word: sum(v.verdict == word for *_, v in rows) for word in _VERDICTS}
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
     table = markdown_table(
-        ["claim", "verdict", "why", "from"],
-        [[v.claim, f"**{v.verdict}**", v.why, source] for source, v in rows],
+        ["", "claim", "verdict", "in short", "from"],
+        [[number, v.claim, f"**{v.verdict}**", v.short, source] for number, source, v in rows],
     )
     return f"### {title}\n\nOf {len(rows)}: {summary}.\n\n{table}"
 

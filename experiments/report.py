@@ -20,6 +20,7 @@ class Verdict:
         claim: The claim, as it is made.
         verdict: One of three.
         why: Sentences with the figures and their intervals.
+        short: The decisive figure in a few words, for the table of verdicts.
         figures: The figures of these sentences.
         asked_by: Whose claim it is; the paper's are counted apart from the others.
     """
@@ -29,6 +30,7 @@ class Verdict:
     why: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     asked_by: Literal["the paper", "us"] = "the paper"
+    short: str = ""
 
 
 def interval(values: Sequence[float], *, level: float = 0.95, comparisons: int = 1) -> Estimate:

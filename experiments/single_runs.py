@@ -58,6 +58,7 @@ def costs() -> list[Verdict]:
             f"time of TRL's GRPO with a KL penalty, made to score the same positions, a step takes {time_to_trl}: "
             f"{other} Against GRPO *without* a reference it costs the reference's forward pass.",
             {"head": head, "step": time},
+            short=f"head {min(head.values()):.2f} to {max(head.values()):.2f}, step {_listed(time)}",
         ),
         Verdict(
             "no extra memory beyond GRPO with a reference",
@@ -67,6 +68,7 @@ def costs() -> list[Verdict]:
             f"{_process_spread(steps)}. Of what TRL's GRPO with a KL penalty needs, made to score the same positions, "
             f"a step needs {memory_to_trl}: {other}",
             {"step": memory},
+            short=f"a step needs {_listed(memory)} of it",
         ),
     ]
 

@@ -1,6 +1,7 @@
 """The wheel in an environment of its own: what a user who installs the package gets."""
 
 import os
+import re
 import resource
 import shutil
 import site
@@ -27,9 +28,10 @@ def late(stats, *, share):
 """
 
 
-def run(*command, **options):
-    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, **options)
+def run(*command, variables=None, **options):
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment = inherited | (variables or {})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, **options)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout.strip()
 
@@ -60,6 +62,40 @@ def test_it_holds_the_package_its_data_and_its_licence(wheel):
     data = ("py.typed", "lab/report/page_files/page.html", "engines/verl/conf/dgpo_trainer.yaml")
     assert {f"dgpo/{name}" for name in data} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    shipped = {name.rpartition("/")[2] for name in names if name.startswith("dgpo/lab/recipes/")}
+    assert shipped == {path.name for path in (ROOT / "recipes").glob("*.yaml")}
+
+
+def test_its_description_has_no_link_that_a_package_index_cannot_follow(wheel):
+    (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
+    description = zipfile.ZipFile(wheel).read(metadata).decode()
+    assert "Description-Content-Type: text/markdown" in description
+    assert "# DGPO" in description
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", description) == []
+
+
+@pytest.mark.parametrize("extra", ["", "[trl]", "[lab]", "[verl]", "[docs]"])
+def test_what_it_needs_can_be_installed(extra, wheel, tmp_path):
+    run(UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
+    python = ("--python", tmp_path / "venv" / "bin" / "python")
+    command = [UV, "pip", "install", "--dry-run", *python, f"dgpo{extra} @ {wheel.as_uri()}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode and re.search("error sending request|Failed to fetch|dns error", done.stderr):
+        pytest.skip("the package index cannot be reached")
+    assert done.returncode == 0, done.stderr[-2000:]
+    packages = {"[trl]": "trl", "[lab]": "shtab", "[verl]": "verl", "[docs]": "mkdocs"}
+    assert f"+ {packages.get(extra, 'torch')}==" in done.stderr
+    assert "warning" not in done.stderr.lower()  # an extra that does not exist is no more than a warning
+
+
+def test_a_base_install_warns_of_nothing(wheel, tmp_path):
+    """Where numpy is absent, torch warns at the first tensor."""
+    lines = zipfile.ZipFile(wheel).read(f"dgpo-{dgpo.__version__}.dist-info/METADATA").decode().splitlines()
+    needed = [line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
+    assert {re.match(r"\w+", line)[0] for line in needed} == {"torch", "numpy"}
+    code = "import torch, dgpo; dgpo.redistribution_weights(torch.zeros(1, 2), torch.ones(1, 2, dtype=bool), tau=0.5)"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_it_is_the_installed_package_that_is_imported(environment, tmp_path):
@@ -78,6 +114,14 @@ def test_the_command_starts_at_once(environment, tmp_path):
     before = used()
     assert run(environment / "dgpo", "--version", cwd=tmp_path) == f"dgpo {dgpo.__version__}"
     assert used() - before < 0.5  # seconds of processor time; importing torch alone takes more
+
+
+def test_the_quickstart_runs_outside_of_the_checkout(environment, tmp_path):
+    options = {"cwd": tmp_path, "variables": {"CUDA_VISIBLE_DEVICES": ""}}
+    shown = run(environment / "dgpo", "train", "quickstart", "--max_steps", "4", "--output_dir", "run", **options)
+    assert "4 steps" in shown
+    run(environment / "dgpo", "report", "run", **options)
+    assert "<html" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["my_rules.py:late", "my_rules:late"])

@@ -1,6 +1,6 @@
 """What the experiment says, as Markdown and verdicts, from its results."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
@@ -49,8 +49,11 @@ def section(results: Mapping[str, Any]) -> str:
         _collapse_table(results),
         f"### All rules on `{main}`",
         "Differences from GRPO on the same seeds, 95 % each (Student's t over seeds, pairs). AUROC: of the weights, "
-        "for the picks that caused the outcome. Shares of the credit are of the second half of the training.",
+        "for the picks that caused the outcome. Shares of the credit are of the second half of the training. How well "
+        "each rule learns:",
         _rules_table(results, main),
+        "What its weights and gradients are like:",
+        _weights_table(results, main),
         "### The same rules elsewhere",
         "Difference of the area under the curve from GRPO's, points.",
         _variants_table(results),
@@ -80,11 +83,16 @@ def _summary(results: Mapping[str, Any]) -> str:
     total = sum(map(len, sides.values()))
     judging = comparison.judging(results)
     if sides["better"]:
-        first = f"**{len(sides['better'])} of {total} comparisons beat GRPO**: {_listed(sides['better'])}."
+        first = f"**{len(sides['better'])} of {total} comparisons beat GRPO**."
     else:
         first = f"**No rule beats GRPO beyond its interval** in any of {total} comparisons."
-    worse = f"{len(sides['worse'])} are worse: {_listed(sides['worse'])}." if sides["worse"] else "None is worse."
-    each = "; ".join(f"{side}: {_listed(singly[side]) or 'none'}" for side in ("better", "worse"))
+    worse = f"{len(sides['worse'])} are worse." if sides["worse"] else "None is worse."
+    told = {(variant, rule): side for side in ("better", "worse") for variant, rule, _ in sides[side]}
+    rows = [
+        [f"`{variant}`", rule, side, points(one), told.get((variant, rule), "-")]
+        for side in ("better", "worse")
+        for variant, rule, one in singly[side]
+    ]
     return "\n\n".join(
         [
             f"{first} {worse} {len(sides['neither'])} cannot be told apart from GRPO. These intervals of the area "
@@ -92,7 +100,10 @@ def _summary(results: Mapping[str, Any]) -> str:
             f"counted. {len(judging)} of {len(results['rules'])} variants have headroom"
             + (f": {', '.join(f'`{variant}`' for variant in judging)}." if judging else "."),
             f"One by one, at 95 % each, where about {0.025 * total:.1f} of {total} would lie beyond 0 on "
-            f"either side by chance alone: {each}.",
+            f"either side by chance alone, {len(singly['better'])} are better and {len(singly['worse'])} worse:",
+            markdown_table(["variant", "rule", "at 95 % each", "points", "all intervals together"], rows)
+            if rows
+            else "",
         ]
     )
 
@@ -160,13 +171,6 @@ def _collapse_table(results: Mapping[str, Any]) -> str:
     return markdown_table(["variant", "GRPO loses", "tau = .5 loses more", "pass@8", "can judge?"], rows)
 
 
-def _listed(rows: Sequence[tuple[str, str, Estimate]]) -> str:
-    by_variant: dict[str, list[str]] = {}
-    for variant, rule, estimate in rows:
-        by_variant.setdefault(variant, []).append(f"{rule} {points(estimate)}")
-    return "; ".join(f"in `{variant}` {', '.join(named)}" for variant, named in by_variant.items())
-
-
 def _headroom_table(results: Mapping[str, Any]) -> str:
     rows = []
     for variant, about in results["variants"].items():
@@ -195,37 +199,41 @@ def _headroom_table(results: Mapping[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
+def _ordered(results: Mapping[str, Any], variant: str) -> list[tuple[str, str]]:
+    """Each rule of a variant and how a table shows it: GRPO, ceilings in italics, the others."""
+    rules = ["grpo", *(name for kind in (True, False) for name in comparison.names(results, variant, ceilings=kind))]
+    return [(rule, f"*{rule}*" if results["rules"][variant][rule]["ceiling"] else rule) for rule in rules]
+
+
 def _rules_table(results: Mapping[str, Any], variant: str) -> str:
     rows = []
-    rules = ["grpo", *(name for kind in (True, False) for name in comparison.names(results, variant, ceilings=kind))]
-    for rule in rules:
+    for rule, name in _ordered(results, variant):
+        gains = [comparison.difference(results, variant, rule, figure) for figure in ("area", "accuracy")]
+        final = [comparison.mean(results, variant, rule, figure).value for figure in ("accuracy", "greedy", "pass@8")]
+        rows.append([name, *("" if rule == "grpo" else points(gain) for gain in gains), *(f"{x:.2f}" for x in final)])
+    header = ["rule (*ceiling*)", "area, points", "final accuracy, points", "at T = 1", "greedy", "pass@8"]
+    return markdown_table(header, rows)
+
+
+def _weights_table(results: Mapping[str, Any], variant: str) -> str:
+    rows = []
+    for rule, name in _ordered(results, variant):
         value = lambda figure, rule=rule: comparison.mean(results, variant, rule, figure).value  # noqa: E731
-        gain = lambda figure, rule=rule: points(comparison.difference(results, variant, rule, figure))  # noqa: E731
         rows.append(
             [
-                f"*{rule}*" if results["rules"][variant][rule]["ceiling"] else rule,
-                len(comparison.per_seed(results, variant, rule, "area")),
-                "" if rule == "grpo" else gain("area"),
-                "" if rule == "grpo" else gain("accuracy"),
-                f"{value('accuracy'):.2f} / {value('greedy'):.2f} / {value('pass@8'):.2f}",
+                name,
                 f"{value('auroc'):.2f}",
-                " / ".join(f"{late_share(results, variant, rule, role):.2f}" for role in ("pivot", "decoy", "copy")),
+                *(f"{late_share(results, variant, rule, role):.2f}" for role in ("pivot", "decoy", "copy")),
                 f"{value('effective_share'):.2f}",
-                f"{value('norm_mean'):.2f} / {value('norm_variance'):.3f} / {value('norm_max'):.1f}",
+                f"{value('norm_mean'):.2f}",
+                f"{value('norm_variance'):.3f}",
+                f"{value('norm_max'):.1f}",
                 f"{value('entropy'):.3f}",
             ]
         )
     header = [
-        "rule (*ceiling*)",
-        "seeds",
-        "area, points",
-        "final accuracy, points",
-        "final: T = 1 / greedy / pass@8",
-        "AUROC",
-        "credit: pivot / decoy / copy",
-        "effective share",
-        "gradient norm: mean / variance / max",
-        "entropy, nats",
+        *("rule (*ceiling*)", "AUROC", "credit: pivot", "decoy", "copy", "effective share"),
+        *("gradient norm: mean", "variance", "max", "entropy, nats"),
     ]
     return markdown_table(header, rows)
 

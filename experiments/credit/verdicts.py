@@ -60,7 +60,11 @@ def _learns_better(results: Mapping[str, Any]) -> Verdict:
         + (f" ({'; '.join([*better, *worse])})" if better or worse else "")
         + ". The chapter has all of them."
     )
-    return Verdict(claim, "supported" if better and not worse else "not supported", why, flat(differences))
+    short = (
+        f"area at tau = .5: {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points; of {len(differences)} "
+        f"comparisons {len(better)} better, {len(worse)} worse"
+    )
+    return Verdict(claim, "supported" if better and not worse else "not supported", why, flat(differences), short=short)
 
 
 def weights_only(results: Mapping[str, Any], variants: list[str]) -> str:
@@ -121,7 +125,8 @@ def _finds_causes(results: Mapping[str, Any]) -> Verdict:
         f"words that decide nothing {late_share(results, main, SHARP, 'decoy'):.0%}."
     )
     good = all(above(one, 0.5) for one in ours) and all(counts[name] == (len(variants), 0) for name in counts)
-    return Verdict(claim, "supported" if good else "not supported", why, flat(aurocs))
+    short = f"of {len(variants)} variants, better than h alone in {counts['h'][0]}, than d alone in {counts['d'][0]}"
+    return Verdict(claim, "supported" if good else "not supported", why, flat(aurocs), short=short)
 
 
 def gate_at_equal_shares(results: Mapping[str, Any], variant: str, figure: str) -> dict[int, Estimate]:
@@ -167,7 +172,10 @@ def _gate(results: Mapping[str, Any]) -> Verdict:
     learns = any(above(e, 0) for e in area.values()) and not any(below(e, 0) for e in area.values())
     spares = all(below(e, 0) for e in credit.values())
     figures = {f"area at {s} %": e for s, e in area.items()} | {f"credit at {s} %": e for s, e in credit.items()}
-    return Verdict(claim, "supported" if learns and spares else "not supported", why, flat(figures))
+    short = "credit of the drift, with less without: " + ", ".join(f"{100 * credit[s].value:+.1f}" for s in credit)
+    short += f" points at shares of {', '.join(map(str, credit))} %"
+    word = "supported" if learns and spares else "not supported"
+    return Verdict(claim, word, why, flat(figures), short=short)  # type: ignore[arg-type]
 
 
 def _at_one_tau(results: Mapping[str, Any]) -> str:
@@ -205,7 +213,9 @@ def _variance(results: Mapping[str, Any]) -> Verdict:
         f"outside of the interval in {ruled_out}. At tau = .1 {min(sharp):.1f} to {max(sharp):.1f}. Intervals: see the "
         "chapter."
     )
-    return Verdict(claim, "supported" if default and smaller == default else "not supported", why, flat(ratios))
+    word = "supported" if default and smaller == default else "not supported"
+    short = f"{min(e.value for e in default):.2f} to {max(e.value for e in default):.2f} times GRPO's at tau = .5"
+    return Verdict(claim, word, why, flat(ratios), short=short)  # type: ignore[arg-type]
 
 
 def collapse(results: Mapping[str, Any]) -> dict[str, tuple[Estimate, Estimate, Estimate, bool]]:
@@ -252,7 +262,8 @@ def _collapse(results: Mapping[str, Any]) -> Verdict:
     )
     word = "not testable at this size" if not judging else "supported" if len(less) == len(judging) else "not supported"
     figures = {f"{variant}: {name}": e for variant, one in changes.items() for name, e in zip("lm", one, strict=False)}
-    return Verdict(claim, word, why, flat(figures))  # type: ignore[arg-type]
+    short = f"less in {len(less)} of {len(judging)} variants that can judge; 68 % less ruled out in {ruled_out}"
+    return Verdict(claim, word, why, flat(figures), short=short)  # type: ignore[arg-type]
 
 
 def above(estimate: Estimate, value: float) -> bool:

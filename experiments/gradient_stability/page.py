@@ -160,6 +160,7 @@ def _bounded(results: Mapping[str, Any]) -> Verdict:
         f"{largest_weight(1000, 0.5):.1f} at tau = 0.5 and {largest_weight(1000, 0.05):.0f} at tau = 0.05. GRPO "
         "without a penalty, today's usual baseline, is bounded as well.",
         {"growth": growth},
+        short=f"one token's gradient at q = 1e-16: {last['dgpo_tau0.5']:.2f}, GRPO's {last['surrogate']:.2f}",
     )
 
 
@@ -177,6 +178,7 @@ def _kl_explodes(results: Mapping[str, Any]) -> Verdict:
         f"1e-16, {last['k1_in_reward'] * BETA:.2f} at beta = {BETA}. In the run, norm at 1e-12 over norm at 1/4: "
         f"{named}.",
         {"growth": growth},
+        short=f"at q = 1e-16: k3 {last['k3']:.2f} beta, k1 {last['k1_in_reward']:.1f} beta; none explodes",
     )
 
 
@@ -199,6 +201,7 @@ def _other_direction(results: Mapping[str, Any]) -> Verdict:
         "`use_bias_correction_kl` is made for it), not of KL: the exact KL over the vocabulary does not have it.",
         {"k3": k3, "dgpo": dgpo},
         asked_by="us",
+        short=f"largest norm with stale completions: {_spread(k3[stale])}, DGPO {_spread(dgpo[stale])}",
     )
 
 
@@ -230,6 +233,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         f"{largest['k3']:.1f} with k3, {largest['dgpo']:.1f} and {largest['dgpo-sharp']:.1f} with DGPO.",
         {"ratio_log10": {rule: estimate.value for rule, estimate in ratios.items()}, "largest": largest},
         asked_by="us",
+        short=f"{ratio['dgpo']} times the norm with k3, at tau = 0.5",
     )
 
 

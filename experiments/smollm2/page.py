@@ -140,11 +140,12 @@ def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
         + ("its weights are so even that it is nearly GRPO." if share > 0.97 else "its weights do differ from GRPO's."),
         {task: estimate.value for task, estimate in differences.items()},
         asked_by="the paper" if rule == "dgpo" else "us",
+        short=f"accuracy less GRPO's: {listed}",
     )
 
 
 def _steadier(results: Mapping[str, Any]) -> Verdict:
-    listed, good, figures = [], True, {}
+    listed, short, good, figures = [], [], True, {}
     for task in _comparable(results, "dgpo"):
         ours, theirs = (summary.norm_variance(results, task, rule) for rule in ("dgpo", GRPO))
         logs = {seed: math.log(ours[seed] / theirs[seed]) for seed in ours.keys() & theirs.keys()}
@@ -156,6 +157,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
             f"`{task}`: variance {shown(change, digits=2, signed=True)} of GRPO's, entropy at the end "
             f"{shown(entropy, digits=2, signed=True)} nats"
         )
+        short.append(f"`{task}` {shown(change, digits=2, signed=True)}")
         figures[task] = {"variance": change.value, "entropy": entropy.value}
     return Verdict(
         "gradient variance -41 %, mode collapse -68 % (second-hand; SmolLM2-135M)",
@@ -163,6 +165,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         f"DGPO at tau = 0.5 beside GRPO, 95 % over seeds, variance of the gradient norm over the steps of a training: "
         f"{'; '.join(listed)}.",
         figures,
+        short=f"variance, relative: {'; '.join(short)}",
     )
 
 

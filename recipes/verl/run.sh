@@ -4,7 +4,8 @@
 #   recipes/verl/run.sh math scale=7b objective=dapo        one node, the DAPO baseline
 #   recipes/verl/run.sh quick                               a machine without a GPU
 # Environment:
-#   DGPO_DATA    folder that `dgpo verl-data FOLDER` has filled, readable from every node
+#   DGPO_DATA    folder that `dgpo verl-data FOLDER` has filled, readable from every node. With `--train FILE`, it holds
+#                data of your own, train.parquet and val.parquet, which are used in place of DAPO-Math-17k and AIME
 #   DGPO_MODEL   model folder readable from every node, or a name on the hub
 #   PYTHON       interpreter with dgpo[verl] and vLLM (default: python3)
 # For several nodes start Ray on them first (`ray start --head`, `ray start --address=...`) and run this on the head node.
@@ -33,9 +34,14 @@ if [[ "$recipe" == quick ]]; then
   set -- "paths.recipe=$here" "$@"
 else
   [[ -n "${DGPO_DATA:-}" ]] || fail "set DGPO_DATA to a folder filled by: dgpo verl-data FOLDER"
-  for name in dapo-math-17k aime24 aime25; do
-    [[ -f "$DGPO_DATA/$name.parquet" ]] || fail "DGPO_DATA=$DGPO_DATA has no $name.parquet; make it with: dgpo verl-data $DGPO_DATA"
-  done
+  if [[ -f "$DGPO_DATA/train.parquet" && -f "$DGPO_DATA/val.parquet" ]]; then
+    own="$(cd "$DGPO_DATA" && pwd)"
+    set -- "data.train_files=$own/train.parquet" "data.val_files=$own/val.parquet" "$@"
+  elif [[ " $*" != *" data.train_files="* || " $*" != *" data.val_files="* ]]; then
+    for name in dapo-math-17k aime24 aime25; do
+      [[ -f "$DGPO_DATA/$name.parquet" ]] || fail "DGPO_DATA=$DGPO_DATA has no $name.parquet; make it with: dgpo verl-data $DGPO_DATA. Data of your own: dgpo verl-data $DGPO_DATA --train FILE"
+    done
+  fi
   [[ -n "${DGPO_MODEL:-}" ]] || fail "set DGPO_MODEL to a model folder or a name on the hub, such as Qwen/Qwen2.5-32B"
   if [[ "$DGPO_MODEL" == /* || "$DGPO_MODEL" == .* || "$DGPO_MODEL" == ~* ]]; then
     [[ -f "$DGPO_MODEL/config.json" ]] || fail "DGPO_MODEL=$DGPO_MODEL has no config.json."

@@ -1,8 +1,21 @@
 """Errors that speak to people: each names the offending value, the reason and the remedy."""
 
+import re
+
+# A reason that ends its own sentence, inside of one of ours. Paths (`runs/..`) and dots of omission stay.
+_TWO_STOPS = re.compile(r"(?<=[\w'\")\]`])\.\.(?=\s|$)")
+
 
 class DgpoError(Exception):
-    """Anything this package refuses or gives up on; the command line prints its text without a traceback."""
+    """Anything this package refuses or gives up on; the command line prints its text without a traceback.
+
+    Example:
+        >>> str(DgpoError("It failed: the file is gone.. Try again with ../file."))
+        'It failed: the file is gone. Try again with ../file.'
+    """
+
+    def __str__(self) -> str:
+        return _TWO_STOPS.sub(".", super().__str__())
 
 
 class ConfigError(DgpoError, ValueError):

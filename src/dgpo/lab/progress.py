@@ -15,8 +15,10 @@ from rich.progress import track as rich_track
 
 Item = TypeVar("Item")
 
-TRAINING = "training"
+TRAINING, EVALUATING = "training", "measuring the held-out accuracy"
 _SMOOTHED_LOGS = 10
+# Where there is no bar, a line is printed at least so often, if anything happens.
+_LONGEST_SILENCE = 60.0
 
 
 class Progress:
@@ -35,7 +37,7 @@ class Progress:
         self._bar: Bar | None = None
         self._task: Any = None
         self._total = self._first = self._step = 0
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
         self._label, self._tenth = "", -1
         self._rewards: deque[float] = deque(maxlen=_SMOOTHED_LOGS)
         self._accuracies: deque[float] = deque(maxlen=_SMOOTHED_LOGS)
@@ -53,10 +55,11 @@ class Progress:
             total: How many there are; 0 where unknown.
             done: How many were made before, by the run that this one resumes.
         """
+        goes_on = label == self._label
         self.end()
         self._label, self._total, self._first, self._step = label, total, done, done
         self._tenth = -1
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
         if self.console.is_terminal and not self._quiet:
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -69,9 +72,12 @@ class Progress:
             )
             self._bar.start()
             self._task = self._bar.add_task(label, total=total or None, completed=done, figures="")
+        elif label != TRAINING and not goes_on:
+            self.say(f"{label} ...")
 
     def end(self) -> None:
         """Take the bar away."""
+        self._label = ""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -101,15 +107,16 @@ class Progress:
         self._step = step
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=self._figures())
-        elif may_print and (self._label == TRAINING or self._total >= 10) and self._due(step):
+        elif may_print and (self._label == TRAINING or step < self._total) and self._due(step):
             parts = (f"{self._label} {step}/{self._total}", self._figures(), self._remaining())
             self.say("  ".join(part for part in parts if part))
 
     def _due(self, step: int) -> bool:
-        """Whether a plain line is due: for the first figures, and about every tenth of the way."""
-        tenth = 10 * step // max(1, self._total)
-        due = tenth > self._tenth
-        self._tenth = max(tenth, self._tenth)
+        """Whether a plain line is due: for the first figures, about every tenth of the way, and once a minute."""
+        tenth, now = 10 * step // max(1, self._total), time.monotonic()
+        due = tenth > self._tenth or now - self._said > _LONGEST_SILENCE
+        if due:
+            self._tenth, self._said = max(tenth, self._tenth), now
         return due
 
     def _figures(self) -> str:
@@ -163,14 +170,17 @@ def step_bar(description: str, total: int, *, figure: str, show: bool = True) ->
     Yields:
         Callable[[float], None]: To call once a step, with the figure.
     """
+    console = Console(file=sys.stderr)
+    if show and not console.is_terminal:  # the bar would be drawn at its end alone
+        print(f"{description} ...", file=sys.stderr, flush=True)
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(figure + " {task.fields[figure]:.3f}"),
         TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        disable=not show,
+        console=console,
+        disable=not show or not console.is_terminal,
     )
     with bar:
         task = bar.add_task(description, total=total, figure=math.nan)

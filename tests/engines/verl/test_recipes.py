@@ -9,6 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 from support import HERE, RECIPES, recipe_check
 
+from dgpo.lab.evaluation.verl_data import write_own_data
+
 check = recipe_check()
 
 RULES = HERE / "credit_rules.py"
@@ -203,6 +205,40 @@ def test_run_sh_says_what_it_needs(tmp_path, recipe, environment, message) -> No
     )
     assert done.returncode == 2
     assert message in done.stderr
+
+
+OWN_REWARD = """
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **options):
+    right = solution_str.strip() == ground_truth
+    return {"score": float(right), "acc": right}
+"""
+
+
+def test_run_sh_takes_data_and_a_reward_of_ones_own(tmp_path) -> None:
+    """Everything up to verl's start: the files are chosen, the run is checked, and what would start is printed."""
+    rows = "".join(f'{{"question": "What is {i} + 1?", "answer": "{i + 1}"}}\n' for i in range(30))
+    (tmp_path / "mine.jsonl").write_text(rows)
+    (tmp_path / "my_reward.py").write_text(OWN_REWARD)
+    write_own_data(tmp_path / "data", str(tmp_path / "mine.jsonl"), plain=True)
+    python = tmp_path / "python"
+    start = 'if [ "$1" = -m ]; then shift; echo "$@"; else exec'
+    python.write_text(f'#!/bin/sh\n{start} {sys.executable} "$@"; fi\n')
+    python.chmod(0o755)
+    reward = "reward.custom_reward_function"
+    words = (f"{reward}.path={tmp_path / 'my_reward.py'}", f"{reward}.name=compute_score", "trainer.save_freq=9")
+    done = subprocess.run(
+        [RECIPES / "run.sh", "math", "scale=7b", *words],
+        env=shell(DGPO_DATA="data", DGPO_MODEL="Qwen/Qwen2.5-7B", PYTHON=str(python)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    started = done.stdout.splitlines()[-1].split()
+    assert started[0] == "verl.trainer.main_ppo"
+    assert f"data.train_files={tmp_path / 'data' / 'train.parquet'}" in started
+    assert f"data.val_files={tmp_path / 'data' / 'val.parquet'}" in started
+    assert set(words) <= set(started)
 
 
 @pytest.mark.slow

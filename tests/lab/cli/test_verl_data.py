@@ -104,3 +104,48 @@ def test_nothing_is_written_when_a_source_is_missing(tmp_path, sources, capsys) 
 def test_words_that_cannot_be_understood(words, message, capsys) -> None:
     assert main(["verl-data", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def own(tmp_path):
+    rows = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(30)]
+    for name, part in {"mine.jsonl": rows, "later.jsonl": rows[:3]}.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    return str(tmp_path / "mine.jsonl"), str(tmp_path / "later.jsonl")
+
+
+def test_data_of_ones_own_are_split_and_asked_for_an_answer_line(own, tmp_path, capsys) -> None:
+    assert main(["verl-data", str(tmp_path / "out"), "--train", own[0]]) == 0
+    train, val = (pq.read_table(tmp_path / "out" / f"{split}.parquet") for split in ("train", "val"))
+    assert (train.num_rows, val.num_rows) == (27, 3)
+    assert train.schema == val.schema
+    row = train.to_pylist()[0]
+    assert row["data_source"] == "mine"
+    text, gold = row["prompt"][0]["content"], row["reward_model"]["ground_truth"]
+    assert text == DAPO_PROMPT.replace("{prompt}", f"What is {int(gold) - 1} + 1?")
+    assert compute_score("mine", f"Answer: {gold}", gold, answer_format="dapo")["score"] == 1.0
+    assert "train.parquet: 27 prompts" in capsys.readouterr().out
+
+
+def test_held_out_prompts_of_ones_own_are_not_trained_on(own, tmp_path) -> None:
+    assert main(["verl-data", str(tmp_path / "out"), "--train", own[0], "--val", own[1], "--plain"]) == 0
+    train, val = (pq.read_table(tmp_path / "out" / f"{split}.parquet").to_pylist() for split in ("train", "val"))
+    asked = [row["prompt"] for row in val]
+    assert asked == [[{"role": "user", "content": f"What is {i} + 1?"}] for i in range(3)]
+    assert len(train) == 27
+    assert [row for row in train if row["prompt"] in asked] == []
+    assert val[0]["data_source"] == "later"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--plain"], "--val and --plain belong to --train FILE"),
+        (["--train", "a.jsonl", "--aime24", "b.jsonl"], "in place of --aime24; write one or the other"),
+        (["--train", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_own_data_that_cannot_work_are_refused(words, message, tmp_path, capsys) -> None:
+    assert main(["verl-data", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -2,11 +2,12 @@
 
 import io
 import math
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
 
-from dgpo.lab.progress import TRAINING, Progress
+from dgpo.lab.progress import EVALUATING, TRAINING, Progress
 from dgpo.lab.runs.curve import draw_curve
 from dgpo.lab.runs.summary import accuracy_text, summarize, wilson_interval
 
@@ -80,6 +81,27 @@ def test_sparse_logs_still_give_lines():
     # Logged every 7 steps, 7 to 98: the first log, and the first one past each further tenth.
     steps = [line.split()[1] for line in lines_of(100, range(7, 101, 7))]
     assert steps == ["7/100", "14/100", "21/100", "35/100", "42/100", "56/100", "63/100", "70/100", "84/100", "91/100"]
+
+
+def test_a_slow_run_is_not_silent_for_longer_than_a_minute(monkeypatch):
+    clock = iter(range(0, 100_000, 7))  # each look at it is seven seconds later
+    monkeypatch.setattr("dgpo.lab.progress.time.monotonic", lambda: next(clock))
+    steps = [int(line.split()[1].split("/")[0]) for line in lines_of(1000, range(1, 100))]
+    assert len(steps) > 10
+    assert max(after - before for before, after in pairwise(steps)) <= 9
+
+
+def test_in_a_pipe_what_takes_long_is_announced_once():
+    text = io.StringIO()
+    progress = Progress(console=Console(file=text, width=200))
+    progress.begin(EVALUATING, 0)
+    progress.begin(EVALUATING, 2)  # the number of batches is known now
+    progress.advance(1)
+    progress.advance(2)
+    progress.end()
+    progress.begin(EVALUATING, 1)
+    lines = text.getvalue().splitlines()
+    assert [line for line in lines if line.endswith(" ...")] == ["measuring the held-out accuracy ..."] * 2
 
 
 def test_a_resumed_run_counts_on():

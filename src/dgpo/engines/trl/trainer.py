@@ -25,12 +25,13 @@ from dgpo.engines.trl.credit_logging import CreditLogging
 from dgpo.engines.trl.held_out import HeldOutRewards
 from dgpo.engines.trl.live import LiveRows, skips_dead_rows
 from dgpo.engines.trl.metrics import CreditMetrics
+from dgpo.engines.trl.model_card import ModelCard
 from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
 from dgpo.engines.trl.scores import Scores, is_reference, reference_policy
 from dgpo.engines.trl.stop_strings import StopStrings
 
 
-class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, GRPOTrainer):
+class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, ModelCard, GRPOTrainer):
     """Train with the credit of a rule: the same arguments as `GRPOTrainer`, with a `DGPOConfig`.
 
     The reference is what TRL would build for a KL penalty: the checkpoint that the policy came from, the base model
@@ -66,13 +67,6 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, GRPOT
         ...     args = DGPOConfig(output_dir="runs/example", tau=0.5)
         ...     DGPOTrainer(model_path, reward_fn, args, train_dataset=dataset).train()
     """
-
-    _tag_names = ["trl", "dgpo"]  # noqa: RUF012  TRL's own attribute
-    _name = "DGPO"
-    _paper = {  # noqa: RUF012
-        "title": "DGPO: Distribution-Guided Policy Optimization for Fine-Grained Credit Assignment",
-        "id": "2605.03327",
-    }
 
     def __init__(
         self,

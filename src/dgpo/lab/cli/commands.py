@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 from dgpo.errors import ConfigError
 from dgpo.lab.cli import help as texts
-from dgpo.lab.cli.parser import OK, CommandParser, mapping, names, numbers, wants_help
-from dgpo.lab.cli.reporting import inspect, report
+from dgpo.lab.cli.parser import BAD_INPUT, OK, CommandParser, mapping, names, numbers, wants_help
+from dgpo.lab.cli.reporting import inspect, inspect_parser, report, report_parser
+from dgpo.lab.cli.verl_data import verl_data, verl_data_parser
 
 if TYPE_CHECKING:
     from dgpo.lab.evaluation.session import EvaluationRequest
     from dgpo.lab.train.session import Request
-
-BAD_INPUT = 2
-
 
 # ------------------------------------------------------------------------------------------------------ train
 
@@ -51,7 +49,9 @@ def parse_train(words: Sequence[str]) -> "Request":
 
     Raises:
         ConfigError: For a kind of dry run that does not exist.
+        RecipeError: For a configuration of verl.
     """
+    from dgpo.lab.recipe_files import find_recipe
     from dgpo.lab.train.session import Request
 
     recipe: Path | None = None
@@ -80,7 +80,7 @@ def parse_train(words: Sequence[str]) -> "Request":
                 overrides.append(following)
                 position += 1
         elif recipe is None:
-            recipe = Path(word).expanduser()
+            recipe = find_recipe(word)
         else:
             overrides.append(word)  # refused later, together with everything else
     return Request(recipe, overrides, resume, resume_dir, dry_run, ("train", *words))
@@ -163,13 +163,18 @@ def evaluate(words: Sequence[str]) -> int:
     return OK
 
 
-def compare(words: Sequence[str]) -> int:
-    """Compare evaluations with the first of them."""
+def _compare_parser() -> CommandParser:
     usage = "EVAL_A EVAL_B [EVAL_C ...] [--output FILE.json] [--plot FILE.png]"
     parser = CommandParser("compare", usage, texts.COMPARE)
     parser.add_argument("folders", nargs="*", metavar="EVAL", help="a folder that `dgpo eval` wrote")
     parser.add_argument("--output", metavar="FILE", type=Path, help="the comparison as JSON")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="pass@k against k as a picture")
+    return parser
+
+
+def compare(words: Sequence[str]) -> int:
+    """Compare evaluations with the first of them."""
+    parser = _compare_parser()
     if wants_help(words):
         parser.print_help()
         return OK
@@ -183,30 +188,27 @@ def compare(words: Sequence[str]) -> int:
 # ------------------------------------------------------------------------------------------------------ others
 
 
-def verl_data(words: Sequence[str]) -> int:
-    """Write the files that recipes/verl reads."""
-    usage = "FOLDER [--dapo-math-17k SOURCE] [--aime24 SOURCE] [--aime25 SOURCE]"
-    parser = CommandParser("verl-data", usage, texts.VERL_DATA, texts.VERL_DATA_END)
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where to write; it is made")
-    for name in ("dapo-math-17k", "aime24", "aime25"):
-        parser.add_argument(f"--{name}", dest=name, metavar="FILE|HUB_ID", help="another source than the default")
-    if wants_help(words):
-        parser.print_help()
-        return OK if words else BAD_INPUT
-    options = vars(parser.parse(words))
-    folder = options.pop("folder")
-    if folder is None:
-        parser.error("dgpo verl-data needs the folder to write to")
-    from dgpo.lab.evaluation.verl_data import write_verl_data
-
-    write_verl_data(Path(folder).expanduser(), {name: source for name, source in options.items() if source})
-    return OK
-
-
 def tasks(words: Sequence[str]) -> int:
     """Print where prompts and answers can come from."""
     print(texts.TASKS)
     return OK if not words or words[0] in ("-h", "--help") else BAD_INPUT
+
+
+def completion(words: Sequence[str]) -> int:
+    """Print a script that completes the command line in a shell."""
+    from dgpo.lab.cli.completion import SHELLS, completion_script
+
+    parser = CommandParser("completion", "SHELL", texts.COMPLETION)
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    if wants_help(words):
+        parser.print_help()
+        return OK if words else BAD_INPUT
+    shell = parser.parse(words).shell
+    parsers = {"eval": _eval_parser(), "compare": _compare_parser(), "report": report_parser()}
+    parsers |= {"inspect": inspect_parser(), "tasks": CommandParser("tasks", "", "")}
+    parsers |= {"verl-data": verl_data_parser(), "completion": parser}
+    print(completion_script(parsers, shell))
+    return OK
 
 
 def prepare(words: Sequence[str]) -> int:
@@ -222,5 +224,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": inspect,
     "tasks": tasks,
     "verl-data": verl_data,
+    "completion": completion,
 }
 """The commands by name, in the order of the help."""

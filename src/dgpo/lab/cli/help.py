@@ -11,25 +11,27 @@ Commands
   dgpo report RUN [RUN ...]                  a page with the curves of a run and the credit of each token
   dgpo inspect MODEL --reference REF         the same page for any pair of models and any text, without training
   dgpo tasks                                 where prompts and verifiable answers can come from
-  dgpo verl-data FOLDER                      DAPO-Math-17k and AIME as the files that recipes/verl reads
+  dgpo verl-data FOLDER                      DAPO-Math-17k and AIME, or files of your own, as recipes/verl reads them
+  dgpo completion bash                       completion of commands, options and files for bash, zsh or tcsh
   dgpo --version
 
 Start here
-  dgpo train recipes/quickstart.yaml             teaches a small model a task in a few minutes, without a download
-  dgpo train recipes/quickstart.yaml --dry-run   says what that would do
+  dgpo train quickstart             teaches a small model a task in a few minutes, without a download
+  dgpo train quickstart --dry-run   says what that would do
 """
 
 TRAIN = """\
 A recipe is one flat YAML file: the task, the model, the rewards, and the fields of DGPOConfig (all of TRL's GRPOConfig
-and the knobs below). Every field can be overridden on the command line.
+and the knobs below). Every field can be overridden on the command line. `quickstart` and `smollm2-chain-sum` are
+installed with the package and found by name.
 
 Examples
-  dgpo train recipes/quickstart.yaml
-  dgpo train recipes/quickstart.yaml --tau 0.1 --learning_rate 1e-4 --output_dir runs/sharp
-  dgpo train recipes/quickstart.yaml --task_args.num_forks 6 --bf16 false --lora_target_modules '[q_proj, v_proj]'
-  dgpo train recipes/quickstart.yaml --dry-run          print what would run, load no model (=full: every field)
+  dgpo train quickstart
+  dgpo train quickstart --tau 0.1 --learning_rate 1e-4 --output_dir runs/sharp
+  dgpo train quickstart --task_args.num_forks 6 --bf16 false --lora_target_modules '[q_proj, v_proj]'
+  dgpo train quickstart --dry-run                       print what would run, load no model (=full: every field)
   dgpo train --resume runs/quickstart-20260508-120000   continue from the newest complete checkpoint
-  accelerate launch -m dgpo.lab.cli.main train RECIPE.yaml  several GPUs
+  accelerate launch -m dgpo.lab.cli.main train RECIPE   several GPUs
 
 DGPO's knobs
   tau                    0.5       temperature of the redistribution: small concentrates the credit, large gives GRPO
@@ -150,13 +152,15 @@ Examples
 VERL_DATA = """\
 Writes dapo-math-17k.parquet, aime24.parquet and aime25.parquet for recipes/verl. Repeated prompts are kept once
 (DAPO-Math-17k repeats each about a hundred times), and training prompts that hold a problem of the exams are left out.
-A source is a file (.jsonl, .json, .csv, .parquet) or a data set of the hub.
+A source is a file (.jsonl, .json, .csv, .parquet) or a data set of the hub. With --train, train.parquet and val.parquet
+are written from data of your own instead.
 """
 
 VERL_DATA_END = """\
 Examples
   dgpo verl-data data
   dgpo verl-data data --dapo-math-17k files/dapo.parquet --aime24 files/aime24.jsonl --aime25 files/aime25.jsonl
+  dgpo verl-data data --train my.jsonl --val held-out.jsonl
 """
 
 TASKS = """\
@@ -180,4 +184,11 @@ Rewards (`rewards:`, the first one is the accuracy)
   math_boxed, math_answer, math_hashes, math_last_number       math-verify on an answer in one of these forms
   think_format           <think>...</think> and an answer      think_answer_format   ... in <answer>...</answer>
   soft_overlong          DAPO's penalty for completions near max_completion_length; give it a weight (reward_weights)
+"""
+
+COMPLETION = """\
+Prints a script that completes commands, options, the fields of a recipe and files. Put it where your shell reads it:
+
+  dgpo completion bash > ~/.local/share/bash-completion/completions/dgpo
+  dgpo completion zsh > "${fpath[1]}/_dgpo"
 """

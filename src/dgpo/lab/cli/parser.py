@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean
 
-OK = 0
-"""What a command returns that has done its work: the exit code."""
+OK, BAD_INPUT = 0, 2
+"""What a command returns: the exit code of one that has done its work, and of one that was not understood."""
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -9,8 +9,8 @@ from dgpo.lab.cli import help as texts
 from dgpo.lab.cli.parser import OK, CommandParser, mapping, split_options, wants_help
 
 
-def report(words: Sequence[str]) -> int:
-    """Write the page of one or several runs."""
+def report_parser() -> CommandParser:
+    """Return the parser of `dgpo report`."""
     usage = "RUN [RUN ...] [-o FILE.html] [--open] [--serve [--port P]] [--terminal]"
     parser = CommandParser("report", usage, texts.REPORT, texts.REPORT_END)
     what = (
@@ -27,6 +27,12 @@ def report(words: Sequence[str]) -> int:
     add("--port", type=int, metavar="8321", help="where --serve listens on 127.0.0.1; 0 is any free port")
     what = "print the most telling group of completions of the last logged step here, in colour"
     add("--terminal", action="store_true", help=what)
+    return parser
+
+
+def report(words: Sequence[str]) -> int:
+    """Write the page of one or several runs, serve it, or print it."""
+    parser = report_parser()
     if wants_help(words):
         parser.print_help()
         return OK
@@ -56,7 +62,8 @@ def _refuse_together(options: argparse.Namespace, *pairs: tuple[str, str]) -> No
             raise ConfigError(f"--{one} and --{other} do not go together; leave one of them out.")
 
 
-def _inspect_parser() -> CommandParser:
+def inspect_parser() -> CommandParser:
+    """Return the parser of `dgpo inspect`."""
     usage = "MODEL --reference REF (--text FILE | --prompt TEXT) [options] [-o FILE.html]"
     parser = CommandParser("inspect", usage, texts.INSPECT, texts.INSPECT_END)
     add = parser.add_argument
@@ -85,10 +92,10 @@ def _inspect_parser() -> CommandParser:
 def inspect(words: Sequence[str]) -> int:
     """Write the page of a text and two models."""
     if wants_help(words):
-        _inspect_parser().print_help()
+        inspect_parser().print_help()
         return OK
     words, rule_options = split_options(words, "--options.")
-    options = vars(_inspect_parser().parse(words))
+    options = vars(inspect_parser().parse(words))
     del options["_"]  # in the help alone
     from dgpo.lab.report.inspect import InspectRequest, inspect_pair
 

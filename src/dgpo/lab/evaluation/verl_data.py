@@ -1,4 +1,4 @@
-"""DAPO-Math-17k, AIME 2024 and AIME 2025 as the parquet files that recipes/verl reads."""
+"""DAPO-Math-17k, AIME 2024 and AIME 2025, or files of one's own, as the parquet files that recipes/verl reads."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +45,48 @@ def write_verl_data(folder: Path, sources: Mapping[str, str]) -> None:
     for name, rows in {TRAINING: training, **exams}.items():
         _write(folder / f"{name}.parquet", rows)
         print(f"{folder / name}.parquet: {summary if name == TRAINING else f'{len(rows)} problems'}")
+
+
+def write_own_data(folder: Path, train: str, val: str | None = None, *, plain: bool = False) -> None:
+    """Write `train.parquet` and `val.parquet` from data of one's own, and print what is in them.
+
+    Args:
+        folder: Where to write; it is made.
+        train: A file or a data set of the hub, in any layout that `dgpo train` reads.
+        val: A file with the held-out rows, whose prompts are left out of the training; by default those that
+            `dgpo train` would hold out of `train`.
+        plain: Leave the prompts as they are, for a reward function of one's own. Otherwise they are put into the
+            template that asks for a last line `Answer:`, which the reward of the recipes looks for.
+
+    Raises:
+        ConfigError: If `folder` is a file.
+        DataError: If a source cannot be read, or a file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> rows = ["question,answer", *(f"{i} + 1,{i + 1}" for i in range(20))]
+        >>> _ = (folder / "sums.csv").write_text("\\n".join(rows))
+        >>> write_own_data(folder, str(folder / "sums.csv"), plain=True)  # doctest: +ELLIPSIS
+        /.../train.parquet: 18 prompts
+        /.../val.parquet: 2 prompts
+    """
+    from dgpo.lab.tasks import load_task
+
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder to write to.")
+    options: dict[str, Any] = {} if val is None else {"eval_file": val}
+    task = load_task(train, **options)
+    if task.eval_dataset is None:
+        raise DataError(f"{train}: there are too few rows to hold some out; name a file of them with --val.")
+    files = {"train": task.train_dataset, "val": task.eval_dataset}
+    prepare = (lambda prompt: as_chat(prompt, None)) if plain else _with_answer_line
+    for split, data in files.items():
+        name = Path(val or train if split == "val" else train).stem
+        pairs = enumerate(zip(data["prompt"], data["answer"], strict=True))
+        rows = [_row(name, str(index), prepare(prompt), gold, split, "") for index, (prompt, gold) in pairs]
+        _write(folder / f"{split}.parquet", rows)
+        print(f"{folder / split}.parquet: {len(rows):,} prompts")
 
 
 def training_rows(source: str, held_out: Sequence[str] = ()) -> tuple[list[Row], str]:

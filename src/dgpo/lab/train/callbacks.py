@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from dgpo.lab.progress import TRAINING, Progress
+from dgpo.lab.progress import EVALUATING, TRAINING, Progress
 from dgpo.lab.runs.directory import RunDirectory
 from dgpo.lab.runs.files import TRAIN
 from dgpo.lab.train.signal import SignalMonitor
@@ -156,7 +156,7 @@ class RunRecorder(TrainerCallback):
         if self.phase == TRAIN:
             return
         if self._batches == 0:
-            self._progress.begin("evaluating", len(eval_dataloader))
+            self._progress.begin(EVALUATING, len(eval_dataloader))
         self._batches += 1
         self._progress.advance(self._batches)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dgpo.engines.trl.model_card import model_card
 from dgpo.errors import ConfigError, DataError, DgpoError, TrainingError
 from dgpo.lab.progress import duration
 from dgpo.lab.runs.checkpoints import find_checkpoints
@@ -67,6 +68,15 @@ class RunSummary:
         title = f"DGPO on {session.recipe['task']} (model: {session.recipe['model_name_or_path']})"
         draw_curve(metrics, name, title, session.directory.path / CURVE)
 
+    def write_model_card(self, trainer: Any) -> None:
+        """Write the README of the trained model, with what was measured."""
+        if self.session.is_main:
+            folder = self.session.directory.path / FINAL
+            task = {"task": f"`{self.session.recipe['task']}`"}
+            figures = {label or "held-out prompts": text for label, text in _figures(self.summary)}
+            text = model_card(trainer, folder, {**task, **figures})
+            (folder / "README.md").write_text(text, encoding="utf-8")
+
     def say_accuracy(self, phase: str) -> None:
         """Print the held-out accuracy that was just measured."""
         self.session.progress.end()
@@ -81,16 +91,15 @@ class RunSummary:
 
     def print_table(self) -> None:
         """Print what was reached and where everything lies."""
-        from rich.table import Table
-
         if not self.summary:
             return
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for label, text in [*_figures(self.summary), *self._places()]:
-            table.add_row(label, text)
         if notice := self.summary.get("no_signal"):
             self.session.progress.say(notice)
-        self.session.progress.console.print(table)
+        rows = [*_figures(self.summary), *self._places()]
+        width = max(len(label) for label, _ in rows)
+        for label, text in rows:
+            # Not rich's table, which pads lines and cuts paths in two on a narrow terminal.
+            self.session.progress.say(f"{label:<{width}}  {text}")
 
     def _places(self) -> list[tuple[str, str]]:
         path = self.session.directory.path
@@ -164,14 +173,14 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     held_out = summary["held_out_accuracy"]
     if held_out[AFTER] is not None:
         shift = f"{accuracy_text(held_out[BEFORE])}  ->  {accuracy_text(held_out[AFTER])}"
-        rows.append(("held-out accuracy", f"{shift}   ({prompts_text(held_out[AFTER])}, 95 % intervals)"))
+        rows += [("held-out accuracy", shift), ("", f"of {prompts_text(held_out[AFTER])}, with 95 % intervals")]
     if "no_signal" in summary:
         rows.append(("no signal", "no group had differing rewards: nothing was learned"))
     elif (share := summary["differing_groups"]) is not None and share < 0.1:
         rows.append(("signal", f"{100 * share:.1f} % of the groups had differing rewards; the others taught nothing"))
     first, last = summary["reward_first_10_logs"], summary["reward_last_10_logs"]
     if first is not None and last is not None:
-        rows.append(("reward, first and last 10 logs", f"{first:.3f}  ->  {last:.3f}"))
+        rows.append(("training reward", f"{first:.3f}  ->  {last:.3f}   (first and last 10 logged steps)"))
     share = summary["generation_share"]
     sampling = f", {100 * share:.0f} % of it sampling" if share else ""
     rows.append(("training", f"{summary['steps']} steps in {duration(summary['train_seconds'])}{sampling}"))

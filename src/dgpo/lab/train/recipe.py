@@ -9,6 +9,7 @@ import yaml
 
 from dgpo.errors import RecipeError
 from dgpo.lab import yaml12
+from dgpo.lab.recipe_files import installed_recipes
 from dgpo.lab.train.schema import Field, unknown_key
 from dgpo.lab.train.values import describe
 from dgpo.names import did_you_mean
@@ -143,7 +144,7 @@ def _read(path: Path) -> tuple[list[tuple[str, Any, int]], list[tuple[int, str]]
 
 def _siblings(path: Path) -> str:
     folders = [folder for folder in (path.parent, Path("recipes")) if folder.is_dir()]
-    recipes = sorted({str(file) for folder in folders for file in folder.glob("*.yaml")})
+    recipes = sorted({str(file) for folder in folders for file in folder.glob("*.yaml")} | installed_recipes().keys())
     return did_you_mean(str(path), recipes) or (f" There are: {', '.join(recipes[:8])}." if recipes else "")
 
 

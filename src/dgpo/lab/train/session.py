@@ -93,7 +93,7 @@ def recipe_path(request: Request, resume_dir: Path | None) -> Path:
     if request.recipe is not None:
         return request.recipe
     if resume_dir is None:
-        raise RecipeError("`dgpo train` needs a recipe, such as `dgpo train recipes/quickstart.yaml`.")
+        raise RecipeError("`dgpo train` needs a recipe, such as `dgpo train quickstart`.")
     checkpoints.refuse_without_recipe(resume_dir)
     return resume_dir / RECIPE
 

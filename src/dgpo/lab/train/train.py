@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from dgpo.errors import ConfigError, TrainingError
+from dgpo.lab.progress import EVALUATING
 from dgpo.lab.quiet import quiet_libraries
 from dgpo.lab.runs.directory import RunDirectory, default_path
 from dgpo.lab.runs.files import AFTER, BEFORE, FINAL, TRAIN
@@ -101,9 +102,11 @@ def _run(session: Session, task: Any, model: str) -> None:
             first_step=session.checkpoints.step,
             seconds_before=session.seconds_before,
         )
+        session.progress.begin("loading the model", 0)
         trainer = build_trainer(recipe, config, task, model, recorder)
         evaluates = recipe["eval_before_and_after"] and task.eval_dataset is not None
         if evaluates and not session.measured_before:
+            session.progress.begin(EVALUATING, 0)
             _evaluate(trainer, recorder, BEFORE)
             summary.say_accuracy(BEFORE)
         recorder.phase = TRAIN
@@ -113,8 +116,10 @@ def _run(session: Session, task: Any, model: str) -> None:
         summary.trained_seconds = recorder.session_seconds
         trainer.save_model(str(session.directory.path / FINAL))
         if evaluates:
+            session.progress.begin(EVALUATING, 0)
             _evaluate(trainer, recorder, AFTER)
         summary.write("complete")
+        summary.write_model_card(trainer)
     summary.print_table()
 
 

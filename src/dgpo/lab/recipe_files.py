@@ -1,0 +1,60 @@
+"""Where a recipe comes from: a file, or by its name one of those that are installed with the package."""
+
+import re
+from pathlib import Path
+
+from dgpo.errors import RecipeError
+
+_HERE = Path(__file__).parent
+# In the wheel, recipes/ lies beside this module; an editable install reads that of its checkout.
+_FOLDERS = (_HERE / "recipes", _HERE.parents[2] / "recipes")
+
+_VERL = re.compile(r"^(hydra|defaults):|^# @package ", re.MULTILINE)
+
+
+def installed_recipes() -> dict[str, Path]:
+    """Return the recipes that came with the package, by name.
+
+    Returns:
+        Name to YAML file; empty if the package was installed without them.
+
+    Example:
+        >>> sorted(installed_recipes())
+        ['quickstart', 'smollm2-chain-sum']
+    """
+    for folder in _FOLDERS:
+        if files := sorted(folder.glob("*.yaml")):
+            return {file.stem: file for file in files}
+    return {}
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe.
+
+    Args:
+        name: A path, or the name of an installed recipe, such as `"quickstart"`.
+
+    Returns:
+        The path as given if it is a file; else the installed recipe of that name; else the path, which is not there.
+
+    Raises:
+        RecipeError: If the file is a configuration of verl, which another command starts.
+
+    Example:
+        >>> find_recipe("quickstart").name
+        'quickstart.yaml'
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        return installed_recipes().get(name, path)
+    try:
+        is_verls = _VERL.search(path.read_text(encoding="utf-8")) is not None
+    except (OSError, UnicodeDecodeError):
+        return path  # reading it as a recipe says what is wrong with it
+    if is_verls:
+        name = path.stem if path.parent.name == "verl" else "math"
+        raise RecipeError(
+            f"{path} is a configuration of verl, and `dgpo train` trains with TRL. Start it with `recipes/verl/run.sh "
+            f"{name}`; recipes/verl/README.md says how."
+        )
+    return path
