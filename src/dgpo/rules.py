@@ -247,10 +247,10 @@ def _source_of(function: Callable[..., RuleResult]) -> str:
 
 
 def _try(rule: CreditRule) -> bool:
-    """Run the rule on two prompts of two completions: what is wrong shows before a model is loaded.
+    """Try the rule on two prompts of two completions; return whether it compares them.
 
-    Returns:
-        Whether a completion's weights change where other completions are left out.
+    What is wrong shows before a model is loaded. A rule compares completions if a completion's weights change where
+    others are left out.
     """
     random = torch.Generator().manual_seed(0)
     values = torch.rand(4, 5, generator=random)

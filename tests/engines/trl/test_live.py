@@ -1,11 +1,14 @@
 """Completions with advantage 0 are left out of the passes, and nothing but the time of a step changes."""
 
+from collections import Counter
+
 import pytest
 import torch
 from support import FixedDGPOTrainer, lora, loss_inputs, make_trainer, mostly_dead_reward, parameters, spread_reward
 
 from dgpo import DGPOConfig
 from dgpo.core import credit_rule
+from dgpo.credit_log import read_credit_log
 from dgpo.engines.trl.config import SUPPORTED_LOSS_TYPES
 
 STEPS = 5
@@ -18,9 +21,10 @@ class CountingTrainer(FixedDGPOTrainer):
         super().__init__(*args, **kwargs)
         self.scored = []
 
-    def _score(self, model, inputs, *args):
-        self.scored.append(len(inputs["completion_ids"]))
-        return super()._score(model, inputs, *args)
+    def _score(self, model, inputs, *args, **options):
+        if torch.is_grad_enabled() or not model.training:
+            self.scored.append(len(inputs["completion_ids"]))
+        return super()._score(model, inputs, *args, **options)
 
 
 def train(checkpoint, folder, *, skip, **options):
@@ -108,6 +112,23 @@ def test_metrics_are_those_of_the_live_completions(checkpoint, tmp_path):
         trainer._compute_loss(trainer.model, given)
         seen.append({"entropy": trainer._metrics["train"]["entropy"][0], **trainer._totals["train"].metrics()})
     assert seen[0] == pytest.approx(seen[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_credit_log_shows_whole_groups_and_changes_no_bit(checkpoint, tmp_path, adapter):
+    options = {"peft_config": lora() if adapter else None, "gradient_accumulation_steps": 2, "disable_dropout": False}
+    plain = train(checkpoint, tmp_path / "plain", skip=True, **options)
+    logged = train(checkpoint, tmp_path / "logged", skip=True, credit_log_steps=1, **options)
+    assert torch.equal(parameters(plain), parameters(logged))
+    assert [entry["entropy"] for entry in plain.recorder.steps] == [e["entropy"] for e in logged.recorder.steps]
+    steps = read_credit_log(tmp_path / "logged")
+    assert len(steps) == STEPS
+    for step in steps:
+        groups = Counter(completion.group for completion in step.completions)
+        assert set(groups.values()) == {4}
+        for completion in step.completions:
+            assert all(value is not None for value in completion.d)
+    assert {completion.advantage == 0 for step in steps for completion in step.completions} == {True, False}
 
 
 def test_an_evaluation_scores_all(checkpoint, tmp_path):

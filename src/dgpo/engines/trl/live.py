@@ -76,12 +76,11 @@ class LiveRows:
         """Whether no completion is left out."""
         return self.rows is None or len(self.rows) == self.count
 
-    def select(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the inputs of these completions."""
-        part = dict(inputs)
-        if not self.all:
-            columns = {name: value for name, value in inputs.items() if self._is_column(value)}
-            part.update({name: value[self.rows] for name, value in columns.items()})
+    def select(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs of these completions; the very same where none is left out."""
+        if self.all and self.counted:
+            return inputs
+        part = {name: value[self.rows] if self._is_column(value) else value for name, value in inputs.items()}
         if not self.counted:
             part["tool_mask"] = torch.zeros_like(part["completion_mask"])  # TRL's mask of tokens that are not trained
         return part

@@ -26,6 +26,7 @@ from dgpo.engines.trl.held_out import HeldOutRewards
 from dgpo.engines.trl.live import LiveRows, skips_dead_rows
 from dgpo.engines.trl.metrics import CreditMetrics
 from dgpo.engines.trl.model_card import ModelCard
+from dgpo.engines.trl.reference import undisturbed
 from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
 from dgpo.engines.trl.scores import Scores, is_reference, reference_policy
 from dgpo.engines.trl.stop_strings import StopStrings
@@ -167,7 +168,11 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         """Return TRL's loss with token advantages in place of the completions' ones."""
         live = LiveRows.of(inputs, skip=self._skips and model.training)
         scored = live.select(inputs)
-        scores = self._score(model, scored)
+        logging = self._credit_logging  # it holds whole groups: the main process shows it what the loss leaves out
+        log_all = bool(TOKEN_ADVANTAGES not in inputs and logging and logging.is_due() and not live.all)
+        if self._skips and self.args.credit_log_steps and (log_all := self._on_any_rank(log_all)):
+            self._log_all(model, inputs)
+        scores = self._score(model, scored, log=not log_all)
         given = dict(inputs)
         token_advantages = given.pop(TOKEN_ADVANTAGES, None)  # of the rollout, with credit_policy="old"
         if token_advantages is None:
@@ -185,13 +190,19 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
             self._refuse_non_finite(loss)
         return loss
 
-    def _score(self, model: Any, inputs: dict[str, Any], batch_size: int | None = None) -> Scores:
+    def _log_all(self, model: Any, inputs: dict[str, Any]) -> None:
+        """Score all completions for the credit log, in every process, and leave no trace in the training."""
+        with torch.no_grad(), undisturbed(None, self.accelerator.device):
+            self._assign_credit(inputs, self._score(model, inputs), counted=False)
+
+    def _score(self, model: Any, inputs: dict[str, Any], batch_size: int | None = None, log: bool = True) -> Scores:
         """Score the completions of TRL's inputs: policy, and reference where something reads it."""
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         length = inputs["completion_ids"].size(1)
         for_credit = TOKEN_ADVANTAGES not in inputs
-        return self._score_tokens(model, ids, mask, length, batch_size, self.aux_loss_enabled, for_credit, inputs)
+        options = (batch_size, self.aux_loss_enabled, for_credit, inputs, log)
+        return self._score_tokens(model, ids, mask, length, *options)
 
     def _score_tokens(
         self,
@@ -203,13 +214,14 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         with_aux_loss: bool,
         for_credit: bool,
         inputs: dict[str, Any] | None = None,
+        log: bool = True,
     ) -> Scores:
         """Score the last `length` tokens, `batch_size` rows at a time; first the reference, then both heads at once."""
         score = super()._get_per_token_logps_and_entropies
         if not for_credit:
             with heads.policy_pass():
                 return Scores(*score(model, ids, mask, length, batch_size, True, with_aux_loss))
-        observe = self._credit_logging and self._credit_logging.observe(mask[:, -length:], inputs)
+        observe = (log or None) and self._credit_logging and self._credit_logging.observe(mask[:, -length:], inputs)
         parts = []
         for row_ids, row_mask in zip(*(x.split(batch_size or len(x)) for x in (ids, mask)), strict=True):
             reference = None
@@ -248,7 +260,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
             rollout.append(scores)
         return scores.as_trl_wants()
 
-    def _assign_credit(self, inputs: dict[str, Any], scores: Scores) -> Credit:
+    def _assign_credit(self, inputs: dict[str, Any], scores: Scores, *, counted: bool = True) -> Credit:
         """Return the credit that the rule gives, and count it; refuse on every rank what one rank refuses."""
         mask = inputs["completion_mask"].bool()
         if "tool_mask" in inputs:
@@ -278,5 +290,6 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         assert credit is not None
         if self._credit_logging is not None:
             self._credit_logging.take(inputs, credit, per_token, mask)
-        self._count(credit.totals)
+        if counted:
+            self._count(credit.totals)
         return credit
