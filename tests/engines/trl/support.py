@@ -1,7 +1,10 @@
 """A model, data, rewards and completions small and fixed enough to compare two trainers parameter by parameter."""
 
 import copy
+import os
 import random
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +221,23 @@ def loss_inputs(batch: int = 4, prompt_length: int = 5, length: int = 20) -> dic
         "advantages": torch.tensor([1.0, -0.5, 2.0, -1.0]),
         "num_items_in_batch": torch.tensor(41.0),
     }
+
+
+class KillAfterCheckpoint(TrainerCallback):
+    """Kills its own process, as a scheduler would: one step after the checkpoint, without a chance to clean up.
+
+    The first rank says by a marker that it is there, and the others wait for it: one that died while the first still
+    read the last bytes of a collective would give it an error to die of instead.
+    """
+
+    def __init__(self, step: int, marker: Path) -> None:
+        self.step, self.marker = step, marker
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step != self.step:
+            return
+        if args.process_index == 0:
+            self.marker.touch()
+        while not self.marker.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +24,13 @@ import torch.distributed as dist
 from support import (
     FixedDGPOTrainer,
     FixedGRPOTrainer,
+    KillAfterCheckpoint,
     lora,
     make_trainer,
     mostly_dead_reward,
     parameters,
     spread_reward,
 )
-from transformers import TrainerCallback
 
 from dgpo import DGPOTrainer
 from process_groups import wait_for_all_ranks
@@ -239,26 +238,6 @@ RESUME_CASES = {
         "ref_model_mixup_alpha": 0.6,
     },
 }
-
-
-class KillAfterCheckpoint(TrainerCallback):
-    """Kills its own process, as a scheduler would: one step after the checkpoint, without a chance to clean up.
-
-    The first rank says by a marker that it is there, and the others wait for it: one that died while the first still
-    read the last bytes of a collective would give it an error to die of instead.
-    """
-
-    def __init__(self, step: int, marker: Path) -> None:
-        self.step, self.marker = step, marker
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        if state.global_step != self.step:
-            return
-        if args.process_index == 0:
-            self.marker.touch()
-        while not self.marker.exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:

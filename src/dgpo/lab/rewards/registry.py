@@ -65,6 +65,12 @@ def reward_names() -> tuple[str, ...]:
 def is_own(name: str) -> bool:
     """Return whether a reward is named by the import path of a function: `module:function`, `file.py:function`.
 
+    Args:
+        name: What a recipe gives.
+
+    Returns:
+        Whether it is such a path.
+
     Example:
         >>> is_own("my_rewards.py:score"), is_own("math")
         (True, False)
@@ -129,6 +135,12 @@ def can_score(name: str, gold: Any) -> bool:
 
 def needs_gold(name: str) -> bool:
     """Return whether the scorer of this name compares with a gold answer; one's own may do without.
+
+    Args:
+        name: What a recipe gives.
+
+    Returns:
+        Whether it cannot score without one.
 
     Example:
         >>> needs_gold("math"), needs_gold("think_format"), needs_gold("my_rewards.py:score")
