@@ -122,6 +122,13 @@ class ProblemSet:
 def asks_protocol(task: str, protocol: str | None) -> bool:
     """Return whether a protocol decides prompt and scorer: for exams, and where one is named for other data.
 
+    Args:
+        task: A name of `dgpo tasks`, a file, or a data set of the hub.
+        protocol: The protocol that is asked for; `None` for none.
+
+    Returns:
+        Whether the prompt and the scorer of training are not used.
+
     Example:
         >>> asks_protocol("aime24", None), asks_protocol("sums.jsonl", None), asks_protocol("sums.jsonl", "dapo")
         (True, False, True)
