@@ -110,7 +110,7 @@ class ProblemSet:
             answer_format: Where a mathematical answer is looked for.
 
         Returns:
-            A function of problems and texts.
+            A function of problems, texts and whether each was cut off.
         """
         if self.reward is None:
             return math_scorer(MathReward(answer_format))

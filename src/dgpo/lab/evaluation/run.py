@@ -10,6 +10,7 @@ from dgpo.lab.evaluation.problems import Problem, ProblemSet, Scored
 from dgpo.lab.evaluation.records import EvaluationDirectory
 from dgpo.lab.evaluation.sampling import Completion, Request, Sampler, Sampling
 from dgpo.lab.rewards.extraction import AnswerFormat
+from dgpo.lab.rewards.lint import GoldLint, lint_golds
 
 
 def fit_to_context(sampler: Sampler, problems: ProblemSet, max_tokens: int) -> int:
@@ -67,6 +68,21 @@ def unreadable_golds(problems: ProblemSet) -> list[str]:
     return [problem.name for problem in bad]
 
 
+def gold_lint(problems: ProblemSet, answer_format: AnswerFormat) -> GoldLint | None:
+    """Return what scoring would do with gold answers that it should not.
+
+    Args:
+        problems: The problems.
+        answer_format: Where completions give their answer.
+
+    Returns:
+        What was found; `None` where the task has a scorer of its own, or its loader has looked at them.
+    """
+    if problems.reward is not None:
+        return None
+    return lint_golds([gold for problem in problems.problems for gold in problem.golds], answer_format)
+
+
 def evaluate(
     sampler: Sampler,
     problems: ProblemSet,
@@ -110,7 +126,8 @@ def evaluate(
             part = wanted[batch * batch_size : (batch + 1) * batch_size]
             requests = [Request(problem.prompt, problem.name, sample) for problem, sample in part]
             completions = sampler.sample(requests, sampling, batch)
-            scored = score([problem for problem, _ in part], [completion.text for completion in completions])
+            texts, truncated = [x.text for x in completions], [x.truncated for x in completions]
+            scored = score([problem for problem, _ in part], texts, truncated)
             directory.append([_row(*fields) for fields in zip(part, completions, scored, strict=True)])
             on_batch(batch * batch_size + len(part), len(wanted))
         return directory.write_result(summarize(directory.read_samples()))

@@ -68,7 +68,8 @@ class Scored(NamedTuple):
     value: str | None = None
 
 
-Scorer = Callable[[Sequence[Problem], Sequence[str]], list[Scored]]
+Scorer = Callable[..., list[Scored]]
+"""Scores the texts of problems; a third argument says which were cut off at the longest length, by default none."""
 
 
 def math_scorer(reward: MathReward) -> Scorer:
@@ -78,12 +79,16 @@ def math_scorer(reward: MathReward) -> Scorer:
         reward: Where the answer is looked for.
 
     Returns:
-        A function of problems and texts.
+        A function of problems, texts and whether each was cut off.
     """
 
-    def scored(problems: Sequence[Problem], texts: Sequence[str]) -> list[Scored]:
+    def scored(problems: Sequence[Problem], texts: Sequence[str], truncated: Sequence[bool] = ()) -> list[Scored]:
         asked = [(index, gold) for index, problem in enumerate(problems) for gold in problem.golds]
-        verdicts = reward.verdicts([texts[index] for index, _ in asked], [gold for _, gold in asked])
+        verdicts = reward.verdicts(
+            [texts[index] for index, _ in asked],
+            [gold for _, gold in asked],
+            complete=[not any(truncated[index : index + 1]) for index, _ in asked],
+        )
         best: dict[int, Scored] = {}
         for (index, _), verdict in zip(asked, verdicts, strict=True):
             found = Scored(score(verdict), verdict.answer, verdict.outcome, verdict.value)
@@ -104,7 +109,7 @@ def reward_scorer(reward: RewardFn, *, after_equals: bool) -> Scorer:
             and much of reasoning-gym, or else the whole text.
 
     Returns:
-        A function of problems and texts.
+        A function of problems, texts and whether each was cut off, which the function is not told.
 
     Raises:
         ConfigError: If the function needs what an evaluation does not have.
@@ -115,7 +120,7 @@ def reward_scorer(reward: RewardFn, *, after_equals: bool) -> Scorer:
     if after_equals and not hasattr(reward, "answer_of"):
         answer_of = _after_equals
 
-    def scored(problems: Sequence[Problem], texts: Sequence[str]) -> list[Scored]:
+    def scored(problems: Sequence[Problem], texts: Sequence[str], truncated: Sequence[bool] = ()) -> list[Scored]:
         columns = {key: [problem.columns[key] for problem in problems] for key in problems[0].columns}
         # A chat is answered by a message, as in training.
         completions = [

@@ -123,7 +123,7 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
     from dgpo.lab.evaluation.plots import draw_pass_at_k
     from dgpo.lab.evaluation.records import PLOT, EvaluationDirectory
     from dgpo.lab.evaluation.run import evaluate as run
-    from dgpo.lab.evaluation.run import fit_to_context, unreadable_golds
+    from dgpo.lab.evaluation.run import fit_to_context, gold_lint, unreadable_golds
     from dgpo.lab.evaluation.tables import print_result
     from dgpo.lab.progress import Progress
     from dgpo.lab.quiet import quiet_libraries
@@ -131,6 +131,7 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
     quiet_libraries()
     problems = request.load().with_template(protocol.prompt_template)
     unreadable = unreadable_golds(problems)
+    lint = gold_lint(problems, protocol.answer_format)
     problems.scorer(protocol.answer_format)  # refuses a reward that cannot be measured
     model = _model_path(request)
     sampler = _sampler(model, request, PromptFormat(problems.chat, request.chat_template_kwargs))
@@ -147,6 +148,8 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
         progress.say(f"Completions end at {max_tokens} tokens: the model holds no more beside the longest prompt.")
     if unreadable:
         progress.say(f"{len(unreadable)} gold answers cannot be read, such as that of {unreadable[0]!r}; not counted.")
+    if lint is not None and (lint.unequal or lint.partial):
+        progress.say(f"{request.task}: {lint}.")
     if problems.reward is not None and protocol.name != "plain":
         progress.say(
             f"{request.task} brings its own prompts and scorer; of {protocol.name}, only the sampling applies."

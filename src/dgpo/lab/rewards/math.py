@@ -32,6 +32,8 @@ class MathReward:
         answer_format: Where the answer stands; see `extract_answer`. `math_verify` lets that library look for it.
         pool: The processes that check; by default one pool for all rewards of this process.
         name: What the reward is called in metrics.
+        max_length: Longest completion in tokens, where it is known: a completion of as many was cut off, and `auto`
+            takes no last number from it. `dgpo train` sets it.
 
     Attributes:
         counts: How often each outcome came up so far.
@@ -45,24 +47,41 @@ class MathReward:
     """
 
     def __init__(
-        self, answer_format: AnswerFormat = "auto", *, pool: VerifierPool | None = None, name: str | None = None
+        self,
+        answer_format: AnswerFormat = "auto",
+        *,
+        pool: VerifierPool | None = None,
+        name: str | None = None,
+        max_length: int | None = None,
     ) -> None:
         if answer_format not in answer_formats():
             hint = did_you_mean(str(answer_format), answer_formats())
             raise RewardError(
                 f"there is no answer format {answer_format!r}.{hint} There are: {', '.join(answer_formats())}."
             )
-        self.answer_format = answer_format
+        self.answer_format, self.max_length = answer_format, max_length
         self.counts: Counter[str] = Counter()
         self.__name__ = name or ("math" if answer_format == "auto" else f"math_{answer_format}")
         self._pool = pool
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"answer_format": self.answer_format, "pool": self._pool, "name": self.__name__}
+        settings = {"answer_format": self.answer_format, "max_length": self.max_length}
+        return {**settings, "pool": self._pool, "name": self.__name__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    def with_length(self, max_length: int) -> "MathReward":
+        """Return the same reward for completions of at most so many tokens.
+
+        Args:
+            max_length: Tokens of the longest completion.
+
+        Returns:
+            The reward.
+        """
+        return MathReward(**{**self.__getstate__(), "max_length": max_length})
 
     @property
     def pool(self) -> VerifierPool:
@@ -113,6 +132,7 @@ class MathReward:
         answer: Sequence[Any] | None = None,
         *,
         solution: Sequence[Any] | None = None,
+        completion_ids: Sequence[Sequence[int]] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
@@ -122,6 +142,7 @@ class MathReward:
             completions: Texts, or lists of chat messages.
             answer: One gold answer per completion.
             solution: The same under the name of TRL's own data sets, read if there is no `answer`.
+            completion_ids: The tokens of each; with `max_length`, they say which completions were cut off.
             log_metric: TRL's hook: the share of each outcome is logged as `math/<outcome>`.
             **columns: The other columns of the data set, unused.
 
@@ -137,7 +158,10 @@ class MathReward:
                 f"{self.__name__} needs the gold answers in a column 'answer' or 'solution'; the data set has "
                 f"{', '.join(sorted(columns)) or 'neither'}."
             )
-        verdicts = self.verdicts([completion_text(completion) for completion in completions], golds)
+        complete = None
+        if self.max_length is not None and completion_ids is not None:
+            complete = [len(ids) < self.max_length for ids in completion_ids]
+        verdicts = self.verdicts([completion_text(completion) for completion in completions], golds, complete=complete)
         if log_metric is not None and verdicts:
             shares = Counter(verdict.outcome for verdict in verdicts)
             for outcome in OUTCOMES:

@@ -111,7 +111,8 @@ class HeldOutEvaluation(TrainerCallback):
             part = wanted[start : start + self._batch_size]
             requests = [Request(problem.prompt, problem.name, sample) for problem, sample in part]
             completions = sampler.sample(requests, self.sampling, seed_of(start))
-            scored = self._score([problem for problem, _ in part], [completion.text for completion in completions])
+            texts, truncated = [x.text for x in completions], [x.truncated for x in completions]
+            scored = self._score([problem for problem, _ in part], texts, truncated)
             for (problem, _), completion, result in zip(part, completions, scored, strict=True):
                 unparseable = result.outcome in NO_ANSWER
                 columns = result.score, result.answer, completion.tokens, completion.truncated
