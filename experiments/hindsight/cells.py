@@ -54,6 +54,8 @@ def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
     pairs += [(variant, rule) for variant in VARIANTS for rule in EVERYWHERE]
     pairs += [(variant, rule) for rule in (*FIRST, *ARMS) for variant in TWO]
     cells = [Cell(*pair, seed) for pair in dict.fromkeys(pairs) for seed in seeds]
+    if len(seeds) < len(CHOSEN_ON):
+        return cells  # a part, which decides nothing
     rates = [(variant, rule) for rule in (HINTS, GOLD_ARM, *RATED) for variant in TWO]
     return cells + [Cell(*pair, seed) for pair in rates for seed in CHOSEN_ON if seed not in seeds]
 

@@ -44,6 +44,8 @@ def test_two_ranks_log_the_metrics_of_one(ranks, case):
         names.append("entropy")  # over several micro-batches TRL's is a mean of means, and each rank shuffles its own
     for a, b in zip(one, two, strict=True):
         for name in a:
+            if name == "entropy" and "dgpo/weight/std" not in a:
+                continue  # nothing lives: each rank has scored another completion
             if name.startswith("dgpo/") or name in names:
                 assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-7), name
                 compared += 1

@@ -7,10 +7,12 @@ else's, whose name suddenly means 127.0.0.1 (DNS rebinding), is refused.
 
 import gzip
 import hashlib
+import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -143,10 +145,23 @@ def serve(folders: Sequence[Path], *, port: int | None = None, open_it: bool = F
         print(f"{address} shows the run as it trains, to users of this machine alone; Ctrl-C ends it.", flush=True)
         if open_it:  # in a thread: a browser in the terminal comes back when it is closed
             threading.Thread(target=open_in_browser, args=(address,), daemon=True).start()
-        try:
+        with _ending_at_ctrl_c(server):
             server.serve_forever()
-        except KeyboardInterrupt:
-            print("Stopped.")
+        print("Stopped.")
+
+
+@contextmanager
+def _ending_at_ctrl_c(server: ThreadingHTTPServer) -> Iterator[None]:
+    """End the server at Ctrl-C by its own request, as an exception may be lost where Python ignores them."""
+
+    def end(*_: Any) -> None:
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    previous = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class _Server(ThreadingHTTPServer):
