@@ -161,10 +161,12 @@ def _check_trackers(recipe: Recipe) -> list[str]:
             hint = did_you_mean(str(name), [*_TRACKERS, "none"])
             known = "" if hint else f" Known are: none, {', '.join(_TRACKERS)}."
             problems.append(f"{recipe.place('report_to')}: report_to names {name!r}, which is no tracker.{hint}{known}")
-        elif not any(map(importlib.util.find_spec, packages := _TRACKERS[name])):
+            continue
+        package, *others = _TRACKERS[name]
+        if not any(map(importlib.util.find_spec, (package, *others))):
             problems.append(
                 f"{recipe.place('report_to')}: report_to names {name}, and its package is not installed; "
-                f"`pip install {packages[0]}`, or report_to: none"
+                f"`pip install {package}`, or report_to: none"
             )
     return problems
 
