@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.command import Experiment, main
 from experiments.credit import cells
 from experiments.credit.figures import draw
+from experiments.credit.stacks import stack_of
 from experiments.credit.summary import summarize
 
 EXPERIMENT = Experiment(
@@ -19,7 +20,7 @@ EXPERIMENT = Experiment(
     settings=lambda cell, reduced: cells.settings(cell),
     summarize=summarize,
     draw=draw,
-    batch=cells.stack_of,
+    batch=stack_of,
     makes_models=True,
 )
 

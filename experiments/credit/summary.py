@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.credit.cells import variant_named
 from experiments.credit.layout import ROLES
 from experiments.credit.rules import ARMS
+from experiments.credit.stacks import variant_named
 from experiments.harness import Outcome
 
 CURVE_POINTS = 20

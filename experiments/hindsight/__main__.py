@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from experiments.command import Experiment, main
+from experiments.credit.stacks import stack_of
 from experiments.hindsight import cells
 from experiments.hindsight.figures import draw
 from experiments.hindsight.summary import summarize
@@ -19,7 +20,7 @@ EXPERIMENT = Experiment(
     settings=lambda cell, reduced: cells.settings(cell),
     summarize=summarize,
     draw=draw,
-    batch=cells.stack_of,
+    batch=stack_of,
     makes_models=True,
 )
 

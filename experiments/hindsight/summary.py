@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from experiments.credit.stacks import variant_named
 from experiments.harness import Outcome
-from experiments.hindsight.cells import variant_named
 from experiments.hindsight.rules import ARMS
 
 

@@ -5,11 +5,12 @@ import functools
 import pytest
 
 from experiments import digests
-from experiments.credit import cells, rules, warm_up
+from experiments.credit import cells, rules, stacks, warm_up
 from experiments.credit.oracles import CreditArm
 from experiments.credit.rules import ARMS
 from experiments.digests import digest, digest_of_files
 from experiments.gradient_stability import training as stability
+from experiments.hindsight import cells as hindsight
 from experiments.smollm2 import training as smollm2
 
 FACTOR = 2
@@ -77,7 +78,7 @@ def test_a_rule_that_was_changed_is_another_cell(monkeypatch):
     assert cells.settings(cell) == before
 
 
-@pytest.mark.parametrize("files", [cells.CODE, warm_up.CODE, stability.CODE, smollm2.CODE])
+@pytest.mark.parametrize("files", [cells.CODE, hindsight.CODE, warm_up.CODE, stability.CODE, smollm2.CODE])
 def test_files_that_decide_a_cell_exist(files):
     assert all((digests.ROOT / name).is_file() for name in files)
 
@@ -87,11 +88,12 @@ def test_the_code_is_in_the_settings_of_every_experiment(monkeypatch):
 
     settings = (
         lambda: cells.settings(Cell("habit", "grpo", 0)),
+        lambda: hindsight.settings(Cell("habit", "grpo", 0)),
         lambda: stability.settings_of(Cell("policy=1e-2", "grpo", 0), {}),
         lambda: smollm2.settings_of(Cell("lcm", "grpo", 0), {}),
     )
     before = [one()["code"] for one in settings]
-    for module in (cells, stability, smollm2):
+    for module in (stacks, stability, smollm2):
         monkeypatch.setattr(module, "digest_of_files", lambda files: "changed")
-    assert [one()["code"] for one in settings] == ["changed"] * 3
-    assert len(set(before)) == 3
+    assert [one()["code"] for one in settings] == ["changed"] * 4
+    assert len(set(before)) == 4
