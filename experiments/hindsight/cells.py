@@ -20,14 +20,16 @@ CODE = (
 )
 EVERYWHERE = (HINTS, GOLD_ARM, PEER_ARM)
 """In all variants."""
+RUNGS = ("grpo", "exact advantage", "values noise 1", "right or wrong", "which tokens decide")
+"""Of the ladder, those that run in all variants."""
 TWO = ("small groups", "sparse")
 """Those in which there is something to gain: all other arms run in these."""
 FIRST = (
     *("grpo", "exact advantage", "right or wrong", "no hint is true", "gold 1 in 4 wrong", "gold refreshed 1"),
-    *("gold scaled by completion", "peer scaled by completion", "gold without d", "values noise 1"),
+    *("grpo hinted .5", "gold trust .5", "gold trust .5 without floor", "gold without d", "values noise 1"),
     *("which tokens decide", "tree at random", "tree at d*h", "tree at decisions"),
     *("values noise 2", "grpo hinted .7", "gold trust .7", "gold mix .1", "gold mix .5", "gold 1 in 2 wrong"),
-    *("gold refreshed 10", "gold refreshed 40", "grpo hinted .5", "gold trust .5", "peer mix .5"),
+    *("gold refreshed 10", "gold refreshed 40", "peer mix .5", "gold scaled over the group"),
 )
 """In the order of importance: a run that is stopped has answered the principal questions."""
 CHOSEN_ON = range(10, 20)
@@ -48,7 +50,9 @@ def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
         return [Cell("reduced", rule, seed) for rule in ARMS for seed in seeds]
     pairs = [(variant, rule) for variant in TWO for rule in EVERYWHERE]
     pairs += [(variant, rule) for variant in VARIANTS for rule in EVERYWHERE]
-    pairs += [(variant, rule) for rule in (*FIRST, *ARMS) for variant in TWO]
+    pairs += [(variant, rule) for rule in FIRST for variant in TWO]
+    pairs += [(variant, rule) for variant in VARIANTS for rule in RUNGS]
+    pairs += [(variant, rule) for rule in ARMS for variant in TWO]
     cells = [Cell(*pair, seed) for pair in dict.fromkeys(pairs) for seed in seeds]
     if len(seeds) < len(CHOSEN_ON):
         return cells  # a part, which decides nothing

@@ -119,8 +119,10 @@ def drift(stats: TokenStats, *, mix: float, bound: float, by: str = "batch") -> 
 
 
 @credit_rule(reads=HINDSIGHT_STATS, signed=True)
-def opinion(stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0, by: str = "group", gate: str = "d") -> Tensor:
-    """Return the hint's term in other ways than `hindsight` of the library: other scales, and without d."""
+def opinion(
+    stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0, by: str = "completion", gate: str = "d"
+) -> Tensor:
+    """Return the hint's term in other ways than the library's `hindsight`: no floor, other scales, no d."""
     assert stats.hindsight_log_ratio is not None
     assert stats.hindsight_hellinger_sq is not None
     term = stats.hindsight_log_ratio.clamp(-clip, clip)

@@ -19,7 +19,7 @@ STUBS = "grpo interrupted"
 GOLD_ARM, PEER_ARM = "hindsight gold", "hindsight peer"
 UNTRUE, WRONG, WITHOUT_D = "no hint is true", "gold 1 in 4 wrong", "gold without d"
 GOLD, PEER = Hint(), Hint("peer")
-DEAF = "gold trust .5"
+DEAF, BARE = "gold trust .5", "gold trust .5 without floor"
 TRUSTS = {"1": 1.0, ".7": 0.7, ".5": 0.5}
 RATES = {"1/2": 0.5, "2": 2.0}
 
@@ -81,6 +81,7 @@ ARMS: dict[str, KnowingArm] = {
         f"gold trust {name}": _hinted(start=Start("hinted", trust), baseline=f"{HINTS} {name}")
         for name, trust in TRUSTS.items()
     },
+    BARE: _hinted(opinion, start=Start("hinted", 0.5), baseline=f"{HINTS} .5"),
     # Hints that are wrong.
     **{
         f"gold {name} wrong": _hinted(hint=Hint(wrong=share))
@@ -92,11 +93,12 @@ ARMS: dict[str, KnowingArm] = {
     "peer refreshed 1": _hinted(hint=Hint("peer", refresh_every=1)),
     # What is made of i and d.
     **{f"gold clip {name}": _hinted(options={"clip": clip}) for name, clip in ((".5", 0.5), ("8", 8.0))},
+    **{f"gold floor {name}": _hinted(options={"floor": floor}) for name, floor in ((".005", 0.005), (".1", 0.1))},
     WITHOUT_D: _hinted(opinion, {"gate": "none"}),
     "gold scaled over the batch": _hinted(opinion, {"by": "batch"}),
-    "gold scaled by completion": _hinted(opinion, {"by": "completion"}),
+    "gold scaled over the group": _hinted(opinion, {"by": "group"}),
     "peer scaled over the batch": _hinted(opinion, {"by": "batch"}, hint=PEER),
-    "peer scaled by completion": _hinted(opinion, {"by": "completion"}, hint=PEER),
+    "peer scaled over the group": _hinted(opinion, {"by": "group"}, hint=PEER),
     "gold d as weights": _hinted(distance_weights, {"tau": 0.1}),
     "peer d where i agrees": _hinted(agreeing, hint=PEER),
     # Learning rates, chosen on other seeds.

@@ -112,20 +112,14 @@ def fipo(stats: TokenStats, *, gamma: float = 0.95, low: float = 0.8, high: floa
     return future_kl_weights(stats.logps, stats.old_logps, stats.completion_mask, gamma=gamma, low=low, high=high)
 
 
-@credit_rule(reads=HINDSIGHT_STATS, signed=True, whole_groups=True)
-def hindsight(stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0) -> Tensor:
+@credit_rule(reads=HINDSIGHT_STATS, signed=True)
+def hindsight(stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0, floor: float = 0.02) -> Tensor:
     """Return the group advantage mixed with what a hint to the answer says of each token; GRPO where there is none."""
-    assert stats.group is not None
     assert stats.hindsight_log_ratio is not None
     assert stats.hindsight_hellinger_sq is not None
+    log_ratio, distance = stats.hindsight_log_ratio, stats.hindsight_hellinger_sq
     return hindsight_advantages(
-        stats.advantages,
-        stats.hindsight_log_ratio,
-        stats.hindsight_hellinger_sq,
-        stats.completion_mask,
-        group=stats.group,
-        mix=mix,
-        clip=clip,
+        stats.advantages, log_ratio, distance, stats.completion_mask, mix=mix, clip=clip, floor=floor
     )
 
 

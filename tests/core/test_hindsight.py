@@ -8,45 +8,66 @@ from dgpo.rules import resolve
 
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False], [True] * 4, [True, False, False, False]])
 ADVANTAGES = torch.tensor([1.0, -1.0, 0.5, -0.5])
-GROUP = torch.tensor([7, 3, 7, 3])
 LOG_RATIO = torch.tensor(
     [[0.7, -3.0, 0.0, math.nan], [0.0, 0.0, 5.0, 5.0], [0.2, -0.2, 1.0, 4.0], [0.4, 9.0, 9.0, 9.0]]
 )
 DISTANCE = torch.tensor([[0.1, 0.5, 0.0, math.inf], [0.0, 0.0, 0.3, 0.3], [0.1, 0.1, 0.2, 0.3], [0.5, 0.9, 0.9, 0.9]])
 
 
+FLOOR = 0.02
+
+
 def given(rows=slice(None), **options):
-    inputs = (x[rows] for x in (ADVANTAGES, LOG_RATIO, DISTANCE, MASK))
-    return hindsight_advantages(*inputs, group=GROUP[rows], **options)
+    return hindsight_advantages(*(x[rows] for x in (ADVANTAGES, LOG_RATIO, DISTANCE, MASK)), **options)
 
 
-def test_it_is_the_mixture_that_the_docstring_says():
-    result = given(mix=0.3, clip=2.0)
-    term = LOG_RATIO.double().clamp(-2, 2) * DISTANCE.double()
-    # The second completion has no hint on its mask: its group's scale is that of the fourth alone.
-    together = torch.cat([term[0, :3], term[2]])
-    scale = together.square().mean().sqrt()
-    for row in (0, 2):
-        expected = 0.7 * ADVANTAGES[row] + 0.3 * term[row] / scale
-        torch.testing.assert_close(result[row][MASK[row]].double(), expected[MASK[row]])
-    assert result[1].tolist() == [-1.0, -1.0, 0.0, 0.0]
-    torch.testing.assert_close(result[3, 0], torch.tensor(0.7 * -0.5 + 0.3))
+def oracle(row, mix, clip, floor):
+    """One completion in float64, token by token, from the docstring's formula."""
+    kept = MASK[row]
+    term = LOG_RATIO[row][kept].double().clamp(-clip, clip) * DISTANCE[row][kept].double()
+    size = math.sqrt(sum(float(one) ** 2 for one in term) / len(term))
+    share = mix * min(1.0, size / floor)
+    return [(1 - share) * float(ADVANTAGES[row]) + (share * float(one) / size if size else 0.0) for one in term]
+
+
+@pytest.mark.parametrize("floor", [FLOOR, 0.1, 0.3, 10.0])
+def test_it_is_the_mixture_that_the_docstring_says(floor):
+    result = given(mix=0.3, clip=2.0, floor=floor)
+    for row in range(len(MASK)):
+        assert result[row][MASK[row]].tolist() == pytest.approx(oracle(row, 0.3, 2.0, floor), rel=1e-6)
+    assert result[1].tolist() == [-1.0, -1.0, 0.0, 0.0]  # no hint on its mask
     assert (result[~MASK] == 0).all()
 
 
-def test_groups_and_padding_do_not_meet():
+def test_completions_and_padding_do_not_meet():
     whole = given()
-    for group in (3, 7):
-        rows = (group == GROUP).nonzero()[:, 0]
-        torch.testing.assert_close(given(rows), whole[rows])
-        torch.testing.assert_close(given(rows.flip(0)), whole[rows.flip(0)])
+    for row in range(len(MASK)):
+        assert given([row]).equal(whole[[row]])
 
 
 def test_without_a_hint_or_a_share_it_is_grpo():
     plain = ADVANTAGES[:, None] * MASK
     zeros = torch.zeros_like(LOG_RATIO)
-    assert hindsight_advantages(ADVANTAGES, zeros, zeros, MASK, group=GROUP).equal(plain)
+    assert hindsight_advantages(ADVANTAGES, zeros, zeros, MASK).equal(plain)
     assert given(mix=0.0).equal(plain)
+
+
+def test_a_hint_that_says_next_to_nothing_changes_next_to_nothing():
+    plain = ADVANTAGES[:, None] * MASK
+    faint = hindsight_advantages(ADVANTAGES, LOG_RATIO * 1e-6, DISTANCE * 1e-6, MASK, mix=1.0)
+    torch.testing.assert_close(faint, plain, atol=1e-9, rtol=1e-9)
+    # Continuous at the floor, and of one size above it.
+    size = float((LOG_RATIO[2].clamp(-2, 2) * DISTANCE[2]).square().mean().sqrt())
+    below, above = (given([2], mix=1.0, floor=size * factor) for factor in (1 + 1e-4, 1 - 1e-4))
+    torch.testing.assert_close(below, above, atol=1e-3, rtol=0)
+    assert float(given([2], mix=1.0).square().mean().sqrt()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes_stay_finite(dtype):
+    tiny = torch.finfo(dtype).tiny
+    inputs = (ADVANTAGES.to(dtype), LOG_RATIO.to(dtype), (DISTANCE * tiny).to(dtype), MASK)
+    assert hindsight_advantages(*inputs).isfinite().all()
 
 
 def test_what_is_refused():
@@ -54,13 +75,14 @@ def test_what_is_refused():
         given(mix=1.5)
     with pytest.raises(ValueError, match="clip must be a finite number above 0"):
         given(clip=0.0)
+    with pytest.raises(ValueError, match="floor must be a finite number above 0"):
+        given(floor=0.0)
 
 
 def test_the_rule_is_the_function():
     rule = resolve("hindsight", mix=0.4)
     values = torch.zeros(MASK.shape)
-    stats = TokenStats(MASK, ADVANTAGES, values, values, values, vocab_size=4, group=GROUP)
+    stats = TokenStats(MASK, ADVANTAGES, values, values, values, vocab_size=4)
     stats = stats._replace(hindsight_log_ratio=LOG_RATIO, hindsight_hellinger_sq=DISTANCE)
     assert assign_credit(stats, rule).token_advantages.equal(given(mix=0.4))
-    with pytest.raises(ValueError, match=r"TokenStats\.group is None"):
-        assign_credit(stats._replace(group=None), rule)
+    assert not rule.traits.whole_groups

@@ -3,7 +3,7 @@
 import torch
 
 from dgpo.core.checks import check_mask, check_positive
-from dgpo.tensor_types import Bool, Float, Int, Tensor
+from dgpo.tensor_types import Bool, Float, Tensor
 
 
 @torch.no_grad()
@@ -13,52 +13,52 @@ def hindsight_advantages(
     hellinger_sq: Float[Tensor, "B T"],
     completion_mask: Bool[Tensor, "B T"],
     *,
-    group: Int[Tensor, " B"],
     mix: float = 0.3,
     clip: float = 2.0,
+    floor: float = 0.02,
 ) -> Float[Tensor, "B T"]:
     """Return the group advantage mixed with what the hint says of each token.
 
-    Ahat_it = (1 - mix) A_i + mix c_it / rms(c), c_it = clip(i_it, -clip, clip) d_it, and the root mean square over the
-    trained tokens of the completions of the same prompt that have a hint. i is the log-ratio of the hinted to the plain
-    reference at the sampled token (its sign says whether the token fits the hint), d the squared Hellinger distance of
-    the two distributions (which says whether the hint matters there).
+    c_it = clip(i_it, -clip, clip) d_it, s_i its root mean square over the trained tokens of a completion, and
+
+        Ahat_it = (1 - m_i) A_i + m_i c_it / s_i,  m_i = mix min(1, s_i / floor).
+
+    i is the log-ratio of the hinted to the plain reference at the sampled token (its sign says whether the token fits
+    the hint), d the squared Hellinger distance of the two distributions (which says whether the hint matters there).
+    The term has one size in all completions in which the hint says something. Where it says next to nothing (s below
+    the floor) it fades, and what is left is GRPO: at one size it would be noise.
 
     Args:
         advantages: A, one per completion.
         log_ratio: i = log pi_ref(y | x, hint) - log pi_ref(y | x) in nats; 0 throughout a completion without a hint.
         hellinger_sq: d of the hinted and the plain reference, in [0, 1]; likewise.
         completion_mask: True where a token is trained.
-        group: Which prompt each completion belongs to, any int64 ids, in any order.
         mix: Share of the hint's term, in [0, 1].
         clip: Largest size of i in nats, above 0.
+        floor: Root mean square of c below which the term fades, above 0, in nats.
 
     Returns:
         Token advantages, 0 off the mask. A completion whose term is 0 throughout (it has no hint, or the hint changes
         nothing) keeps A, which is GRPO. No gradient.
 
     Raises:
-        ValueError: If shapes do not fit the mask, `mix` is outside of [0, 1] or `clip` is not above 0.
+        ValueError: If shapes do not fit the mask, `mix` is outside of [0, 1], or `clip` or `floor` is not above 0.
 
     Example:
         >>> given = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.5, 0.5]]), torch.ones(1, 2, dtype=torch.bool)
-        >>> hindsight_advantages(torch.tensor([2.0]), *given, group=torch.tensor([0]), mix=0.5)    # 1 + .5, 1 - .5
+        >>> hindsight_advantages(torch.tensor([2.0]), *given, mix=0.5)    # 1 + .5, 1 - .5
         tensor([[1.5000, 0.5000]])
+        >>> hindsight_advantages(torch.tensor([2.0]), *given, mix=0.5, floor=5.0)    # a tenth of the share
+        tensor([[1.9500, 1.8500]])
     """
     check_mask("hindsight_log_ratio", log_ratio, completion_mask)
     check_mask("hindsight_hellinger_sq", hellinger_sq, completion_mask)
     if not 0 <= mix <= 1:
         raise ValueError(f"mix is {mix}; it is the share of the hint's term, from 0 (GRPO) to 1.")
     clip = check_positive("clip", clip, "2 nats is the default.")
+    floor = check_positive("floor", floor, "0.02 nats is the default.")
     term = torch.where(completion_mask, log_ratio.clamp(-clip, clip) * hellinger_sq, torch.zeros_like(log_ratio))
-    has_hint = (term != 0).any(-1)
-    index = group.unique(return_inverse=True)[1]
-    counts = completion_mask.sum(-1) * has_hint
-    squares, tokens = (
-        torch.zeros(len(index), dtype=term.dtype, device=term.device).index_add(0, index, values.to(term.dtype))[index]
-        for values in (term.square().sum(-1), counts)
-    )
-    scale = (squares / tokens.clamp(min=1)).sqrt().clamp(min=torch.finfo(term.dtype).tiny)
-    share = torch.where(has_hint, mix, 0.0)[:, None]
-    mixed = (1 - share) * advantages[:, None] + share * term / scale[:, None]
+    size = (term.square().sum(-1) / completion_mask.sum(-1).clamp(min=1)).sqrt()
+    share = mix * (size / floor).clamp(max=1.0)
+    mixed = (1 - share)[:, None] * advantages[:, None] + mix * term / size.clamp(min=floor)[:, None]
     return torch.where(completion_mask, mixed, torch.zeros_like(mixed))
