@@ -15,6 +15,7 @@ PAGE = ROOT / "docs" / "results.md"
 EXPERIMENTS = {
     "credit": "python -m experiments.credit",
     "hindsight": "python -m experiments.hindsight",
+    "surface": "python -m experiments.surface",
     "gradient_stability": "python -m experiments.gradient_stability",
     "smollm2": "make smollm2 && python -m experiments.smollm2",
 }

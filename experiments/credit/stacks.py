@@ -16,14 +16,19 @@ from experiments.harness import Cell
 STACK = 10
 
 
+NAMED = VARIANTS | {"reduced": REDUCED}
+
+
 def variant_named(name: str) -> Variant:
     """Return a variant by name, `"reduced"` included."""
-    return REDUCED if name == "reduced" else VARIANTS[name]
+    return NAMED[name]
 
 
-def settings_of(cell: Cell, arms: Mapping[str, Any], code: Sequence[str]) -> dict[str, Any]:
+def settings_of(
+    cell: Cell, arms: Mapping[str, Any], code: Sequence[str], *, variants: Mapping[str, Variant] = NAMED
+) -> dict[str, Any]:
     """Return what decides the result of a cell: the variant, what the arm does, and the code that trains."""
-    options = dataclasses.asdict(variant_named(cell.variant))
+    options = dataclasses.asdict(variants[cell.variant])
     options.pop("why")
     return options | {"rule": arms[cell.rule].digest(), "code": digest_of_files(code)}
 

@@ -108,6 +108,9 @@ def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, sourc
     assert sum(shares) / len(shares) == pytest.approx(hinted / sum(len(inputs) for inputs, _ in seen))
 
 
+SIZE = (0.1 + 0.9 + 0.1 / 2**0.5) / 3  # of the first three completions of the next test: root mean squares of i |i| / 10
+
+
 def test_metrics_of_hints():
     """A group of three with hints and one without; the better ones have the larger sums in one pair of two."""
     log_ratio = torch.tensor([[1.0, 1.0], [3.0, -9.0], [-1.0, 0.0], [0.0, 0.0]])
@@ -119,7 +122,7 @@ def test_metrics_of_hints():
     }
     sums = hindsight_metrics(outputs).items()
     means = {name.rpartition("/")[2]: (total / count).item() for name, (total, count) in sums}
-    assert means == pytest.approx({"share": 0.75, "hellinger_sq": 0.12, "log_ratio": 1.2, "auroc": 0.5})
+    assert means == pytest.approx({"share": 0.75, "hellinger_sq": 0.12, "log_ratio": 1.2, "size": SIZE, "auroc": 0.5})
 
 
 def check_advantages(outputs):

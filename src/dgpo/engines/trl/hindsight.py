@@ -214,7 +214,8 @@ def hindsight_metrics(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return what to log of a rollout's hints, each a sum and a count, (2,).
 
     `dgpo/hint/share`: completions that have a hint. `dgpo/hint/hellinger_sq` and `dgpo/hint/log_ratio`: means of d and
-    |i| over their tokens. `dgpo/hint/auroc`: how often the better one of two completions of a prompt has the larger sum
+    |i| over their tokens. `dgpo/hint/size`: root mean square of i d over a completion, mean over those with a hint; below
+    the rule's `floor` the hint says next to nothing. `dgpo/hint/auroc`: how often the better one of two completions of a prompt has the larger sum
     of i; near .5 the hint says nothing that the reward does not contradict, and the rule should not be used.
 
     Args:
@@ -228,12 +229,14 @@ def hindsight_metrics(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     hinted = (distance != 0).any(-1)
     tokens = mask & hinted[:, None]
     totals, rewards = (log_ratio * mask).sum(-1), outputs[REWARD]
+    sizes = ((log_ratio * distance * mask).square().sum(-1) / mask.sum(-1).clamp(min=1)).sqrt()
     pairs = (outputs[GROUP][:, None] == outputs[GROUP]) & (rewards[:, None] > rewards) & hinted[:, None] & hinted
     wins = (totals[:, None] > totals).float() + 0.5 * (totals[:, None] == totals).float()
     return {
         "dgpo/hint/share": _sum_and_count(hinted.float(), torch.ones_like(hinted)),
         "dgpo/hint/hellinger_sq": _sum_and_count(distance, tokens),
         "dgpo/hint/log_ratio": _sum_and_count(log_ratio.abs(), tokens),
+        "dgpo/hint/size": _sum_and_count(sizes, hinted),
         "dgpo/hint/auroc": _sum_and_count(wins, pairs),
     }
 

@@ -1,0 +1,1 @@
+"""Where the paper's rule could matter: DGPO less GRPO along the settings of a training."""

@@ -1,0 +1,37 @@
+"""The cells of the experiment, and how a batch of them is computed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.credit.cells import CODE
+from experiments.credit.stacks import run_stack, settings_of
+from experiments.credit.train import train
+from experiments.harness import Cell
+from experiments.surface.points import ARMS, GRPO, POINTS, SETTINGS, TAUS
+
+
+def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
+    """Return all cells.
+
+    Args:
+        seeds: Of every arm at every point.
+        reduced: A small part of it.
+
+    Returns:
+        The cells.
+    """
+    if reduced:
+        return [Cell("reduced", rule, seed) for rule in ARMS for seed in seeds]
+    pairs = [(point.variant, point.arm(method)) for point in POINTS for method in (GRPO, *TAUS)]
+    return [Cell(*pair, seed) for pair in dict.fromkeys(pairs) for seed in seeds]
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """Return what decides the result of a cell."""
+    return settings_of(cell, ARMS, CODE, variants=SETTINGS)
+
+
+def run(cells: Sequence[Cell], options: Sequence[Mapping[str, Any]], *, models: Path) -> list[dict[str, Any]]:
+    """Train the seeds of one arm at one point; see `run_stack`."""
+    return run_stack(cells, options, models, arms=ARMS, train=train)

@@ -1,0 +1,79 @@
+"""What the experiment says, as Markdown and verdicts, from its results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.credit.comparison import mean, points
+from experiments.report import Verdict, markdown_table, record_line
+from experiments.surface.comparison import differences, measured
+from experiments.surface.points import GRPO, TAUS, Point
+
+
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
+    """Return what the experiment says.
+
+    Args:
+        results: What the command has written.
+
+    Returns:
+        One verdict.
+    """
+    found = differences(results)
+    better = [key for key, one in found.items() if one.low is not None and one.low > 0]
+    worse = [key for key, one in found.items() if one.high is not None and one.high < 0]
+    paper = next(iter(TAUS))
+    values = [100 * one.value for (_, method), one in found.items() if method == paper]
+    spread = f"{min(values):+.1f} to {max(values):+.1f} points"
+    axes = len({point.axis for point in measured(results)})
+    why = (
+        f"Along {axes} settings the area with {paper} is {spread} from GRPO's. Beyond simultaneous intervals it is better{_listed(better)} and "
+        f"worse{_listed(worse)}, of {len(found)} comparisons of both temperatures."
+    )
+    return [
+        Verdict(
+            "There is a setting in which the paper's rule learns better than GRPO",
+            "supported" if better else "not supported",
+            why,
+            asked_by="us",
+            short=f"tau = .5: {spread}; {len(better)} better, {len(worse)} worse",
+        )
+    ]
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """Return the chapter of docs/results.md."""
+    found = differences(results)
+    rows = [
+        [
+            point.axis,
+            point.value,
+            _percent(results, point, GRPO, "area"),
+            *(points(found[point, method]) for method in TAUS),
+            *(_percent(results, point, method, "effective_share") for method in TAUS),
+        ]
+        for point in measured(results)
+    ]
+    header = ["setting", "value", "GRPO's area, %", *(f"{method}, less GRPO's" for method in TAUS)]
+    header += [f"effective share, {method.removeprefix('dgpo ')}, %" for method in TAUS]
+    return "\n\n".join(
+        [
+            "## Where the paper's rule could matter: a response surface",
+            " ".join(verdict.why for verdict in verdicts(results)),
+            "One setting at a time is moved away from `four forks`. Area under the learning curve, points, with "
+            "simultaneous intervals (Bonferroni over the table). Groups: 32 completions a rollout in all. Updates: 40 "
+            "rollouts each, so that more updates are more training. Vocabulary: words that are never likely are added "
+            "to the gate's log V alone. DAPO's upper clip and a worse reference were not run.",
+            markdown_table(header, rows),
+            "![DGPO less GRPO along six settings](figures/surface.png)",
+            record_line(results["record"]),
+        ]
+    )
+
+
+def _percent(results: Mapping[str, Any], point: Point, method: str, figure: str) -> str:
+    return f"{100 * mean(results, point.variant, point.arm(method), figure).value:.1f}"
+
+
+def _listed(keys: list[tuple[Point, str]]) -> str:
+    named = dict.fromkeys(f"{method} at {point.axis} {point.value}" for point, method in keys)
+    return f" in {len(keys)} ({'; '.join(named)})" if keys else " in none"
