@@ -26,8 +26,8 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     spread = f"{min(values):+.1f} to {max(values):+.1f} points"
     axes = len({point.axis for point in measured(results)})
     why = (
-        f"Along {axes} settings the area with {paper} is {spread} from GRPO's. Beyond simultaneous intervals it is better{_listed(better)} and "
-        f"worse{_listed(worse)}, of {len(found)} comparisons of both temperatures."
+        f"Along {axes} settings the area with {paper} is {spread} from GRPO's. Beyond simultaneous intervals it is "
+        f"better{_listed(better)} and worse{_listed(worse)}, of {len(found)} comparisons of both temperatures."
     )
     return [
         Verdict(
