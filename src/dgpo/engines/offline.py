@@ -82,12 +82,10 @@ def score_text(
             that differs between the two.
     """
     check_offline_rule(rule)
-    heads = [_Head(model, torch.cat([prompt_ids, ids]), len(prompt_ids)) for model in (policy, reference)]
+    heads = _heads(policy, reference, prompt_ids, prompt_ids, ids)
     vocab_size = len(heads[0].weight)
-    transforms = [head.transform | {"temperature": temperature} for head in heads]
-    if transforms[0] != transforms[1]:
-        raise ConfigError("The two models scale or cap their logits differently; such pairs are not supported.")
-    per_token = _per_token(heads, ids, transforms[0])
+    transform = heads[0].transform | {"temperature": temperature}
+    per_token = _per_token(heads, ids, transform)
     stats = TokenStats(
         completion_mask=torch.ones(1, len(ids), dtype=torch.bool),
         advantages=torch.ones(1),
@@ -104,7 +102,7 @@ def score_text(
         who: top_tokens(
             head.hidden[places.to(head.hidden.device)], head.weight, NUM_ALTERNATIVES, bias=head.bias, **transform
         )
-        for who, head, transform in zip(("policy", "reference"), heads, transforms, strict=True)
+        for who, head in zip(("policy", "reference"), heads, strict=True)
     }
     given = {TOKEN_ADVANTAGES: credit.token_advantages} if credit.weights is None else {"weights": credit.weights}
     return collect_completion(
@@ -116,6 +114,40 @@ def score_text(
         alternatives=alternatives_at(places.tolist(), tops),
         max_tokens=MAX_TOKENS,
     )
+
+
+def pair_stats(
+    policy: Any, reference: Any, prompt_ids: Tensor, ids: Tensor, *, ref_prompt_ids: Tensor, temperature: float = 1.0
+) -> dict[str, Tensor]:
+    """Return what two models think of a text, each after a prompt of its own.
+
+    With one model in both places and a hint in one prompt these are the statistics of hindsight: d, and i as
+    `logps - ref_logps`.
+
+    Args:
+        policy: A causal language model.
+        reference: Another one with the same vocabulary, or the same one.
+        prompt_ids: (P,) int64, what the policy reads before the text.
+        ids: (T,) int64, the tokens to score, at least one.
+        ref_prompt_ids: (Q,) int64, what the reference reads before the text.
+        temperature: Both distributions are taken at it.
+
+    Returns:
+        `logps`, `entropy`, `hellinger_sq`, `ref_logps`, (T,) float32 each, without gradient, on the CPU.
+
+    Raises:
+        ConfigError: As for `score_text`.
+    """
+    heads = _heads(policy, reference, prompt_ids, ref_prompt_ids, ids)
+    return _per_token(heads, ids, heads[0].transform | {"temperature": temperature})
+
+
+def _heads(policy: Any, reference: Any, prompt_ids: Tensor, ref_prompt_ids: Tensor, ids: Tensor) -> "list[_Head]":
+    given = ((policy, prompt_ids), (reference, ref_prompt_ids))
+    heads = [_Head(model, torch.cat([before, ids]), len(before)) for model, before in given]
+    if heads[0].transform != heads[1].transform:
+        raise ConfigError("The two models scale or cap their logits differently; such pairs are not supported.")
+    return heads
 
 
 @torch.no_grad()

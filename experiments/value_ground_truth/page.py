@@ -1,0 +1,112 @@
+"""What the measurements say, as Markdown and verdicts, from the committed results."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.report import Verdict, markdown_table
+
+_STRICT = "0.375"
+_BAR = 0.85
+"""AUROC of the sign at which half of the gain of exact values was left on `forks`."""
+
+
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
+    """Return what the measurements say.
+
+    Args:
+        results: Per name a summary.
+
+    Returns:
+        One verdict.
+    """
+    signs = {name: one["large"][_STRICT]["sign"] for name, one in results.items()}
+    hinted = {
+        (name, signal): found
+        for name, of_signals in signs.items()
+        for signal, found in of_signals.items()
+        if signal.endswith(": i") and found[0] is not None
+    }
+    best = {
+        name: max((key for key in hinted if key[0] == name), key=lambda key: hinted[key][0], default=None)
+        for name in results
+    }
+    shown = "; ".join(f"`{name}`: {key[1]} {_shown(hinted[key])}" for name, key in best.items() if key)
+    holds = bool(best) and all(key and hinted[key][1] is not None and hinted[key][1] > _BAR for key in best.values())
+    why = (
+        f"AUROC of the best hint's log-ratio for the sign of a change of the value of {_STRICT} or more: "
+        f"{shown or 'none was measured'}. The bar is {_BAR}, at which half of the gain of exact values was left in "
+        "the experiment on hindsight; an interval must lie above it in all tables."
+    )
+    short = "; ".join(f"{_shown(hinted[key])}" for key in best.values() if key)
+    claim = "A hinted reference knows the sign of a decisive step of a real language model"
+    return [Verdict(claim, "supported" if holds else "not supported", why, asked_by="us", short=short)]
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """Return the chapter of docs/results.md."""
+    parts = [
+        "## Where value changes in a real language model, and which signals know it",
+        "Completions are cut every few tokens. The value of a prefix is the share of its continuations that is right, "
+        "and its change over a segment is the ground truth of credit. *Where*: AUROC of the largest size of a signal "
+        "in a segment for a large change, among all segments. *Sign*: AUROC of its sum (surprisal: of the largest, "
+        "taken as against) for up rather than down, among the large changes. *Whole*: AUROC of its sum over a "
+        "completion for being right. Intervals: 95 %, whole questions drawn again with replacement. Values have noise "
+        "of their own, which pulls every figure towards .5.",
+    ]
+    for name, summary in results.items():
+        parts += [f"### {name}", table_of(summary), _record(summary)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_of(summary: Mapping[str, Any]) -> str:
+    """Return the table of one model and task.
+
+    Args:
+        summary: What the command has written.
+
+    Returns:
+        Markdown.
+    """
+    large = summary["large"]
+    counts = ", ".join(f"{one['segments']} with |change| >= {at} ({one['up']} up)" for at, one in large.items())
+    names = list(dict.fromkeys(name for one in large.values() for name in (*one["where"], *one["sign"])))
+    header = ["signal", *(f"{kind}, {at}" for kind in ("where", "sign") for at in large), "whole", "sign, early / late"]
+    rows = [
+        [
+            name,
+            *(_shown(one[kind].get(name)) for kind in ("where", "sign") for one in large.values()),
+            _shown(summary["whole"].get(name)),
+            " / ".join(_number(value) for value in summary["halves"].get(name, ())),
+        ]
+        for name in names
+    ]
+    settings = summary["settings"]
+    return (
+        f"{summary['completions']} completions of {settings['questions']} questions, right {summary['accuracy']:.2f}, "
+        f"{summary['tokens']:.0f} tokens on average; {summary['segments']} segments of {settings['every']} tokens, "
+        f"{counts}; {settings['continuations']} continuations a prefix.\n\n{markdown_table(header, rows)}\n\n"
+        "Mean change of the value in fifths of the segments by a signal's sum: "
+        + "; ".join(f"{name} {_list(values)}" for name, values in summary["calibration"].items())
+        + "."
+    )
+
+
+def _shown(found: Sequence[float | None] | None) -> str:
+    if not found or found[0] is None:
+        return ""
+    value, low, high = found
+    return f"{value:.2f}" if low is None or high is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.2f}" for value in values)
+
+
+def _record(summary: Mapping[str, Any]) -> str:
+    record = summary["record"]
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"`{record['command']}`: {record['date']}, {record['machine']}, Python {record['python']}, {versions}."
