@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from dgpo.lab.evaluation.compare import ProblemIdentity
 from dgpo.lab.evaluation.intervals import Estimate
 from dgpo.lab.evaluation.metrics import Sample, summarize
 from dgpo.lab.evaluation.problems import NO_ANSWER
+from dgpo.lab.folder_lock import LOCK, FolderLock
 
 SETTINGS, SAMPLES, RESULT, PLOT = "settings.json", "samples.jsonl", "result.json", "pass_at_k.png"
-_LOCK = ".lock"
 # What a run that was killed before it had settings may leave: a folder with nothing else is as good as empty.
-_LEFTOVERS = {_LOCK, f"{SETTINGS}.tmp"}
+_LEFTOVERS = {LOCK, f"{SETTINGS}.tmp"}
 _FIELDS = ("problem", "sample", "score", "answer", "tokens", "truncated", "outcome")
 Plan = Sequence[tuple[str, int]]
 """Problem and number of every completion, in the order of the file."""
@@ -43,9 +43,11 @@ class EvaluationDirectory:
             ConfigError: If it holds something else, or cannot be written.
         """
         if self.read_settings() is None:
-            if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
-                raise ConfigError(f"{self.path} is no evaluation to continue, and not empty; choose another --output.")
             try:
+                if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
+                    raise ConfigError(
+                        f"{self.path} is no evaluation to continue, and not empty; choose another --output."
+                    )
                 self.path.mkdir(parents=True, exist_ok=True)
                 with self.locked():
                     if self.read_settings() is None:
@@ -71,24 +73,14 @@ class EvaluationDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder against other evaluations; two that append to one file would damage it."""
-        from filelock import FileLock, Timeout
-
-        # The operating system drops the lock of a process that dies. The file stays: to remove it would let two in.
-        lock = FileLock(self.path / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(
-                f"Another process is evaluating into {self.path}; wait for it, or choose another --output."
-            ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"{self.path} cannot be written: {error.strerror or error}; choose another --output."
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FolderLock(self.path, "dgpo eval", "Wait for it, or choose another --output."))
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.path} cannot be written: {error.strerror or error}; choose another --output."
+                ) from error
             yield
-        finally:
-            lock.release()
 
     def finished(self, plan: Plan, batch_size: int) -> int:
         """Return how many batches are on the disk, and cut off what a kill left of the next one.
@@ -106,22 +98,21 @@ class EvaluationDirectory:
         file = self.path / SAMPLES
         if not file.exists():
             return 0
-        data = file.read_bytes()
-        lines = data.splitlines(keepends=True)
-        whole = 0
-        for line, expected in zip(lines, plan, strict=False):
-            if not line.endswith(b"\n"):
-                break
-            row = self._row(line, whole + 1)
-            if (row["problem"], row["sample"]) != tuple(expected):
-                raise DataError(f"{file}, line {whole + 1}: problem {row['problem']!r} instead of {expected[0]!r}.")
-            whole += 1
+        ends = [0]  # where each whole line ends; the file may be too large to be held
+        with file.open("rb") as lines:
+            for line, expected in zip(lines, plan, strict=False):
+                if not line.endswith(b"\n"):
+                    break
+                row = self._row(line, len(ends))
+                if (row["problem"], row["sample"]) != tuple(expected):
+                    raise DataError(f"{file}, line {len(ends)}: problem {row['problem']!r} instead of {expected[0]!r}.")
+                ends.append(ends[-1] + len(line))
+        whole = len(ends) - 1
         if whole < len(plan):
             whole -= whole % batch_size
-        length = sum(len(line) for line in lines[:whole])
-        if length < len(data):
+        if ends[whole] < file.stat().st_size:
             with file.open("r+b") as handle:
-                handle.truncate(length)
+                handle.truncate(ends[whole])
         return -(-whole // batch_size)
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
