@@ -1,6 +1,7 @@
 """The folder of an evaluation: settings first, then every finished batch of completions, and the result at the end."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,16 @@ SETTINGS, SAMPLES, RESULT, PLOT = "settings.json", "samples.jsonl", "result.json
 # What a run that was killed before it had settings may leave: a folder with nothing else is as good as empty.
 _LEFTOVERS = {LOCK, f"{SETTINGS}.tmp"}
 _FIELDS = ("problem", "sample", "score", "answer", "tokens", "truncated", "outcome")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "problem": (str,),
+    "sample": (int,),
+    "score": (int, float, type(None)),
+    "answer": (str, type(None)),
+    "tokens": (int,),
+    "truncated": (bool,),
+    "outcome": (str,),
+    "value": (str, type(None)),
+}
 Plan = Sequence[tuple[str, int]]
 """Problem and number of every completion, in the order of the file."""
 
@@ -167,16 +178,12 @@ class EvaluationDirectory:
         return {row["problem"]: ProblemIdentity(row.get("digest"), str(row.get("gold"))) for row in self._rows()}
 
     def read_result(self) -> dict[str, Any]:
-        """Return what `result.json` holds, made from the samples if it is not there.
+        """Return what `result.json` must hold, made from the samples: the file itself may be damaged.
 
         Returns:
             The result.
         """
-        try:
-            result: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            result = self.write_result(summarize(self.read_samples()))
-        return result
+        return self._result(summarize(self.read_samples()))
 
     def outcomes(self) -> dict[str, int]:
         """Return how often each outcome came up, sorted by name."""
@@ -194,11 +201,11 @@ class EvaluationDirectory:
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             row = json.loads(line)
-            missing = [key for key in _FIELDS if key not in row]
+            missing = [key for key in _FIELDS if key not in row] or [key for key in row if _is_odd(key, row[key])]
         except (ValueError, TypeError) as error:
             missing, reason = list(_FIELDS), f": {error}"
         else:
-            reason = f": it has no {missing[0]!r}" if missing else ""
+            reason = f": it has no {missing[0]!r} that can be used" if missing else ""
         if missing:
             raise DataError(
                 f"{self.path / SAMPLES}, line {number}, is damaged{reason}. Evaluate into another folder, or cut the "
@@ -208,11 +215,23 @@ class EvaluationDirectory:
 
     def write_result(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write the result: the settings, and every metric with its interval; the same samples give the same file."""
-        metrics: dict[str, Estimate] = summary["metrics"]
-        shown = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in metrics.items()}
-        result = {"settings": self.read_settings(), **summary, "metrics": shown, "outcomes": self.outcomes()}
+        result = self._result(summary)
         self._write(RESULT, result)
         return result
 
+    def _result(self, summary: dict[str, Any]) -> dict[str, Any]:
+        metrics: dict[str, Estimate] = summary["metrics"]
+        shown = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in metrics.items()}
+        return {"settings": self.read_settings(), **summary, "metrics": shown, "outcomes": self.outcomes()}
+
     def _write(self, name: str, value: dict[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _is_odd(key: str, value: Any) -> bool:
+    """Whether a value of a line cannot be what was written: of another type, or a number that is not finite."""
+    if key not in _KINDS:
+        return False
+    if isinstance(value, bool) and bool not in _KINDS[key]:
+        return True
+    return not isinstance(value, _KINDS[key]) or (isinstance(value, float) and not math.isfinite(value))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo.checkpoint_files import CHECKPOINTS
+from dgpo.checkpoint_files import find_checkpoints
 from dgpo.credit_log import forget_after
 from dgpo.errors import RecipeError
 from dgpo.io import write_atomically
@@ -60,7 +60,7 @@ class RunDirectory:
             return
         folder = shlex.quote(str(self.path))
         remedy = f"Continue that run with `dgpo train --resume {folder}`, or choose"
-        if not any(self.path.glob(CHECKPOINTS)):
+        if find_checkpoints(self.path, quick=True).newest is None:
             remedy = "It holds no checkpoint to resume from; delete it, or choose"
         raise RecipeError(f"The run directory {self.path} is not empty. {remedy} another one with --output_dir.")
 

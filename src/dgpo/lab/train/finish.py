@@ -44,12 +44,13 @@ class RunSummary:
         self.trained_seconds: float | None = None
         self.summary: dict[str, Any] = {}
 
-    def write(self, status: str, message: str | None = None) -> None:
-        """Write `summary.json` and `curve.png`.
+    def write(self, status: str, message: str | None = None, trainer: Any = None) -> None:
+        """Write the curve, the model card, and `summary.json` last: a run that has it lacks nothing.
 
         Args:
             status: `"complete"`, `"failed"` or `"interrupted"`.
             message: What happened, if it is not complete.
+            trainer: The trainer, for the card of a trained model.
         """
         session = self.session
         session.progress.end()
@@ -68,9 +69,11 @@ class RunSummary:
         self.summary = summarize(metrics, reward_name=name, eval_prompts=self._eval_prompts, facts=facts)
         if status == "complete" and self.summary["differing_groups"] == 0:
             self.summary["no_signal"] = self.recorder.no_signal() or "No group had differing rewards in the whole run."
-        session.directory.write_summary(self.summary)
         title = f"DGPO on {session.recipe['task']} (model: {session.recipe['model_name_or_path']})"
         draw_curve(metrics, name, title, session.directory.path / CURVE)
+        if trainer is not None:
+            self.write_model_card(trainer)
+        session.directory.write_summary(self.summary)
 
     def write_model_card(self, trainer: Any) -> None:
         """Write the README of the trained model, with what was measured."""

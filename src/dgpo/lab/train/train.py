@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from dgpo.checkpoint_files import TRAINER_STATE
 from dgpo.errors import ConfigError, DgpoError, TrainingError
 from dgpo.lab.progress import EVALUATING
 from dgpo.lab.quiet import quiet_libraries
@@ -146,8 +147,7 @@ def _run(session: Session, task: Any, model: str) -> None:
         if evaluates:
             session.progress.begin(EVALUATING, 0)
             _evaluate(trainer, recorder, AFTER)
-        summary.write("complete")
-        summary.write_model_card(trainer)
+        summary.write("complete", trainer=trainer)
     summary.print_table()
 
 
@@ -156,11 +156,13 @@ def _train(trainer: Any, session: Session) -> None:
 
     A run that was killed after its last checkpoint has none left; transformers would make one too many.
     """
+    from transformers.trainer_callback import TrainerState
+
     newest, step = session.checkpoints.newest, session.checkpoints.step
     planned = num_steps(session.config, len(trainer.train_dataset))
     if newest is not None and planned is not None and step >= planned:
         trainer._load_from_checkpoint(str(newest))
-        trainer.state.global_step = step
+        trainer.state = TrainerState.load_from_json(str(newest / TRAINER_STATE))
         return
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
 
