@@ -14,7 +14,7 @@ VENV_VERL := .venv-verl
 BIN_VERL := $(VENV_VERL)/bin
 STAMP_VERL := $(VENV_VERL)/.installed
 
-.PHONY: help install quickstart smollm2 experiments test test-trl test-verl verl-check verl-quick test-fast lint format
+.PHONY: help install quickstart smollm2 experiments test test-trl test-verl verl-check verl-quick test-fast lint format torture
 .PHONY: bench clean docs
 
 help:  ## what can be made
@@ -75,6 +75,9 @@ test: lint test-trl test-verl  ## everything CI checks
 test-trl: $(STAMP)
 	$(BIN)/python -m pytest -q --doctest-modules src/dgpo experiments --ignore src/dgpo/engines/verl
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore tests/engines/verl
+
+torture: $(STAMP)  ## a crash, Ctrl-C and a full disk at every file operation of a run and an evaluation (20 minutes)
+	TORTURE=all $(BIN)/python -m pytest -q -n 2 tests/torture
 
 test-fast: $(STAMP)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/engines/verl

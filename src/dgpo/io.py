@@ -8,12 +8,13 @@ from typing import Any
 _AS_THEY_ARE = (str, int, bool, type(None))
 
 
-def write_atomically(path: Path, data: str | bytes) -> None:
+def write_atomically(path: Path, data: str | bytes, *, sync: bool = False) -> None:
     """Write a file whole or not at all: a full disk or a kill leaves the file that was there before.
 
     Args:
         path: Where to write; missing folders are made.
         data: Text, written as UTF-8, or bytes.
+        sync: Whether the file must be on the disk when this returns, a power cut included.
 
     Raises:
         OSError: If it cannot be written; nothing is left behind then.
@@ -28,7 +29,11 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        with temporary.open("wb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Where a model comes from: a folder, the model hub, or a copy made on this machine."""
 
 import functools
+import glob
 import os
 import shutil
 import sys
@@ -122,6 +123,9 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # The operating system drops the lock of a process that dies, so a leftover file blocks no other.
         with FileLock(folder.parent / f".{folder.name}.lock"):
+            for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+                if left.is_dir():  # of a process that was killed while it built: under the lock, none is at work
+                    shutil.rmtree(left, ignore_errors=True)
             if not folder.is_dir():
                 _build_beside(folder, build)
     except (OSError, SafetensorError) as error:

@@ -35,7 +35,6 @@ def test_an_evaluation_leaves_everything_behind(tiny_model, tmp_path, capsys):
     assert "pass@4" in out
     assert "pass@2" not in out
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
-        ".lock",
         "pass_at_k.png",
         "result.json",
         "samples.jsonl",

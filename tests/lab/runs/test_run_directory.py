@@ -6,7 +6,6 @@ import resource
 from pathlib import Path
 
 import pytest
-
 from dgpo.errors import RecipeError
 from dgpo.lab.runs import environment
 from dgpo.lab.runs.directory import RunDirectory
@@ -67,8 +66,8 @@ def test_a_used_directory_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(RecipeError, match="holds no checkpoint to resume from"):
         run.refuse_if_used()
     (tmp_path / "run" / "checkpoint-5").mkdir()
-    with pytest.raises(RecipeError, match=r"dgpo train --resume .*run"):
-        run.refuse_if_used()
+    with pytest.raises(RecipeError, match="holds no checkpoint to resume from"):
+        run.refuse_if_used()  # it was being written
 
 
 def test_withdrawing_spares_what_was_measured(tmp_path):

@@ -7,24 +7,28 @@ into `checkpoint-N/dgpo_state/`, as safetensors.
 
 import json
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from accelerate.utils import broadcast_object_list
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from dgpo.checkpoint_files import PROMISE, STATE_FOLDER, checkpoint_fault, find_checkpoints, write_checksums
 from dgpo.engines.trl import checks
 from dgpo.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "dgpo_state"
+_STEP = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)/?$")
 
 
 def save_rollout_state(
@@ -53,15 +57,15 @@ def save_rollout_state(
                     f"The rollout buffer holds {name!r} of type {type(value).__name__}, which cannot be saved,"
                     " so that no run could be resumed exactly. Set save_strategy='no', or save_only_model=True."
                 )
-    facts = {"step": step, "num_batches": None if buffer is None else len(buffer), "layout": layout}
-    _write(checkpoint / FOLDER / f"rank_{rank}.safetensors", tensors, facts)
+    facts = {"step": step, "num_batches": None if buffer is None else len(buffer), "layout": layout, PROMISE: True}
+    _write(checkpoint / STATE_FOLDER / f"rank_{rank}.safetensors", tensors, facts)
 
 
 def load_rollout_state(
     checkpoint: Path, rank: int, device: torch.device
 ) -> tuple[int, list[dict[str, Any]] | None, dict[str, int]] | None:
     """Return the counter, the buffer and the layout that were written, or `None` where nothing was."""
-    path = checkpoint / FOLDER / f"rank_{rank}.safetensors"
+    path = checkpoint / STATE_FOLDER / f"rank_{rank}.safetensors"
     if not path.exists():
         return None
     with safe_open(str(path), framework="pt", device="cpu") as file:
@@ -107,7 +111,7 @@ def load_reference(checkpoint: Path, rank: int, reference: nn.Module, *, sharded
 
 
 def _reference_path(checkpoint: Path, rank: int, sharded: bool) -> Path:
-    return checkpoint / FOLDER / (f"reference_rank_{rank}.safetensors" if sharded else "reference.safetensors")
+    return checkpoint / STATE_FOLDER / (f"reference_rank_{rank}.safetensors" if sharded else "reference.safetensors")
 
 
 def _local(parameter: Tensor) -> Tensor:
@@ -148,28 +152,79 @@ class ExactResume:
         names = ("steps_per_generation", "num_iterations", "per_device_train_batch_size", "gradient_accumulation_steps")
         return {"num_processes": self.accelerator.num_processes, **{name: getattr(self.args, name) for name in names}}
 
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; of `resume_from_checkpoint=True`, the newest checkpoint that is whole, and none that is damaged."""
+        if resume_from_checkpoint:
+            resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _whole_checkpoint(self, wanted: str | Literal[True]) -> str:
+        """Return the checkpoint to resume from, the same on every rank; raise on every rank if it is damaged."""
+        found: list[str | None] = [None, None]
+        if self.accelerator.is_main_process:
+            try:
+                found[0] = self._choose_checkpoint(wanted)
+            except TrainingError as error:
+                found[1] = str(error)
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        if found[0] is None:
+            raise TrainingError(found[1])
+        return found[0]
+
+    def _choose_checkpoint(self, wanted: str | Literal[True]) -> str:
+        if wanted is not True:
+            step = _STEP.search(str(wanted))
+            fault = checkpoint_fault(Path(wanted), int(step[1]), weights_alone=True) if step else None
+            if fault is not None:
+                raise TrainingError(f"The checkpoint {wanted} is not whole: {fault}. Resume from an older one.")
+            return str(wanted)
+        found = find_checkpoints(Path(self.args.output_dir), weights_alone=True)
+        listed = "; ".join(f"{name}: {fault}" for name, fault in found.incomplete.items())
+        if found.newest is None:
+            raise TrainingError(
+                f"There is no whole checkpoint in {self.args.output_dir}{f' ({listed})' if listed else ''}."
+                " Start anew, without resume_from_checkpoint."
+            )
+        if listed:
+            logger.warning("Resuming from %s; passed over: %s.", found.newest, listed)
+        return str(found.newest)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save what TRL leaves out, and that first: `trainer_state.json`, written last, marks a complete checkpoint."""
+        """Save what TRL leaves out, then TRL's files, then checksums of all; only then may older ones be deleted."""
         finite = all(bool(torch.isfinite(p.detach()).all()) for p in self.model.parameters() if p.requires_grad)
         if self._on_any_rank(not finite):
             raise checks.non_finite_error("A parameter", self.state.global_step, self.args.output_dir)
+        run = Path(self._get_output_dir(trial=trial))
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not self.args.save_only_model:
-            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            failure = self._try_to_save_state(Path(self._get_output_dir(trial=trial)) / folder)
-            if self._on_any_rank(failure is not None):
-                raise failure or TrainingError("Another process could not write its part of the checkpoint.")
-        super()._save_checkpoint(model, trial)
-
-    def _try_to_save_state(self, checkpoint: Path) -> Exception | None:
-        rank = self.accelerator.process_index
+            self._on_every_rank(lambda: self._save_state(folder))
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            save_rollout_state(checkpoint, rank, self._step, self._buffered_inputs, self._layout())
-            if self.args.sync_ref_model:
-                reference = self.accelerator.unwrap_model(self.ref_model)
-                save_reference(checkpoint, rank, reference, sharded=self.is_fsdp_enabled)
-        except (OSError, SafetensorError, TrainingError) as error:
-            return error
-        return None
+            self._on_every_rank(lambda: super(ExactResume, self)._save_checkpoint(model, trial))
+        finally:
+            self.args.save_total_limit = limit
+        self._on_every_rank(lambda: write_checksums(folder) if self.args.should_save else None)
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(run), limit, best_model_checkpoint=best, use_mtime=True)
+
+    def _on_every_rank(self, write: Callable[[], None]) -> None:
+        """Write a part of a checkpoint; raise on every rank what one of them raised, so that none waits for another."""
+        failure: Exception | None = None
+        try:
+            write()
+        except Exception as error:
+            failure = error
+        if self._on_any_rank(failure is not None):
+            raise failure or TrainingError("Another process could not write its part of the checkpoint.")
+
+    def _save_state(self, checkpoint: Path) -> None:
+        rank = self.accelerator.process_index
+        save_rollout_state(checkpoint, rank, self._step, self._buffered_inputs, self._layout())
+        if self.args.sync_ref_model:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            save_reference(checkpoint, rank, reference, sharded=self.is_fsdp_enabled)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Restore what `_save_checkpoint` saved, where TRL restores its own."""

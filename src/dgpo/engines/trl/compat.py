@@ -35,6 +35,7 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
     "_save_checkpoint": ("self", "model", "trial"),
     "log": ("self", "logs", "start_time"),
+    "train": ("self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"),
 }
 """Methods of `GRPOTrainer` that `DGPOTrainer` overrides, with the parameters they must have."""
 

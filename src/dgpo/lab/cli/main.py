@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt as error:
-        return _complain(str(error) or "Interrupted; nothing was trained yet.", INTERRUPTED)
+        return _complain(str(error) or "Interrupted.", INTERRUPTED)
     except (ConfigError, DataError, UnsupportedVersionError) as error:
         return _complain(str(error), BAD_INPUT)
     except DgpoError as error:

@@ -9,7 +9,14 @@ from dgpo.lab.evaluation.loading import adapter_base
 _SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 # What a training run leaves in the folder, and no model reads.
-_UNREAD = ("trainer_state.json", "training_args.bin", "optimizer.bin", "scheduler.bin", "requirements.txt")
+_UNREAD = (
+    "checksums.json",
+    "trainer_state.json",
+    "training_args.bin",
+    "optimizer.bin",
+    "scheduler.bin",
+    "requirements.txt",
+)
 # Up to here a file is read whole. A checkpoint of 60 GB would take minutes: of larger files, blocks are read that are
 # spread evenly, and the time of the last change stands for the rest.
 _WHOLE_BYTES = 64 * 2**20

@@ -1,9 +1,10 @@
 """The folder of an evaluation: settings first, then every finished batch of completions, and the result at the end."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ from dgpo.lab.evaluation.compare import ProblemIdentity
 from dgpo.lab.evaluation.intervals import Estimate
 from dgpo.lab.evaluation.metrics import Sample, summarize
 from dgpo.lab.evaluation.problems import NO_ANSWER
+from dgpo.lab.folder_lock import LOCK, FolderLock
 
 SETTINGS, SAMPLES, RESULT, PLOT = "settings.json", "samples.jsonl", "result.json", "pass_at_k.png"
-_LOCK = ".lock"
 # What a run that was killed before it had settings may leave: a folder with nothing else is as good as empty.
-_LEFTOVERS = {_LOCK, f"{SETTINGS}.tmp"}
+_LEFTOVERS = {LOCK, f"{SETTINGS}.tmp"}
 _FIELDS = ("problem", "sample", "score", "answer", "tokens", "truncated", "outcome")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "problem": (str,),
+    "sample": (int,),
+    "score": (int, float, type(None)),
+    "answer": (str, type(None)),
+    "tokens": (int,),
+    "truncated": (bool,),
+    "outcome": (str,),
+    "value": (str, type(None)),
+}
 Plan = Sequence[tuple[str, int]]
 """Problem and number of every completion, in the order of the file."""
 
@@ -43,9 +54,11 @@ class EvaluationDirectory:
             ConfigError: If it holds something else, or cannot be written.
         """
         if self.read_settings() is None:
-            if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
-                raise ConfigError(f"{self.path} is no evaluation to continue, and not empty; choose another --output.")
             try:
+                if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
+                    raise ConfigError(
+                        f"{self.path} is no evaluation to continue, and not empty; choose another --output."
+                    )
                 self.path.mkdir(parents=True, exist_ok=True)
                 with self.locked():
                     if self.read_settings() is None:
@@ -71,24 +84,14 @@ class EvaluationDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder against other evaluations; two that append to one file would damage it."""
-        from filelock import FileLock, Timeout
-
-        # The operating system drops the lock of a process that dies. The file stays: to remove it would let two in.
-        lock = FileLock(self.path / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(
-                f"Another process is evaluating into {self.path}; wait for it, or choose another --output."
-            ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"{self.path} cannot be written: {error.strerror or error}; choose another --output."
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FolderLock(self.path, "dgpo eval", "Wait for it, or choose another --output."))
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.path} cannot be written: {error.strerror or error}; choose another --output."
+                ) from error
             yield
-        finally:
-            lock.release()
 
     def finished(self, plan: Plan, batch_size: int) -> int:
         """Return how many batches are on the disk, and cut off what a kill left of the next one.
@@ -106,22 +109,21 @@ class EvaluationDirectory:
         file = self.path / SAMPLES
         if not file.exists():
             return 0
-        data = file.read_bytes()
-        lines = data.splitlines(keepends=True)
-        whole = 0
-        for line, expected in zip(lines, plan, strict=False):
-            if not line.endswith(b"\n"):
-                break
-            row = self._row(line, whole + 1)
-            if (row["problem"], row["sample"]) != tuple(expected):
-                raise DataError(f"{file}, line {whole + 1}: problem {row['problem']!r} instead of {expected[0]!r}.")
-            whole += 1
+        ends = [0]  # where each whole line ends; the file may be too large to be held
+        with file.open("rb") as lines:
+            for line, expected in zip(lines, plan, strict=False):
+                if not line.endswith(b"\n"):
+                    break
+                row = self._row(line, len(ends))
+                if (row["problem"], row["sample"]) != tuple(expected):
+                    raise DataError(f"{file}, line {len(ends)}: problem {row['problem']!r} instead of {expected[0]!r}.")
+                ends.append(ends[-1] + len(line))
+        whole = len(ends) - 1
         if whole < len(plan):
             whole -= whole % batch_size
-        length = sum(len(line) for line in lines[:whole])
-        if length < len(data):
+        if ends[whole] < file.stat().st_size:
             with file.open("r+b") as handle:
-                handle.truncate(length)
+                handle.truncate(ends[whole])
         return -(-whole // batch_size)
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -176,16 +178,12 @@ class EvaluationDirectory:
         return {row["problem"]: ProblemIdentity(row.get("digest"), str(row.get("gold"))) for row in self._rows()}
 
     def read_result(self) -> dict[str, Any]:
-        """Return what `result.json` holds, made from the samples if it is not there.
+        """Return what `result.json` must hold, made from the samples: the file itself may be damaged.
 
         Returns:
             The result.
         """
-        try:
-            result: dict[str, Any] = json.loads((self.path / RESULT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            result = self.write_result(summarize(self.read_samples()))
-        return result
+        return self._result(summarize(self.read_samples()))
 
     def outcomes(self) -> dict[str, int]:
         """Return how often each outcome came up, sorted by name."""
@@ -203,11 +201,11 @@ class EvaluationDirectory:
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             row = json.loads(line)
-            missing = [key for key in _FIELDS if key not in row]
+            missing = [key for key in _FIELDS if key not in row] or [key for key in row if _is_odd(key, row[key])]
         except (ValueError, TypeError) as error:
             missing, reason = list(_FIELDS), f": {error}"
         else:
-            reason = f": it has no {missing[0]!r}" if missing else ""
+            reason = f": it has no {missing[0]!r} that can be used" if missing else ""
         if missing:
             raise DataError(
                 f"{self.path / SAMPLES}, line {number}, is damaged{reason}. Evaluate into another folder, or cut the "
@@ -217,11 +215,23 @@ class EvaluationDirectory:
 
     def write_result(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write the result: the settings, and every metric with its interval; the same samples give the same file."""
-        metrics: dict[str, Estimate] = summary["metrics"]
-        shown = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in metrics.items()}
-        result = {"settings": self.read_settings(), **summary, "metrics": shown, "outcomes": self.outcomes()}
+        result = self._result(summary)
         self._write(RESULT, result)
         return result
 
+    def _result(self, summary: dict[str, Any]) -> dict[str, Any]:
+        metrics: dict[str, Estimate] = summary["metrics"]
+        shown = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in metrics.items()}
+        return {"settings": self.read_settings(), **summary, "metrics": shown, "outcomes": self.outcomes()}
+
     def _write(self, name: str, value: dict[str, Any]) -> None:
         write_atomically(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _is_odd(key: str, value: Any) -> bool:
+    """Whether a value of a line cannot be what was written: of another type, or a number that is not finite."""
+    if key not in _KINDS:
+        return False
+    if isinstance(value, bool) and bool not in _KINDS[key]:
+        return True
+    return not isinstance(value, _KINDS[key]) or (isinstance(value, float) and not math.isfinite(value))

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import ConfigError
+from dgpo.errors import ConfigError, DgpoError
 from dgpo.lab.evaluation.problems import ProblemSet, asks_protocol, load_problems
 from dgpo.lab.evaluation.protocols import Protocol, get_protocol
 from dgpo.lab.evaluation.sampling import Sampler, Sampling, TransformersSampler, choose_backend
@@ -115,6 +116,30 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
     Raises:
         DgpoError: For input that cannot work.
     """
+    kept: list[Path] = []
+    with _explained(kept):
+        return _evaluate(request, kept)
+
+
+@contextmanager
+def _explained(kept: list[Path]) -> Iterator[None]:
+    """Say what is kept, and how to go on, when Ctrl-C or the disk ends an evaluation."""
+    again = "what is finished is kept in {}; run the same command again to continue."
+    try:
+        yield
+    except KeyboardInterrupt:
+        rest = again.format(kept[0]) if kept else "nothing was sampled yet."
+        raise KeyboardInterrupt(f"Interrupted; {rest}") from None
+    except OSError as error:
+        if error.errno is None:
+            raise  # of transformers, for a model that it cannot read
+        reason = f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+        if not kept:
+            raise ConfigError(f"The evaluation cannot begin: {reason}.") from error
+        raise DgpoError(f"The evaluation stopped: {reason}. W{again[1:].format(kept[0])}") from error
+
+
+def _evaluate(request: EvaluationRequest, kept: list[Path]) -> dict[str, Any]:
     protocol = request.resolved_protocol()
     backend = choose_backend(request.backend)
     batch_size = request.batch_size if request.batch_size is not None else DEFAULT_BATCH_SIZES[backend]
@@ -140,6 +165,7 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
     settings = _settings(request, protocol, problems, model, max_tokens)
     directory = EvaluationDirectory(request.output or _default_output(request, settings))
     directory.open(settings)
+    kept.append(directory.path)
     progress = Progress()
     progress.say(f"Evaluation: {directory.path}")
     for note in problems.notes:
@@ -166,8 +192,6 @@ def evaluate_model(request: EvaluationRequest) -> dict[str, Any]:
             directory=directory,
             on_batch=bar,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted; what is finished is kept in {directory.path}. Run it again.") from None
     finally:
         progress.end()
     print_result(result, progress.console, request.k)

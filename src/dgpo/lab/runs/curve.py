@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.lab.figures import BLUE, GREEN, ORANGE, new_figure
+from dgpo.lab.runs.intact import as_finite
 
 
 def draw_curve(metrics: list[dict[str, Any]], reward_name: str, title: str, path: Path) -> bool:
@@ -55,7 +56,8 @@ def _draw_credit(axes: Any, metrics: list[dict[str, Any]]) -> None:
 
 
 def _series(metrics: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[key]) for line in metrics if isinstance(line.get(key), int | float)]
+    points = ((line["step"], as_finite(line.get(key))) for line in metrics)
+    return [(step, value) for step, value in points if value is not None]
 
 
 def _columns(series: list[tuple[int, float]]) -> tuple[list[int], list[float]]:

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.io import finite, write_atomically
+from dgpo.lab.runs.intact import intact_lines
 
 RECIPE, ENVIRONMENT, METRICS, SUMMARY = "recipe.yaml", "environment.json", "metrics.jsonl", "summary.json"
 COMPLETIONS, FINAL, CURVE, ERROR = "completions", "final", "curve.png", "error.txt"
-CHECKPOINTS, TRAINER_STATE = "checkpoint-*", "trainer_state.json"
-"""What the trainer writes."""
-
 BEFORE, TRAIN, AFTER = "before", "train", "after"
 """Values of `phase` in a line of the metrics."""
 
@@ -51,14 +49,4 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file of JSON lines that name a step; lines that are not whole are left out."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
+    return intact_lines(path, []) if path.is_file() else []

@@ -45,6 +45,24 @@ def intact_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return lines
 
 
+def damaged_lines(path: Path) -> int:
+    """Return how many lines of a file of JSON lines cannot be read; a file without any counts as one."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return 1
+    lines = data.split(b"\n")
+    torn = bool(lines.pop())
+    return torn + sum(not _is_object(line) for line in lines) + (not data)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def intact_mapping(path: Path, notes: list[str]) -> dict[str, Any]:
     """Return the object of a JSON file; empty if there is no such file, or if it is damaged, with a note."""
     try:

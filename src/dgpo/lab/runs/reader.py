@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dgpo.checkpoint_files import CHECKPOINTS, TRAINER_STATE
 from dgpo.credit_log.reader import FOLDER, read_intact_steps, step_files
 from dgpo.credit_log.record import LoggedStep
 from dgpo.errors import DataError
 from dgpo.lab import yaml12
-from dgpo.lab.runs.files import AFTER, BEFORE, CHECKPOINTS, ENVIRONMENT, METRICS, RECIPE, SUMMARY, TRAINER_STATE
+from dgpo.lab.runs.files import AFTER, BEFORE, ENVIRONMENT, METRICS, RECIPE, SUMMARY
 from dgpo.lab.runs.intact import as_finite, if_intact, intact_lines, intact_mapping, is_step
 
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from dgpo.lab.runs.files import AFTER, BEFORE, TRAIN
+from dgpo.lab.runs.intact import as_finite
 
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
@@ -48,11 +49,11 @@ def accuracy(metrics: list[dict[str, Any]], phase: str, reward_name: str, prompt
         Mean, the prompts that it is over (those with a score) and how many were asked, and a Wilson interval.
     """
     key = f"eval_rewards/{reward_name}/mean"
-    lines = [line for line in metrics if line.get("phase") == phase and line.get(key) is not None]
+    lines = [line for line in metrics if line.get("phase") == phase and as_finite(line.get(key)) is not None]
     if not lines:
         return None
     mean, line = lines[-1][key], lines[-1]
-    scored = line.get(f"eval_rewards/{reward_name}/prompts")
+    scored = as_finite(line.get(f"eval_rewards/{reward_name}/prompts"))
     scored = prompts if scored is None else round(scored)
     result: dict[str, Any] = {"mean": mean, "prompts": scored, "asked": prompts}
     interval = wilson_interval(mean, scored)
@@ -96,8 +97,8 @@ def summarize(
     Returns:
         A mapping for `summary.json`; figures that are unknown are `None`.
     """
-    rewards = [line["reward"] for line in metrics if line.get("phase") == TRAIN and line.get("reward") is not None]
-    shares = [line["differing_groups"] for line in metrics if line.get("differing_groups") is not None]
+    rewards = _values([line for line in metrics if line.get("phase") == TRAIN], "reward")
+    shares = _values(metrics, "differing_groups")
     return {
         **facts,
         "steps": max((line["step"] for line in metrics), default=0),
@@ -109,7 +110,7 @@ def summarize(
         "differing_groups": _mean(shares),
         "reward_first_10_logs": _mean(rewards[:10]),
         "reward_last_10_logs": _mean(rewards[-10:]),
-        "train_seconds": max((line.get("wall_seconds") or 0.0 for line in metrics), default=0.0),
+        "train_seconds": max(_values(metrics, "wall_seconds"), default=0.0),
     }
 
 
@@ -130,6 +131,12 @@ def accuracy_text(measured: dict[str, Any] | None) -> str:
         return "not measured"
     interval = f" ({measured['low']:.3f} to {measured['high']:.3f})" if "low" in measured else ""
     return f"{measured['mean']:.3f}{interval}"
+
+
+def _values(lines: list[dict[str, Any]], name: str) -> list[float]:
+    """The finite numbers under a name; a damaged line may hold anything."""
+    values = (as_finite(line.get(name)) for line in lines)
+    return [value for value in values if value is not None]
 
 
 def _mean(values: list[float]) -> float | None:

@@ -1,13 +1,14 @@
 """The trainer's callback that writes metrics and completions and moves the progress bar. Imports transformers."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback
 
 from dgpo.lab.progress import EVALUATING, TRAINING, Progress
 from dgpo.lab.runs.directory import RunDirectory
-from dgpo.lab.runs.files import TRAIN
+from dgpo.lab.runs.files import BEFORE, TRAIN
 from dgpo.lab.train.signal import SignalMonitor
 
 
@@ -22,6 +23,7 @@ class RunRecorder(TrainerCallback):
         signal: Counts the groups whose rewards differ.
         first_step: Step of the checkpoint that is continued.
         seconds_before: Training time of the runs that this one resumes.
+        before: Lines of the metrics that were measured before training, by the run that this one resumes.
 
     Attributes:
         phase: `"before"`, `"train"` or `"after"`; stands in each line of the metrics.
@@ -39,6 +41,7 @@ class RunRecorder(TrainerCallback):
         signal: SignalMonitor | None = None,
         first_step: int = 0,
         seconds_before: float = 0.0,
+        before: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.phase = TRAIN
         self.step = first_step
@@ -51,6 +54,7 @@ class RunRecorder(TrainerCallback):
         self._logs_seen = 0
         self._unwritten: list[dict[str, Any]] = []
         self._batches = 0
+        self._before = list(before)
 
     @property
     def seconds(self) -> float:
@@ -71,6 +75,8 @@ class RunRecorder(TrainerCallback):
         """Start the clock and the bar."""
         self._started = time.monotonic()
         self.step = state.global_step
+        if not any(line.get("phase") == BEFORE for line in state.log_history):
+            state.log_history[:0] = self._before  # the trainer forgets it when training begins
         self._progress.begin(TRAINING, state.max_steps, state.global_step)
 
     def on_rollout_end(
@@ -126,8 +132,12 @@ class RunRecorder(TrainerCallback):
             self._truncated = logs.get("completions/clipped_ratio")
             if (share := self._signal.take_share()) is not None:
                 logs["differing_groups"] = share
-        line = {"step": state.global_step, "phase": self.phase, "wall_seconds": round(self.seconds, 3)}
-        self._directory.append_metrics(line | logs)
+        line = {"step": state.global_step, "phase": self.phase, "wall_seconds": round(self.seconds, 3)} | logs
+        # So that a checkpoint holds what the file holds, which can be restored from it.
+        state.log_history[-1].update(line)
+        if self.phase == BEFORE:
+            self._before.append(line)
+        self._directory.append_metrics(line)
         if self.phase != TRAIN:
             return
         self._progress.note(

@@ -1,20 +1,24 @@
 """How a run ended: its summary, its curve, the closing table, and the message when it had to stop."""
 
+import re
 import shlex
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from dgpo.checkpoint_files import find_checkpoints
 from dgpo.engines.trl.model_card import model_card
 from dgpo.errors import ConfigError, DataError, DgpoError, TrainingError
 from dgpo.lab.progress import duration
-from dgpo.lab.runs.checkpoints import find_checkpoints
 from dgpo.lab.runs.curve import draw_curve
 from dgpo.lab.runs.files import AFTER, BEFORE, COMPLETIONS, CURVE, ERROR, FINAL, METRICS, SUMMARY
 from dgpo.lab.runs.summary import accuracy, accuracy_text, prompts_text, summarize
 from dgpo.lab.train.assemble import reward_names
 from dgpo.lab.train.session import Session
+
+# What torch says instead of the reason for which a file could not be written.
+_TORCH_CANNOT_WRITE = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed [^.\n]*")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,12 +44,13 @@ class RunSummary:
         self.trained_seconds: float | None = None
         self.summary: dict[str, Any] = {}
 
-    def write(self, status: str, message: str | None = None) -> None:
-        """Write `summary.json` and `curve.png`.
+    def write(self, status: str, message: str | None = None, trainer: Any = None) -> None:
+        """Write the curve, the model card, and `summary.json` last: a run that has it lacks nothing.
 
         Args:
             status: `"complete"`, `"failed"` or `"interrupted"`.
             message: What happened, if it is not complete.
+            trainer: The trainer, for the card of a trained model.
         """
         session = self.session
         session.progress.end()
@@ -64,9 +69,11 @@ class RunSummary:
         self.summary = summarize(metrics, reward_name=name, eval_prompts=self._eval_prompts, facts=facts)
         if status == "complete" and self.summary["differing_groups"] == 0:
             self.summary["no_signal"] = self.recorder.no_signal() or "No group had differing rewards in the whole run."
-        session.directory.write_summary(self.summary)
         title = f"DGPO on {session.recipe['task']} (model: {session.recipe['model_name_or_path']})"
         draw_curve(metrics, name, title, session.directory.path / CURVE)
+        if trainer is not None:
+            self.write_model_card(trainer)
+        session.directory.write_summary(self.summary)
 
     def write_model_card(self, trainer: Any) -> None:
         """Write the README of the trained model, with what was measured."""
@@ -121,7 +128,8 @@ class RunSummary:
         try:
             yield
         except KeyboardInterrupt:
-            self._close("interrupted", "interrupted")
+            with suppress(KeyboardInterrupt):  # a second one ends the writing of figures, and gets the same message
+                self._close("interrupted", "interrupted")
             raise Interrupted(f"Interrupted {self._where()}. {self._remedy()}") from None
         except (ConfigError, DataError):
             # Bad input that showed late (a model that is not there): as if the run had not been started.
@@ -133,9 +141,7 @@ class RunSummary:
             self._close("failed", str(error))
             raise TrainingError(f"The run failed {self._where()}: {error}\n{self._remedy()}") from error
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            if isinstance(error, OSError) and error.strerror:
-                reason = f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+            reason = why_it_failed(error)
             trace = self._write_trace()
             self._close("failed", reason)
             text = f"The run failed {self._where()}: {reason}.{trace}\n{self._remedy()}"
@@ -160,12 +166,33 @@ class RunSummary:
 
     def _remedy(self) -> str:
         """Say what is kept and how to go on."""
-        newest = find_checkpoints(self.session.directory.path).newest
+        newest = find_checkpoints(self.session.directory.path, quick=True).newest
         folder = shlex.quote(str(self.session.directory.path))
         if newest is None:
             again = "" if self.recorder is not None and self.recorder.has_trained else " The next try may use it again."
             return f"There is no checkpoint yet; what was recorded is kept in {folder}.{again}"
         return f"Metrics, completions and {newest.name} are kept; continue with: dgpo train --resume {folder}"
+
+
+def why_it_failed(error: Exception) -> str:
+    """Return the reason of an error that no one foresaw, in words where it is the disk's.
+
+    Args:
+        error: Anything.
+
+    Returns:
+        A part of a sentence.
+
+    Example:
+        >>> why_it_failed(RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5120 vs 5012"))
+        'the disk is full or its quota is used up: a file could not be written whole (unexpected pos 5120 vs 5012)'
+    """
+    text = f"{error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+    if short := _TORCH_CANNOT_WRITE.search(text):
+        return f"the disk is full or its quota is used up: a file could not be written whole ({short[0]})"
+    return f"{type(error).__name__}: {text}"
 
 
 def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:

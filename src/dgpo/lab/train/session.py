@@ -1,17 +1,21 @@
 """The session of a run: a new run directory is made, an old one is continued, anything else is refused."""
 
+import contextlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import DgpoError, RecipeError
+from dgpo.checkpoint_files import Checkpoints
+from dgpo.errors import DgpoError, RecipeError, TrainingError
 from dgpo.lab.progress import Progress
 from dgpo.lab.runs import checkpoints
-from dgpo.lab.runs.checkpoints import Checkpoints
 from dgpo.lab.runs.directory import RunDirectory
 from dgpo.lab.runs.environment import command_line
-from dgpo.lab.runs.files import BEFORE, FINAL, RECIPE, SUMMARY, read_json
+from dgpo.lab.runs.files import BEFORE, ENVIRONMENT, FINAL, RECIPE, SUMMARY
+from dgpo.lab.runs.history import history_of
+from dgpo.lab.runs.intact import as_finite, intact_mapping
 from dgpo.lab.train import validate
 from dgpo.lab.train.recipe import Recipe, load_recipe
 
@@ -36,6 +40,11 @@ class Request:
     dry_run: str = ""
     arguments: tuple[str, ...] = ()
 
+    @property
+    def names_no_recipe(self) -> bool:
+        """Whether the recipe in the run directory is taken as it is."""
+        return self.recipe is None and not self.overrides
+
 
 @dataclass
 class Session:
@@ -48,7 +57,7 @@ class Session:
         progress: The bar; prints in the main process alone.
         checkpoints: The checkpoint to continue from; empty for a new run.
         is_main: Whether this process writes.
-        measured_before: Whether the accuracy before training is known from the run that is continued.
+        before: What was measured before training by the run that is continued.
         seconds_before: Training time of that run.
     """
 
@@ -58,7 +67,7 @@ class Session:
     progress: Progress
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     is_main: bool = True
-    measured_before: bool = False
+    before: Sequence[dict[str, Any]] = ()
     seconds_before: float = 0.0
 
 
@@ -98,22 +107,48 @@ def recipe_path(request: Request, resume_dir: Path | None) -> Path:
     return resume_dir / RECIPE
 
 
-def check_resume(recipe: Recipe, directory: Path, num_processes: int) -> Checkpoints:
-    """Return the checkpoint to continue from; raise if there is none, or the recipe is another one."""
-    checkpoints.refuse_without_recipe(directory)
-    stored = load_recipe(directory / RECIPE, [], recipe.schema)
-    checkpoints.refuse_other_recipe(stored.everything(), recipe.everything(), directory, num_processes)
-    return checkpoints.newest_checkpoint(directory)
+def check_resume(recipe: Recipe, directory: Path, num_processes: int, *, own: bool = False) -> Checkpoints:
+    """Return the checkpoint to continue from; raise if there is none, or the recipe is another one.
+
+    Args:
+        recipe: The recipe with its overrides.
+        directory: The run directory.
+        num_processes: How many processes there are.
+        own: Whether the recipe is the one in the directory, without overrides.
+
+    Returns:
+        The checkpoints of the directory.
+    """
+    if not directory.is_dir():
+        checkpoints.refuse_without_recipe(directory)
+    checkpoints.refuse_other_recipe(_stored(recipe, directory).everything(), recipe.everything(), directory, own=own)
+    found = checkpoints.newest_checkpoint(directory)
+    assert found.newest is not None
+    checkpoints.refuse_other_processes(found.newest, num_processes)
+    return found
 
 
-def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, resuming: bool) -> Session:
-    """Check and write the run directory in the main process, and return the session in every process.
+def _stored(recipe: Recipe, directory: Path) -> Recipe:
+    """The recipe that the run has: as the environment holds it, or else `recipe.yaml`."""
+    values = intact_mapping(directory / ENVIRONMENT, []).get("recipe")
+    if isinstance(values, dict) and values.keys() <= recipe.schema.keys():
+        with contextlib.suppress(ValueError, TypeError):
+            fitted = {name: recipe.schema[name].fit(value) for name, value in values.items()}
+            return Recipe(fitted, recipe.schema, directory / RECIPE)
+    return load_recipe(directory / RECIPE, [], recipe.schema)
+
+
+def open_session(
+    request: Request, recipe: Recipe, config: Any, path: Path, stack: contextlib.ExitStack, *, resuming: bool
+) -> Session:
+    """Lock, check and write the run directory in the main process, and return the session in every process.
 
     Args:
         request: The parsed command line.
         recipe: The resolved recipe.
         config: Its `DGPOConfig`; `output_dir` is set to the run directory of the main process.
         path: The run directory.
+        stack: Holds the lock of the directory until the run has ended.
         resuming: Whether it is continued.
 
     Returns:
@@ -126,37 +161,41 @@ def open_session(request: Request, recipe: Recipe, config: Any, path: Path, *, r
 
     is_main = config.process_index == 0
     # The clock of another process may name another directory, and its disk may not be this one.
-    outcome: list[Any] = [str(path), Checkpoints(), False, 0.0, None]
+    outcome: list[Any] = [str(path), Checkpoints(), (), 0.0, None]
+    notes: list[str] = []
     if is_main:
         try:
-            outcome[1] = _prepare(request, recipe, path, config, resuming=resuming)
+            outcome[1], notes = _prepare(request, recipe, path, config, stack, resuming=resuming)
             metrics = RunDirectory(path).read_metrics()
-            outcome[2] = any(line.get("phase") == BEFORE for line in metrics)
-            outcome[3] = max((line.get("wall_seconds") or 0.0 for line in metrics), default=0.0)
+            outcome[2] = [line for line in metrics if line.get("phase") == BEFORE]
+            outcome[3] = max((as_finite(line.get("wall_seconds")) or 0.0 for line in metrics), default=0.0)
         except DgpoError as error:
             outcome[4] = error
+        except OSError as error:
+            reason = error.strerror or error
+            outcome[4] = TrainingError(f"The run directory {path} cannot be written: {reason} ({error.filename}).")
     if config.world_size > 1:
         broadcast_object_list(outcome)
-    directory, resumable, measured_before, seconds_before, error = outcome
+    directory, resumable, before, seconds_before, error = outcome
     if error is not None:
         raise error
     config.output_dir = directory
     progress = Progress(quiet=not is_main)
     for name, fault in resumable.incomplete.items():
         progress.say(f"Passing over {name}: {fault}.")
+    for note in notes:
+        progress.say(note)
     if resumable.newest is not None:
         progress.say(f"Resuming from {resumable.newest}, step {resumable.step}.")
-    return Session(
-        recipe, config, RunDirectory(Path(directory)), progress, resumable, is_main, measured_before, seconds_before
-    )
+    return Session(recipe, config, RunDirectory(Path(directory)), progress, resumable, is_main, before, seconds_before)
 
 
 def _refuse_complete(recipe: Recipe, path: Path) -> None:
     """Refuse to resume a complete run, unless the recipe now has more steps."""
-    summary = read_json(path / SUMMARY)
-    if not isinstance(summary, dict) or summary.get("status") != "complete":
+    summary = intact_mapping(path / SUMMARY, [])
+    if summary.get("status") != "complete":
         return
-    stored = load_recipe(path / RECIPE, [], recipe.schema)
+    stored = _stored(recipe, path)
     if all(stored[name] == recipe[name] for name in ("max_steps", "num_train_epochs")):
         steps = summary.get("steps")
         raise RecipeError(
@@ -165,27 +204,37 @@ def _refuse_complete(recipe: Recipe, path: Path) -> None:
         )
 
 
-def _prepare(request: Request, recipe: Recipe, path: Path, config: Any, *, resuming: bool) -> Checkpoints:
+def _prepare(
+    request: Request, recipe: Recipe, path: Path, config: Any, stack: contextlib.ExitStack, *, resuming: bool
+) -> tuple[Checkpoints, list[str]]:
+    """Lock and write the directory; return what to continue from, and what had to be mended."""
     directory = RunDirectory(path)
-    resumable = Checkpoints()
+    resumable, notes = Checkpoints(), list[str]()
+    if resuming and not path.is_dir():
+        checkpoints.refuse_without_recipe(path)
+    validate.check_output_dir(path, create=True)
+    stack.enter_context(directory.lock())
     if resuming:
-        resumable = check_resume(recipe, path, config.world_size)
+        resumable = check_resume(recipe, path, config.world_size, own=request.names_no_recipe)
         _refuse_complete(recipe, path)
-        validate.check_output_dir(path, create=True)
-        directory.cut_to(resumable.step)
+        assert resumable.newest is not None
+        notes = directory.cut_to(resumable.step, history_of(resumable.newest))
         for name in resumable.incomplete:
             # The trainer would write into the remains of a checkpoint that was cut off.
-            shutil.rmtree(path / name)
+            if (path / name).is_symlink():
+                (path / name).unlink()
+            else:
+                shutil.rmtree(path / name)
     else:
-        directory.refuse_if_used()
+        directory.refuse_if_used()  # another run may have been quicker
         directory.clear_failed_start()
-        validate.check_output_dir(path, create=True)
-    directory.write_recipe(recipe.to_store())
     directory.write_environment(
         seed=recipe["seed"],
         num_processes=config.world_size,
         command=command_line(list(request.arguments)),
         resumed_from=resumable.newest.name if resumable.newest else None,
         credit=config.resolve_rule().describe(),
+        recipe=recipe.to_store(),
     )
-    return resumable
+    directory.write_recipe(recipe.to_store())
+    return resumable, notes

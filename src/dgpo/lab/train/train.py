@@ -1,18 +1,20 @@
 """`dgpo train`: from a recipe to a trained model, with everything that happened in the run directory."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dgpo.errors import ConfigError, TrainingError
+from dgpo.checkpoint_files import TRAINER_STATE
+from dgpo.errors import ConfigError, DgpoError, TrainingError
 from dgpo.lab.progress import EVALUATING
 from dgpo.lab.quiet import quiet_libraries
 from dgpo.lab.runs.directory import RunDirectory, default_path
 from dgpo.lab.runs.files import AFTER, BEFORE, FINAL, TRAIN
 from dgpo.lab.train import validate
 from dgpo.lab.train.assemble import build_config, build_trainer, load_task, model_path, reward_names, weight_bytes
-from dgpo.lab.train.finish import RunSummary
+from dgpo.lab.train.finish import Interrupted, RunSummary, why_it_failed
 from dgpo.lab.train.plan import describe_plan, num_steps, prompts_per_sampling
 from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model
 from dgpo.lab.train.recipe import Recipe, parse_recipe, raise_problems
@@ -33,6 +35,28 @@ def train(request: Request) -> int:
     Raises:
         DgpoError: For input that cannot work, and for a run that failed; what was written stays.
     """
+    begun: list[Session] = []
+    try:
+        return _start(request, begun)
+    except KeyboardInterrupt as error:
+        if error.args:
+            raise
+        raise Interrupted("Interrupted." if begun else "Interrupted; nothing was trained yet.") from None
+    except DgpoError:
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise TrainingError(f"The run could not begin: {why_it_failed(error)}.") from error
+    except RuntimeError as error:
+        if begun or validate.world_size() == 1:
+            raise
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"The run could not begin, as another process has ended: {reason}") from error
+
+
+def _start(request: Request, begun: list[Session]) -> int:
+    """Train; the session is put into `begun` once the run directory is claimed."""
     quiet_libraries()
     schema = recipe_schema()
     resume_dir = resume_directory(request, schema)
@@ -40,11 +64,11 @@ def train(request: Request) -> int:
     if resume_dir is not None:
         recipe.values["output_dir"] = str(resume_dir)
     path = Path(recipe["output_dir"]).expanduser() if recipe["output_dir"] else default_path(recipe.name)
-    _refuse_bad_values(recipe, path, new=resume_dir is None and not request.dry_run)
+    _refuse_bad_values(recipe, path, new=resume_dir is None, dry_run=bool(request.dry_run))
     config = build_config(recipe, path)
     if request.dry_run:
         if resume_dir is not None:
-            check_resume(recipe, resume_dir, config.world_size)
+            check_resume(recipe, resume_dir, config.world_size, own=request.names_no_recipe)
         if config.process_index == 0:
             print(describe_plan(recipe, config, path, full=request.dry_run == "full"))
         return 0
@@ -60,20 +84,24 @@ def train(request: Request) -> int:
     task, more = fit_task(recipe, task, facts, config.chat_template_kwargs)
     left_out = check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
     notes += [*more, *([left_out] if left_out and config.max_steps <= 0 else [])]
-    session = open_session(request, recipe, config, path, resuming=resume_dir is not None)
-    for note in notes:
-        session.progress.say(f"Note: {note}")
-    _run(session, task, model)
+    with contextlib.ExitStack() as stack:
+        session = open_session(request, recipe, config, path, stack, resuming=resume_dir is not None)
+        begun.append(session)
+        for note in notes:
+            session.progress.say(f"Note: {note}")
+        _run(session, task, model)
     return 0
 
 
-def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool) -> None:
+def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool, dry_run: bool) -> None:
     """Refuse everything that can be refused at once; the directory of a new run must be empty."""
     problems = recipe.problems + validate.check_recipe(recipe) + validate.check_device(recipe)
     try:
         validate.check_output_dir(path, create=False)
-        if new and validate.is_main_process():
-            RunDirectory(path).refuse_if_used()
+        if validate.is_main_process() and not dry_run:
+            RunDirectory(path).refuse_if_locked()
+            if new:
+                RunDirectory(path).refuse_if_used()
     except ConfigError as error:
         problems.append(str(error))
     raise_problems(problems)
@@ -101,11 +129,12 @@ def _run(session: Session, task: Any, model: str) -> None:
             completions_every=recipe["completions_every"],
             first_step=session.checkpoints.step,
             seconds_before=session.seconds_before,
+            before=session.before,
         )
         session.progress.begin("loading the model", 0)
         trainer = build_trainer(recipe, config, task, model, recorder)
         evaluates = recipe["eval_before_and_after"] and task.eval_dataset is not None
-        if evaluates and not session.measured_before:
+        if evaluates and not session.before:
             session.progress.begin(EVALUATING, 0)
             _evaluate(trainer, recorder, BEFORE)
             summary.say_accuracy(BEFORE)
@@ -118,8 +147,7 @@ def _run(session: Session, task: Any, model: str) -> None:
         if evaluates:
             session.progress.begin(EVALUATING, 0)
             _evaluate(trainer, recorder, AFTER)
-        summary.write("complete")
-        summary.write_model_card(trainer)
+        summary.write("complete", trainer=trainer)
     summary.print_table()
 
 
@@ -128,16 +156,28 @@ def _train(trainer: Any, session: Session) -> None:
 
     A run that was killed after its last checkpoint has none left; transformers would make one too many.
     """
+    from transformers.trainer_callback import TrainerState
+
     newest, step = session.checkpoints.newest, session.checkpoints.step
     planned = num_steps(session.config, len(trainer.train_dataset))
     if newest is not None and planned is not None and step >= planned:
         trainer._load_from_checkpoint(str(newest))
-        trainer.state.global_step = step
+        trainer.state = TrainerState.load_from_json(str(newest / TRAINER_STATE))
         return
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
 
 
 def _evaluate(trainer: Any, recorder: Any, phase: str) -> None:
-    """Measure the held-out accuracy by TRL's own path: sampling at the training temperature."""
+    """Measure the held-out accuracy by TRL's own path: sampling at the training temperature.
+
+    The last measurement has a seed of its own: a resumed run may come to it with another random state than one that was
+    not stopped. The first has that of the run's start, and training goes on from where it leaves it.
+    """
+    from transformers import set_seed
+
+    from dgpo.lab.evaluation.sampling import seed_of
+
     recorder.phase = phase
+    if phase == AFTER:
+        set_seed(seed_of(trainer.args.seed, AFTER, trainer.args.process_index) % 2**32)
     trainer.evaluate()

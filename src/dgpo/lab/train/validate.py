@@ -205,8 +205,11 @@ def check_output_dir(directory: Path, *, create: bool) -> None:
     """
     remedy = "choose another one with --output_dir DIR"
     existing = directory
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+    except OSError as error:  # a name that is too long, links in a circle
+        raise RecipeError(f"The run directory {directory} cannot be made: {error.strerror}; {remedy}.") from error
     if not existing.is_dir():
         raise RecipeError(f"The run directory {directory} cannot be made: {existing} is a file; {remedy}.")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -217,8 +220,8 @@ def check_output_dir(directory: Path, *, create: bool) -> None:
             with tempfile.NamedTemporaryFile(dir=directory, prefix=".probe-") as probe:
                 probe.write(b"dgpo")
                 probe.flush()
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            reason = getattr(error, "strerror", None) or str(error)
             raise RecipeError(f"The run directory {directory} cannot be written: {reason}; {remedy}.") from error
         existing = directory
     free = shutil.disk_usage(existing).free

@@ -1,0 +1,167 @@
+"""`dgpo` in forked children, so that its libraries are loaded once; and what two runs must have in common."""
+
+import gc
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from file_operations import FULL, INTERRUPT, Faults, install
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+STEPS = 4
+# What the clock decides.
+_TIMES = re.compile(r"seconds|runtime|per_second|generation_share|step_time")
+
+
+@dataclass
+class Ended:
+    """How a command ended: its exit code (-9 after SIGKILL), and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def _spare() -> None:
+    """Leave out, in a child, what takes its time and says nothing about files: pictures, and collecting garbage."""
+    from dgpo.lab.evaluation import plots
+    from dgpo.lab.train import finish, validate
+
+    def draw(*arguments):
+        arguments[-1].write_bytes(b"a picture")
+        return True
+
+    plots.draw_pass_at_k = finish.draw_curve = draw
+    validate.MINIMUM_FREE_BYTES = 0
+    gc.collect = lambda generation=2: 0
+
+
+def start(words, folder: Path, faults: Faults | None = None, *, log: Path | None = None) -> tuple[int, Path, Path]:
+    """Start a command in a folder, in a forked child, under faults; return its pid and where it prints."""
+    out, err = ((log or folder).with_name(f"{(log or folder).name}.{name}") for name in ("out", "err"))
+    pid = os.fork()
+    if pid:
+        return pid, out, err
+    code = 99
+    try:
+        os.chdir(folder)
+        for number, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), write_through=True)
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), write_through=True)
+        _spare()
+        if faults is not None:
+            install(faults)
+        from dgpo.lab.cli.main import main
+
+        code = main([str(word) for word in words])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def dgpo(words, folder: Path, faults: Faults | None = None) -> Ended:
+    """Run a command in a folder, in a forked child, under faults."""
+    return ended(*start(words, folder, faults))
+
+
+def ended(pid: int, out: Path, err: Path) -> Ended:
+    """Wait for what was started."""
+    status = os.waitpid(pid, 0)[1]
+    return Ended(os.waitstatus_to_exitcode(status), out.read_text(), err.read_text())
+
+
+def training(model, *more) -> list[str]:
+    """The words of a short run: 4 steps, a checkpoint after every second one, of which one is kept."""
+    return [
+        *("train", RECIPES / "quickstart.yaml", "--output_dir=run", f"--model_name_or_path={model}"),
+        *("--task_args={num_forks: 1, size: 8}", "--max_steps=-1", "--num_train_epochs=1", "--eval_size=4"),
+        *("--num_generations=4", "--per_device_train_batch_size=8", "--per_device_eval_batch_size=4"),
+        *("--max_completion_length=9", "--save_steps=2", "--save_total_limit=1", "--credit_log_steps=1"),
+        *("--logging_steps=1", "--eval_strategy=steps", "--eval_steps=3", *more),
+    ]
+
+
+def evaluation(model) -> list[str]:
+    """The words of a short evaluation: 6 problems, 4 completions of each, 5 batches."""
+    task = ("--task=forks", "--task-args={num_forks: 1}", "--limit=6", "--n=4", "--batch-size=5", "--max-tokens=9")
+    return ["eval", str(model), *task, "--output=measured"]
+
+
+def facts_of_run(run: Path) -> dict[str, object]:
+    """What must be equal in two runs of one recipe, whatever happened to them: weights bit for bit, metrics, credit."""
+    facts: dict[str, object] = {}
+    for file in [
+        *run.glob("final/*"),
+        *run.glob(f"checkpoint-{STEPS}/**/*"),
+        *run.glob("co*/*"),
+        *run.glob("credit/*"),
+    ]:
+        # The arguments of a run name its moment; the sums of a checkpoint and the trainer's state hold times.
+        if file.is_file() and file.name not in (
+            "training_args.bin",
+            "checksums.json",
+            "trainer_state.json",
+            "README.md",
+        ):
+            facts[str(file.relative_to(run))] = hashlib.sha256(file.read_bytes()).hexdigest()
+    facts["final/README.md"] = (run / "final" / "README.md").is_file()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    facts["metrics"] = [_without_times(line) for line in lines]
+    facts["summary"] = _without_times(json.loads((run / "summary.json").read_text()))
+    facts["curve"] = (run / "curve.png").is_file()
+    facts["left"] = sorted(path.name for path in run.rglob("*") if path.name.endswith((".tmp", ".partial", ".lock")))
+    return facts
+
+
+def facts_of_evaluation(folder: Path) -> dict[str, object]:
+    """What must be equal in two evaluations: everything but the picture, byte for byte."""
+    facts: dict[str, object] = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".png"}
+    return facts | {"picture": (folder / "pass_at_k.png").is_file()}
+
+
+def _without_times(mapping: dict) -> dict:
+    return {name: value for name, value in mapping.items() if not _TIMES.search(name)}
+
+
+def continue_training(words, folder: Path) -> str:
+    """Go on as the messages advise, after whatever happened; return how: resumed, begun again or complete."""
+    run = folder / "run"
+    resumed = dgpo(["train", "--resume", "run"], folder) if (run / "recipe.yaml").exists() else None
+    if resumed is not None and resumed.code == 0:
+        return "resumed"
+    if resumed is not None and "is complete (4 steps)" in resumed.err:
+        return "complete"
+    assert resumed is None or "holds no complete checkpoint" in resumed.err, resumed
+    again = dgpo(words, folder)
+    if again.code == 2 and "is not empty. It holds no checkpoint to resume from; delete it" in again.err:
+        steps_made = (
+            '"train"' in (run / "metrics.jsonl").read_text() or (run / "completions/step-000002.jsonl").exists()
+        )
+        assert steps_made  # nothing else may cost a new directory
+        shutil.rmtree(run)
+        again = dgpo(words, folder)
+    assert again.code == 0, again
+    return "begun again"
+
+
+def check_message(ended: Ended, kind: str) -> None:
+    """What a person reads after a fault: one message, no traceback, that says what happened and how to go on."""
+    assert "Traceback" not in ended.err + ended.out, ended.err
+    if kind == INTERRUPT and ended.code == 130:
+        assert re.match(r"dgpo: Interrupted\b", ended.err), ended.err
+    elif kind == FULL and ended.code:
+        assert ended.code in (1, 2), ended
+        assert "No space left" in ended.err or "disk is full" in ended.err, ended.err
+    else:
+        assert ended.code == 0, ended  # the credit log, and what is cleared away, stop no run
