@@ -64,3 +64,12 @@ def test_the_rule_is_the_function():
     assert assign_credit(stats, rule).token_advantages.equal(given(mix=0.4))
     with pytest.raises(ValueError, match=r"TokenStats\.group is None"):
         assign_credit(stats._replace(group=None), rule)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0])
+def test_the_term_has_the_same_size_however_small_the_hints_effect_is(size):
+    ratio, mask = torch.tensor([[0.5, -0.25], [1.0, 0.0]]) * size, torch.ones(2, 2, dtype=torch.bool)
+    given = torch.zeros(2), ratio, torch.ones(2, 2), mask
+    rms = (torch.tensor([0.25, 0.0625, 1.0, 0.0]).mean()).sqrt()
+    mixed = hindsight_advantages(*given, group=torch.tensor([3, 3]), mix=1.0)
+    assert torch.allclose(mixed, ratio / size / rms)

@@ -2,7 +2,7 @@
 
 import torch
 
-from dgpo.core.checks import check_mask, check_positive
+from dgpo.core.checks import check_group, check_mask, check_per_completion, check_positive, power_of_two
 from dgpo.tensor_types import Bool, Float, Int, Tensor
 
 
@@ -47,12 +47,18 @@ def hindsight_advantages(
     """
     check_mask("hindsight_log_ratio", log_ratio, completion_mask)
     check_mask("hindsight_hellinger_sq", hellinger_sq, completion_mask)
+    check_per_completion("advantages", advantages, len(completion_mask))
+    check_group(group, len(completion_mask))
     if not 0 <= mix <= 1:
         raise ValueError(f"mix is {mix}; it is the share of the hint's term, from 0 (GRPO) to 1.")
     clip = check_positive("clip", clip, "2 nats is the default.")
     term = torch.where(completion_mask, log_ratio.clamp(-clip, clip) * hellinger_sq, torch.zeros_like(log_ratio))
     has_hint = (term != 0).any(-1)
     index = group.unique(return_inverse=True)[1]
+    # The squares of tiny terms would be 0, and what is left of their rms make huge advantages of them.
+    largest = torch.nn.functional.pad(term.abs(), (0, 1)).amax(-1)
+    unit = power_of_two(torch.zeros_like(largest).scatter_reduce(0, index, largest, "amax")[index])
+    term = term / unit[:, None]
     counts = completion_mask.sum(-1) * has_hint
     squares, tokens = (
         torch.zeros(len(index), dtype=term.dtype, device=term.device).index_add(0, index, values.to(term.dtype))[index]
