@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgpo.errors import ConfigError, DgpoError
+from dgpo.lab.foreign_text import say
 
 PREPARED_BY = {"HuggingFaceTB/SmolLM2-135M-Instruct": "make smollm2"}
 """Hub ids of which a command makes a copy on this machine, and that command."""
@@ -84,10 +85,10 @@ def resolve_model(name: str) -> str:
 
 @functools.cache  # once a process
 def _say_that_it_is_a_copy(name: str, prepared: Path) -> None:
-    print(
+    say(
         f"{name}: using the copy in {prepared}, whose weights were dequantized from 4 bits and so differ a little "
         "from the original's.",
-        file=sys.stderr,
+        sys.stderr,
     )
 
 

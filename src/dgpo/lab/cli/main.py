@@ -7,6 +7,7 @@ import traceback
 from dgpo.errors import ConfigError, DataError, DgpoError, UnsupportedVersionError
 from dgpo.lab.cli import help as texts
 from dgpo.lab.cli.commands import BAD_INPUT, COMMANDS, OK, prepare
+from dgpo.lab.foreign_text import say
 from dgpo.names import did_you_mean
 from dgpo.versions import __version__
 
@@ -88,8 +89,8 @@ def _complain(message: str, code: int) -> int:
     if rank == "0" or code == FAILED:
         prefix = "" if rank == "0" else f"[process {rank}] "
         if os.environ.get("DGPO_DEBUG") and sys.exc_info()[0] is not None:
-            traceback.print_exc()
-        print(f"{prefix}dgpo: {message}", file=sys.stderr)
+            say(traceback.format_exc(), sys.stderr)
+        say(f"{prefix}dgpo: {message}", sys.stderr)
     return code
 
 

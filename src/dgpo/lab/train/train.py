@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from dgpo.errors import ConfigError, TrainingError
+from dgpo.lab.foreign_text import say
 from dgpo.lab.progress import EVALUATING
 from dgpo.lab.quiet import quiet_libraries
 from dgpo.lab.runs.directory import RunDirectory, default_path
@@ -46,7 +47,7 @@ def train(request: Request) -> int:
         if resume_dir is not None:
             check_resume(recipe, resume_dir, config.world_size)
         if config.process_index == 0:
-            print(describe_plan(recipe, config, path, full=request.dry_run == "full"))
+            say(describe_plan(recipe, config, path, full=request.dry_run == "full"))
         return 0
     if recipe["num_threads"] is not None:
         torch.set_num_threads(recipe["num_threads"])
