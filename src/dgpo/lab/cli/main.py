@@ -9,6 +9,7 @@ from dgpo.lab.cli import help as texts
 from dgpo.lab.cli.commands import BAD_INPUT, COMMANDS, OK, prepare
 from dgpo.lab.foreign_text import say
 from dgpo.names import did_you_mean
+from dgpo.secrets import hide_in_text
 from dgpo.versions import __version__
 
 FAILED, INTERRUPTED = 1, 130
@@ -89,8 +90,8 @@ def _complain(message: str, code: int) -> int:
     if rank == "0" or code == FAILED:
         prefix = "" if rank == "0" else f"[process {rank}] "
         if os.environ.get("DGPO_DEBUG") and sys.exc_info()[0] is not None:
-            say(traceback.format_exc(), sys.stderr)
-        say(f"{prefix}dgpo: {message}", sys.stderr)
+            say(hide_in_text(traceback.format_exc()), sys.stderr)
+        say(hide_in_text(f"{prefix}dgpo: {message}"), sys.stderr)
     return code
 
 

@@ -15,6 +15,7 @@ from dgpo.lab.runs.files import AFTER, BEFORE, COMPLETIONS, CURVE, ERROR, FINAL,
 from dgpo.lab.runs.summary import accuracy, accuracy_text, prompts_text, summarize
 from dgpo.lab.train.assemble import reward_names
 from dgpo.lab.train.session import Session
+from dgpo.secrets import hide_in_text
 
 
 class Interrupted(KeyboardInterrupt):
@@ -55,7 +56,7 @@ class RunSummary:
         seconds = self.trained_seconds or self.recorder.session_seconds
         facts = {
             "status": status,
-            **({"message": message} if message else {}),
+            **({"message": hide_in_text(message)} if message else {}),
             "task": session.recipe["task"],
             "model": session.recipe["model_name_or_path"],
             "seed": session.recipe["seed"],
@@ -150,7 +151,7 @@ class RunSummary:
 
     def _write_trace(self) -> str:
         path = self.session.directory.path / ERROR
-        written = _attempt(lambda: path.write_text(traceback.format_exc(), encoding="utf-8"))
+        written = _attempt(lambda: path.write_text(hide_in_text(traceback.format_exc()), "utf-8", "backslashreplace"))
         return f"\nThe traceback is in {path}." if written else ""
 
     def _where(self) -> str:
