@@ -66,7 +66,8 @@ def read_model(name: str, model: str) -> ModelFacts:
     inner = config.get("text_config")
     text = {**config, **(inner if isinstance(inner, dict) else {})}
     context = next((text[key] for key in _POSITIONS if isinstance(text.get(key), int)), None)
-    return ModelFacts(name, load_tokenizer(model), context, text.get("vocab_size"))
+    vocabulary = text.get("vocab_size")
+    return ModelFacts(name, load_tokenizer(model), context, vocabulary if isinstance(vocabulary, int) else None)
 
 
 def check_data_fills_a_step(rows: int, prompts: int) -> str | None:
