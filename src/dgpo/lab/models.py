@@ -49,7 +49,8 @@ def resolve_model(name: str) -> str:
     """Return what to load for a model name: a folder on this machine, or the hub id itself.
 
     In this order: an existing folder; a hub id whose files the Hugging Face cache holds; a prepared copy in the
-    cache (a line on the standard error says so); the hub id, which transformers then downloads.
+    cache (a line on the standard error says so); the hub id, which transformers then downloads, unless there is a
+    folder with the name of its owner here: a folder is meant then.
 
     Args:
         name: A folder, or a hub id such as `"HuggingFaceTB/SmolLM2-135M-Instruct"`.
@@ -80,6 +81,11 @@ def resolve_model(name: str) -> str:
     if prepared.is_dir():
         _say_that_it_is_a_copy(name, prepared)
         return str(prepared)
+    if "/" in name and path.parent.is_dir():
+        raise ConfigError(
+            f"model {name!r}: there is a folder {path.parent} here, and no folder {path.name} in it. If a model of the "
+            f"hub is meant, download it first (`hf download {name}`), or run where there is no such folder."
+        )
     return name
 
 

@@ -178,14 +178,22 @@ def _read_parquet(path: Path) -> Table:
 
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        names = tuple(file.schema_arrow.names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a parquet file: {error}.") from error
 
     def rows(wanted: Sequence[str]) -> Iterator[Row]:
-        for batch in file.iter_batches(columns=list(wanted)):
-            yield from batch.to_pylist()
+        number = 0
+        try:
+            for batch in file.iter_batches(columns=list(wanted)):
+                for row in batch.to_pylist():
+                    yield row
+                    number += 1
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = "a text is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).split("\n")[0]
+            raise DataError(f"{path} is damaged after row {number}: {reason}. Write the file anew.") from error
 
-    return Table(str(path), tuple(file.schema_arrow.names), file.metadata.num_rows, rows)
+    return Table(str(path), names, file.metadata.num_rows, rows)
 
 
 FORMATS: dict[str, Callable[[Path], Table]] = {

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dgpo.errors import RecipeError, TrainingError
+from dgpo.errors import ConfigError, RecipeError, TrainingError
 from dgpo.lab.foreign_code import refused_options
 from dgpo.lab.train.recipe import Recipe
 from dgpo.names import did_you_mean
@@ -76,11 +76,22 @@ def check_recipe(recipe: Recipe) -> list[str]:
             f"{recipe.place('eval_every')}: eval_every is {recipe['eval_every']}, and there is no eval_task; "
             "add a line such as `eval_task: aime24`"
         )
+    problems += _check_eval_task(recipe)
     problems += _check_batches(recipe)
     problems += _check_foreign_code(recipe)
     problems += _check_secrets(recipe)
     problems += _check_trackers(recipe)
     return problems
+
+
+def _check_eval_task(recipe: Recipe) -> list[str]:
+    from dgpo.lab.evaluation.problems import on_hub
+
+    try:
+        on_hub(recipe["eval_task"] or "forks")
+    except ConfigError as error:
+        return [f"{recipe.place('eval_task')}: eval_task: {error}"]
+    return []
 
 
 def _check_batches(recipe: Recipe) -> list[str]:
