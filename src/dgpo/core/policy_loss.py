@@ -69,7 +69,8 @@ def clipped_policy_loss(
     # latter's value and in the gradient of both. The largest finite one stands for it: it is far above any clip.
     largest = math.log(torch.finfo(log_ratio.dtype).max) - 1
     ratio = torch.where(advantages >= 0, log_ratio.clamp(max=largest), log_ratio).exp()
-    clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
+    most = torch.finfo(ratio.dtype).max  # a wider clip is none
+    clipped = ratio.clamp(max(1 - epsilon_low, -most), min(1 + epsilon_high, most))
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 

@@ -68,7 +68,7 @@ def resolve_model(name: str) -> str:
         True
     """
     path = Path(name).expanduser()
-    if name and path.is_dir():
+    if name and os.path.isdir(path):
         return str(path)
     if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(
@@ -78,10 +78,10 @@ def resolve_model(name: str) -> str:
     if _in_hub_cache(name):
         return name
     prepared = prepared_path(name)
-    if prepared.is_dir():
+    if os.path.isdir(prepared):
         _say_that_it_is_a_copy(name, prepared)
         return str(prepared)
-    if "/" in name and path.parent.is_dir():
+    if "/" in name and os.path.isdir(path.parent):
         raise ConfigError(
             f"model {name!r}: there is a folder {path.parent} here, and no folder {path.name} in it. If a model of the "
             f"hub is meant, download it first (`hf download {name}`), or run where there is no such folder."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -221,7 +222,7 @@ def _unknown(task: str) -> str:
 
 def _looks_like_file(task: str) -> bool:
     path = Path(task).expanduser()
-    return path.suffix.lower() in FORMATS or path.is_file() or task.startswith((".", "/", "~"))
+    return path.suffix.lower() in FORMATS or os.path.isfile(path) or task.startswith((".", "/", "~"))
 
 
 def _rows(table: Table, limit: int | None, options: dict[str, Any]) -> list[Problem]:

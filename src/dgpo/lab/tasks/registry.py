@@ -1,6 +1,7 @@
 """Tasks by the names that a recipe uses."""
 
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -131,8 +132,8 @@ def check_hub_task(
 def _is_file(name: str) -> bool:
     path = Path(name).expanduser()
     # `data/train.txt` looks like the id of a data set too; where there is a folder `data`, a file is meant.
-    beside = path.suffix[1:].isalpha() and "/" in name and path.parent.is_dir()
-    return path.suffix.lower() in FORMATS or path.is_file() or beside or name.startswith((".", "/", "~"))
+    beside = path.suffix[1:].isalpha() and "/" in name and os.path.isdir(path.parent)
+    return path.suffix.lower() in FORMATS or os.path.isfile(path) or beside or name.startswith((".", "/", "~"))
 
 
 def _unknown(name: str) -> str:
