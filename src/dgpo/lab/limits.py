@@ -16,7 +16,7 @@ def limited(seconds: float, megabytes: int) -> Iterator[None]:
     operating system has the limits; elsewhere nothing is bounded.
 
     Args:
-        seconds: Of wall time.
+        seconds: Of processor time; wall time would say how busy the machine is.
         megabytes: Of address space, of the whole process while this lasts.
 
     Example:
@@ -35,15 +35,15 @@ def _limited_time(seconds: float) -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"it took longer than {seconds:g} seconds")
+        raise TimeoutError(f"it took longer than {seconds:g} seconds of processor time")
 
-    previous = signal.signal(signal.SIGALRM, end)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    previous = signal.signal(signal.SIGVTALRM, end)
+    left, interval = signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, left, interval)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_VIRTUAL, left, interval)
+        signal.signal(signal.SIGVTALRM, previous)
 
 
 @contextlib.contextmanager

@@ -85,6 +85,12 @@ def test_options_that_are_no_text_are_refused(tmp_path, name, value):
         load_task(write(tmp_path / "x.jsonl", ROWS), **{name: value})
 
 
+@pytest.mark.parametrize("name", ["system_prompt", "prompt_template"])
+def test_half_of_a_character_in_an_option_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match=f"{name}: character 9 of a text is half of a character"):
+        load_task(write(tmp_path / "x.jsonl", ROWS), **{name: "{prompt} \ud83d"})
+
+
 @pytest.mark.parametrize("name", ["eval_file", "prompt_column", "answer_column"])
 def test_an_empty_name_is_refused(tmp_path, name):
     path = write(tmp_path / "x.jsonl", [{**row, "": "x"} for row in ROWS])

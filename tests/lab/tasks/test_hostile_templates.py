@@ -20,7 +20,7 @@ TEMPLATES = {
         "{{ raise_exception('roles must\n alternate') }}",
         "cannot render a prompt (user): roles must alternate.",
     ),
-    "loops": (LOOP, "took longer than 1 seconds"),
+    "loops": (LOOP, "took longer than 2 seconds of processor time"),
     "asks for the memory": ("{{ 'a' * 10 ** 11 }}", "asked for more than 1024 MiB"),
     "grows": ("{{ 'a' * 20000000 }}", "made 20,000,000 characters"),
     "does not parse": ("{% for %}", "Expected an expression"),
@@ -33,7 +33,7 @@ TEMPLATES = {
 
 @pytest.fixture(autouse=True)
 def _less_patience(monkeypatch):
-    monkeypatch.setattr(prompting, "_SECONDS", 1.0)
+    monkeypatch.setattr(prompting, "_SECONDS", 2.0)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -41,14 +41,14 @@ def test_a_hostile_template_gets_one_line_in_bounded_time(name):
     template, reason = TEMPLATES[name]
     tokenizer = make_tokenizer(chat_template=template)
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError) as refused:
         PromptFormat().text("1?", tokenizer)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 def test_a_wrong_argument_of_a_template_is_named():

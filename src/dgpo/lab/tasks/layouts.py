@@ -149,7 +149,7 @@ def as_prompt(value: Any, where: str) -> Prompt | None:
         [{'role': 'user', 'content': '1 + 1?'}]
     """
     if value is None or isinstance(value, str):
-        return _whole(value, where) if value and value.strip() else None
+        return whole_text(value, where) if value and value.strip() else None
     if not isinstance(value, list) or not all(
         isinstance(message, Mapping)
         and isinstance(message.get("role"), str)
@@ -167,11 +167,30 @@ def as_prompt(value: Any, where: str) -> Prompt | None:
             f"{where}: the last message of the prompt is the {value[-1]['role']}'s; it must be the user's, for the "
             "model to answer."
         )
-    return [{"role": _whole(message["role"], where), "content": _whole(message["content"], where)} for message in value]
+    return [
+        {"role": whole_text(message["role"], where), "content": whole_text(message["content"], where)}
+        for message in value
+    ]
 
 
-def _whole(text: str, where: str) -> str:
-    """Return a text; raise if it holds half of a character, which JSON can write and no file or tokenizer takes."""
+def whole_text(text: str, where: str) -> str:
+    """Return a text; raise if it holds half of a character, which JSON can write and no file or tokenizer takes.
+
+    Args:
+        text: A text.
+        where: What error messages call its place.
+
+    Returns:
+        The same text.
+
+    Raises:
+        DataError: If it holds a lone surrogate.
+
+    Example:
+        >>> whole_text("half \\ud83d", "row 0")
+        Traceback (most recent call last):
+        dgpo.errors.DataError: row 0: character 5 of a text is half of a character (the lone surrogate U+D83D). ...
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -219,7 +238,7 @@ def _single_gold(value: Any, where: str) -> str:
             f"{where}: the gold answer is a {type(value).__name__}; it must be a text, a number or a list of them. A "
             "field of a struct is named with a dot, such as answer_column: reward_model.ground_truth."
         )
-    text = _whole(str(value).strip(), where)
+    text = whole_text(str(value).strip(), where)
     _, marker, result = text.rpartition("####")
     if marker:
         number = parse_number(result)

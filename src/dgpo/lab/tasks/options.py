@@ -7,7 +7,7 @@ from typing import Any
 
 from dgpo.errors import ConfigError
 from dgpo.lab.rewards.registry import get_reward, is_own, needs_gold
-from dgpo.lab.tasks.layouts import fill_template, find_columns
+from dgpo.lab.tasks.layouts import fill_template, find_columns, whole_text
 from dgpo.lab.tasks.prompting import check_chat
 from dgpo.lab.tasks.readers import Table, read_file
 from dgpo.lab.tasks.rows import UsableRows, collect
@@ -45,6 +45,8 @@ def _check_texts(given: Mapping[str, Any], *, may_be_empty: bool = False) -> Non
     for name, value in given.items():
         if value is not None and not (isinstance(value, str) and (value or may_be_empty)):
             raise ConfigError(f"{name} is {value!r:.60}; it must be a text (in quotes, where it looks like a number).")
+        if value is not None:
+            whole_text(value, name)
 
 
 @dataclass(frozen=True)
