@@ -39,7 +39,7 @@ def work(kind: str, seeds: range) -> tuple[collections.Counter, list[tuple[int, 
             "data": lambda seed: cases.data_read(seed, folder),
         }
         for seed in seeds:
-            started = time.monotonic()
+            started = time.process_time()
             try:
                 outcomes[calls[kind](seed)] += 1
             except BaseException as error:
@@ -47,9 +47,9 @@ def work(kind: str, seeds: range) -> tuple[collections.Counter, list[tuple[int, 
                     raise
                 outcomes["fell through"] += 1
                 fallen.append((seed, traceback.format_exc()))
-            if time.monotonic() - started > 20:
+            if time.process_time() - started > 20:
                 outcomes["over 20 s"] += 1
-                fallen.append((seed, f"it took {time.monotonic() - started:.0f} s"))
+                fallen.append((seed, f"it took {time.process_time() - started:.0f} s of processor time"))
         os.chdir("/")
     return outcomes, fallen
 

@@ -210,6 +210,10 @@ KNOWN_WITHOUT_THE_HUB = [
     ("--eval_task aime42 --eval_every 5 --task owner/name", "eval_task: there is no task 'aime42'."),
     ("--eval_task none.jsonl", "none.jsonl does not exist."),
     ("--credit_rule none.py:rule", "There is no file none.py."),
+    (
+        "--accelerator_config none.json",
+        "TRL refuses this configuration: [Errno 2] No such file or directory: 'none.json'",
+    ),
 ]
 
 

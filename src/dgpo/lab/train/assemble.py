@@ -40,8 +40,9 @@ def build_config(recipe: Recipe, path: Path) -> Any:
         return DGPOConfig(**fields)
     except ConfigError:
         raise
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise RecipeError(f"TRL refuses this configuration: {error}") from error
+    except Exception as error:  # of any kind, such as of a file that a field names
+        kind = "" if isinstance(error, (ValueError, TypeError, ImportError, OSError)) else f"{type(error).__name__}: "
+        raise RecipeError(f"TRL refuses this configuration: {kind}{error}") from error
 
 
 def load_task(recipe: Recipe) -> Any:
