@@ -55,3 +55,14 @@ def test_the_api_pages_name_objects_that_exist():
     for path in re.findall(r"^::: ([\w.]+)$", TEXT, re.MULTILINE):
         module, _, name = path.rpartition(".")
         assert hasattr(import_module(module), name), path
+
+
+def test_the_tests_that_the_page_on_security_names_exist():
+    page = (DOCS / "security.md").read_text()
+    rows = [line for line in page.partition("## Fuzzed")[0].splitlines() if re.match(r"\| [A-Z]", line)]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, f"no test holds {row[:60]}"
+        for file, name in named:
+            assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import RewardError
+from dgpo.secrets import hide_in_text
 
 RewardFn = Callable[..., list[float | None]]
 
@@ -224,7 +225,8 @@ def _dump(dump_dir: Path | None, name: str, index: int | None, cause: Exception,
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             for i in range(count):
-                row = {"reward_function": name, "index": i, "error": repr(cause) if i == index else None}
+                reason = hide_in_text(repr(cause)) if i == index else None
+                row = {"reward_function": name, "index": i, "error": reason}
                 row |= {key: value[i] for key, value in columns.items()}
                 file.write(json.dumps(row, ensure_ascii=False, default=repr) + "\n")
     except OSError as error:

@@ -12,6 +12,8 @@ from typing import Any
 
 from dgpo.errors import ConfigError
 
+_LONGEST = 200  # characters of a name; the search takes their square
+
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the valid name nearest to `name`, or nothing if none is near.
@@ -29,6 +31,8 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
         >>> did_you_mean("zzz", ["chain_sum"])
         ''
     """
+    if len(name) > _LONGEST:
+        return ""
     by_lower = {option.casefold(): option for option in valid}
     near = difflib.get_close_matches(name.casefold(), by_lower, n=1, cutoff=0.5)
     return f" Did you mean {by_lower[near[0]]!r}?" if near else ""

@@ -28,6 +28,7 @@ from dgpo.core.weights import (
 )
 from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean, import_function
+from dgpo.secrets import hide_secrets
 
 __all__ = ["BUILT_IN", "CreditRule", "credit_rule", "resolve"]
 
@@ -163,10 +164,11 @@ class CreditRule:
 
     def describe(self) -> dict[str, Any]:
         """Return name, options and source for records of a run; values of options are plain data."""
-        return {"rule": self.name, "options": dict(self.options), "source": self.source}
+        return {"rule": self.name, "options": hide_secrets(dict(self.options)), "source": self.source}
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
+        options = hide_secrets(self.options)
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
 
 
 def resolve(rule: str | Callable[..., RuleResult] | CreditRule, /, **options: Any) -> CreditRule:

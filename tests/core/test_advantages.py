@@ -119,3 +119,13 @@ def test_scaling_by_a_power_of_two_changes_no_bit(values, scale):
     plain = centred / ((centred.square().sum() / 3).sqrt() + 1e-4) if scale != "none" else centred
     if rewards.max() > rewards.min() and centred.abs().max() > 1e-10:
         assert torch.equal(group_advantages(rewards, 4, scale=scale), plain)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+@pytest.mark.parametrize("size", [1e-300, 1e300])
+def test_rewards_at_the_ends_of_float64_are_in_range(size, scale):
+    rewards = torch.tensor([size, 0.0, 0.0, -size], dtype=torch.float64)
+    ones = torch.tensor([1.0, 0.0, 0.0, -1.0], dtype=torch.float64)
+    assert torch.allclose(
+        group_advantages(rewards, 2, scale=scale, eps=0), group_advantages(ones, 2, scale=scale, eps=0)
+    )

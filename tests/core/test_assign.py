@@ -1,5 +1,7 @@
 """Credit of a batch: by hand, against the paper's functions, with rubbish off the mask, and what is refused."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -226,3 +228,11 @@ def test_columns_that_cannot_be_logged_are_refused(columns, message):
     stats = make_stats()
     with pytest.raises(ValueError, match=message):
         assign_credit(stats, credit_rule(reads=())(lambda stats: (stats.completion_mask.float(), columns)))
+
+
+@pytest.mark.parametrize("advantage", [math.nan, math.inf, 3e38])
+def test_an_advantage_that_makes_token_advantages_non_finite_is_refused(advantage):
+    stats = make_stats(advantages=torch.tensor([advantage, 1.0, 1.0, 1.0]))
+    rule = credit_rule(reads=(), mean_one=False)(lambda stats: 2.0 * stats.completion_mask)
+    with pytest.raises(ValueError, match=r"token advantages of . trained tokens are not finite"):
+        assign_credit(stats, rule)

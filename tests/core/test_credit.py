@@ -164,3 +164,32 @@ def test_what_is_no_number_is_refused_by_name(value, unchecked_shapes):
 def test_bad_input_is_named_with_the_remedy(call, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((math.nan, 0.0), (math.nan, math.nan)),
+        ((math.inf, 0.0), (2.0, 0.0)),
+        ((math.inf, math.inf), (1.0, 1.0)),
+        ((-math.inf, 0.0), (0.0, 2.0)),
+        ((-math.inf, -math.inf), (1.0, 1.0)),
+        ((math.inf, -math.inf), (2.0, 0.0)),
+    ],
+)
+def test_scores_that_are_not_finite_stay_on_the_mask_of_their_completion(scores, expected, dtype):
+    rows = torch.tensor([[*scores, math.nan], [0.0, 0.0, math.inf]], dtype=dtype)
+    mask = torch.tensor([[True, True, False]] * 2)
+    weights = redistribution_weights(rows, mask)
+    assert torch.equal(weights[1], torch.tensor([1.0, 1.0, 0.0], dtype=weights.dtype))
+    assert torch.allclose(weights[0], torch.tensor([*expected, 0.0], dtype=weights.dtype), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("tau", "expected"), [(5e-324, (0.0, 2.0)), (1e-50, (0.0, 2.0)), (1e300, (1.0, 1.0)), (3.5e38, (1.0, 1.0))]
+)
+def test_tau_beyond_the_dtype_is_its_limit(tau, expected):
+    scores, mask = torch.tensor([[0.1, 0.2, 0.0]]), torch.tensor([[True, True, False]])
+    assert redistribution_weights(scores, mask, tau=tau).tolist() == [[*expected, 0.0]]
+    assert redistribution_weights(torch.zeros(1, 3), mask, tau=tau).tolist() == [[1.0, 1.0, 0.0]]

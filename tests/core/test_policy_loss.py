@@ -142,11 +142,19 @@ def test_bad_input_is_named(call, message, unchecked_shapes):
         call()
 
 
-@pytest.mark.parametrize("normalizer", [0, -1.0, float("nan"), float("inf")])
-def test_a_normalizer_that_is_no_count_is_refused(normalizer):
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "sum"])
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+@pytest.mark.parametrize("normalizer", [0, -1.0, float("nan"), float("inf"), True, [1.0, 2.0]])
+def test_a_normalizer_that_is_no_count_is_refused(normalizer, kind, reduction, unchecked_shapes):
     loss, mask = torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool)
-    with pytest.raises(ValueError, match="normalizer must be a finite number above 0"):
-        aggregate_loss(loss, mask, normalizer=normalizer)
+    given = kind(normalizer) if kind is torch.tensor else normalizer
+    with pytest.raises(ValueError, match=r"normalizer (must be a finite number above 0|has shape)"):
+        aggregate_loss(loss, mask, reduction=reduction, normalizer=given)
+
+
+def test_the_value_of_a_normalizer_on_an_accelerator_is_not_waited_for():
+    loss, mask = torch.ones(1, 2, device="meta"), torch.ones(1, 2, dtype=torch.bool, device="meta")
+    assert aggregate_loss(loss, mask, normalizer=torch.ones((), device="meta")).shape == ()
 
 
 def test_sums_of_half_precision_losses_do_not_overflow():

@@ -5,6 +5,7 @@ import torch
 
 from dgpo.core import gated_scores, redistribution_weights
 from dgpo.core import weights as rules
+from dgpo.core.hindsight import hindsight_advantages
 
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False], [True] * 4])
 SCORES = torch.tensor([[0.0, 0.2, 0.5, math.nan], [0.1, 0.3, math.inf, -math.inf], [0.4, 0.0, 0.1, 0.9]])
@@ -124,3 +125,55 @@ def test_nothing_carries_a_gradient():
         redistribution_weights(gated_scores(scores, scores, vocab_size=8), MASK),
     ]
     assert not any(weights.requires_grad for weights in found)
+
+
+def test_statistics_that_are_not_finite_are_not_taken_for_numbers():
+    scores, mask = torch.tensor([[math.nan, 0.2, 0.9]]), torch.ones(1, 3, dtype=torch.bool)
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="nan or inf"):
+            rules.effective_share_weights(scores.nan_to_num(nan=value), mask, effective_share=0.5)
+    top = rules.top_entropy_weights(scores, mask, fraction=0.5)
+    assert torch.equal(top.isnan(), torch.tensor([[True, False, False]]))
+    huge = rules.effective_share_weights(torch.tensor([[3e38, -3e38, 2.0]]), mask, effective_share=0.5)
+    assert torch.allclose(huge.sum(), torch.tensor(3.0))
+
+
+def test_groups_of_any_sizes_share_at_each_position():
+    entropy, mask = torch.tensor([[1.0], [3.0], [5.0], [8.0]]), torch.ones(4, 1, dtype=torch.bool)
+    weights = rules.group_entropy_weights(entropy, mask, torch.ones(4), group=torch.tensor([7, -2, 7, 7]), bonus=1.0)
+    assert torch.allclose(weights.flatten(), torch.tensor([3 / 14, 1.0, 15 / 14, 24 / 14]))
+    half = rules.group_entropy_weights(
+        (entropy * 8000).half(), mask, torch.ones(4), group=torch.tensor([7, -2, 7, 7]), bonus=1.0
+    )
+    assert torch.allclose(half, weights, atol=1e-3)  # a sum beyond 65,504
+
+
+@pytest.mark.parametrize(
+    "group", [torch.tensor([0]), torch.tensor([0, 0, 1]), torch.tensor([0.0, 1.0]), torch.zeros(2, 1, dtype=torch.long)]
+)
+def test_groups_that_are_not_one_number_a_completion_are_refused(group, unchecked_shapes):
+    entropy, mask = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="group has"):
+        rules.group_entropy_weights(entropy, mask, torch.ones(2), group=group)
+    with pytest.raises(ValueError, match="group has"):
+        hindsight_advantages(torch.ones(2), entropy, entropy / 3, mask, group=group)
+
+
+@pytest.mark.parametrize("advantages", [torch.ones(1), torch.ones(3), torch.ones(2, 1), torch.ones(2, 3)])
+def test_advantages_that_are_not_one_number_a_completion_are_refused(advantages, unchecked_shapes):
+    values, mask, group = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool), torch.tensor([0, 1])
+    for call in (
+        lambda: rules.one_sided_weights(values, mask, advantages, positive=True),
+        lambda: rules.group_entropy_weights(values, mask, advantages, group=group),
+        lambda: hindsight_advantages(advantages, values, values / 3, mask, group=group),
+    ):
+        with pytest.raises(ValueError, match="advantages has shape"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "options", [{"gamma": math.nan}, {"gamma": -1}, {"gamma": 2}, {"high": math.inf}, {"low": 2.0, "high": 1.0}]
+)
+def test_options_of_future_kl_are_checked(options):
+    with pytest.raises(ValueError, match=r"gamma|high"):
+        rules.future_kl_weights(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), **options)

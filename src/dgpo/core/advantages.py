@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from dgpo.core.checks import check_not_negative
+from dgpo.core.checks import check_not_negative, power_of_two
 from dgpo.tensor_types import Float, Tensor
 
 Scale = Literal["group", "batch", "none"]
@@ -53,7 +53,7 @@ def group_advantages(
     if not len(groups):
         return groups.reshape(-1)
     # Squares of huge or tiny rewards leave the range of the dtype; division by a power of two changes no digit.
-    unit = _power_of_two(groups, scored, dim=1 if scale == "group" else None)
+    unit = power_of_two(_largest(groups, scored, dim=1 if scale == "group" else None))
     centred = _centred(groups / unit, scored)
     if scale == "group":
         centred = _divided(centred, _deviation(centred, scored) + eps / unit)
@@ -111,12 +111,11 @@ def _deviation(centred: Tensor, scored: Tensor) -> Tensor:
     return (centred.square().sum(1, keepdim=True) / (scored.sum(1, keepdim=True) - 1).clamp(min=1)).sqrt()
 
 
-def _power_of_two(groups: Tensor, scored: Tensor, dim: int | None) -> Tensor:
-    """A power of two of the size of the largest scored reward: of each row, (n, 1), or of all, (1, 1)."""
+def _largest(groups: Tensor, scored: Tensor, dim: int | None) -> Tensor:
+    """The size of the largest scored reward: of each row, (n, 1), or of all, (1, 1)."""
     sizes = torch.where(scored, groups.abs(), torch.zeros_like(groups))
     # One column more, so that there is a maximum without a reward too.
     largest = torch.nn.functional.pad(sizes, (0, 1)).amax(1, keepdim=True)
     if dim is None:
         largest = torch.nn.functional.pad(largest, (0, 0, 0, 1)).amax(0, keepdim=True)
-    exponent = torch.where(largest > 0, largest.frexp().exponent, 0).clamp(-100, 100)
-    return torch.ldexp(torch.ones_like(largest), exponent)
+    return largest

@@ -181,8 +181,10 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
             " the prompt's number of each completion, (B,) int64."
         )
     given, columns = _parts(_call(rule, stats), mask, _name_of(rule))
-    _check_result(given, mask, traits, _name_of(rule))
+    _check_shape(given, mask, traits, _name_of(rule))
     given = torch.where(mask, given, torch.zeros_like(given))
+    token_advantages = given if traits.signed else redistribute(stats.advantages, given)
+    _check_numbers(given, token_advantages, mask, traits, _name_of(rule))
     gate = scores = kl = None
     if stats.hellinger_sq is not None:
         kappa = float(_options_of(rule).get("kappa", 1.0))
@@ -202,8 +204,8 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
         mean_one=traits.mean_one,
     )
     if traits.signed:
-        return Credit(given, None, scores, totals, columns)
-    return Credit(redistribute(stats.advantages, given), given, scores, totals, columns)
+        return Credit(token_advantages, None, scores, totals, columns)
+    return Credit(token_advantages, given, scores, totals, columns)
 
 
 def _call(rule: Rule, stats: TokenStats) -> Any:
@@ -247,7 +249,7 @@ def _parts(given: Any, mask: Tensor, name: str) -> tuple[Any, dict[str, Tensor]]
     return given[0], columns
 
 
-def _check_result(given: Any, mask: Tensor, traits: RuleTraits, name: str) -> None:
+def _check_shape(given: Any, mask: Tensor, traits: RuleTraits, name: str) -> None:
     what = "token advantages" if traits.signed else "weights"
     if not isinstance(given, Tensor) or not given.is_floating_point():
         kind = f"{given.dtype} tensor" if isinstance(given, Tensor) else type(given).__name__
@@ -257,14 +259,23 @@ def _check_result(given: Any, mask: Tensor, traits: RuleTraits, name: str) -> No
             f"The credit rule {name} returned shape {tuple(given.shape)} for completions of {tuple(mask.shape)};"
             f" {what} are one number a token, and nothing is broadcast."
         )
-    inside = torch.where(mask, given, torch.zeros_like(given)).double()
-    counts = mask.sum(-1)
+
+
+def _check_numbers(given: Tensor, token_advantages: Tensor, mask: Tensor, traits: RuleTraits, name: str) -> None:
+    what = "token advantages" if traits.signed else "weights"
+    inside, counts = given.double(), mask.sum(-1)
     off = (inside.sum(-1) / counts.clamp(min=1) - 1).abs() * (counts > 0)
-    checked = torch.stack([(~torch.isfinite(inside)).sum().double(), off.amax() if len(off) else off.new_zeros(())])
-    num_bad, worst = checked.tolist()  # one wait for the device
+    worst_off = off.amax() if len(off) else off.new_zeros(())
+    bad, bad_products = ((~torch.isfinite(values)).sum().double() for values in (inside, token_advantages))
+    num_bad, num_bad_products, worst = torch.stack([bad, bad_products, worst_off]).tolist()  # one wait for the device
     if num_bad:
         raise ValueError(
             f"{what} of {int(num_bad)} trained tokens are not finite (nan or inf) as the credit rule {name} gives them."
+        )
+    if num_bad_products:
+        raise ValueError(
+            f"token advantages of {int(num_bad_products)} trained tokens are not finite (nan or inf), though the"
+            f" weights of the credit rule {name} are: an advantage is not, or its product with a weight is too large."
         )
     if traits.mean_one and not traits.signed and worst > _MEAN_WITHIN:
         row = int(off.argmax())

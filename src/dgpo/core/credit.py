@@ -15,7 +15,7 @@ from dgpo.core.checks import (
     check_positive,
     check_two_dimensions,
 )
-from dgpo.core.sequence_parallel import sequence_parallel_weights
+from dgpo.core.sequence_parallel import finite_scores, sequence_parallel_weights, temperature_in_range
 from dgpo.tensor_types import Bool, Float, Tensor
 
 
@@ -105,9 +105,11 @@ def redistribution_weights(
     equation 5 of `docs/equations.md`).
 
     Args:
-        scores: s, of any float dtype; masked slots are not read (they may be nan or inf).
+        scores: s, of any float dtype; masked slots are not read (they may be nan or inf). Infinite ones count as the
+            largest finite number, and a nan makes the weights of its completion nan, on the mask alone.
         completion_mask: True where a token is trained.
-        tau: Temperature of the softmax, above 0. Small: few tokens take all the credit. Large: GRPO.
+        tau: Temperature of the softmax, above 0. Small: few tokens take all the credit. Large: GRPO. Beyond the range
+            of the weights' dtype it counts as the nearest number in it.
         process_group: The ranks that the tokens of these completions are split over (sequence parallelism;
             `torch.distributed.group.WORLD` for all ranks), or None for whole completions. Scores and mask are then this
             rank's part: T may differ between ranks and be 0; B, tau and the order of the completions are the same on
@@ -136,12 +138,14 @@ def redistribution_weights(
     dtype = torch.promote_types(scores.dtype, torch.float32)
     if scores.shape[1] == 0:  # no column has no maximum
         return torch.zeros_like(scores, dtype=dtype)
-    masked = scores.to(dtype).masked_fill(~completion_mask, -torch.inf)
+    tau = temperature_in_range(tau, dtype)
+    masked = finite_scores(scores, completion_mask)
     top = masked.amax(-1, keepdim=True).clamp(min=torch.finfo(dtype).min)
     share = ((masked - top) / tau).exp()
     num_tokens = completion_mask.sum(-1, keepdim=True)
     # n / sum first: equal scores give n / n = 1 exactly, which share / sum * n would not.
-    return share * (num_tokens / share.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny))
+    weights = share * (num_tokens / share.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny))
+    return weights.masked_fill_(~completion_mask, 0.0)  # where a score of the completion is nan
 
 
 def redistribute(

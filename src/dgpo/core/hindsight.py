@@ -2,7 +2,7 @@
 
 import torch
 
-from dgpo.core.checks import check_mask, check_positive
+from dgpo.core.checks import check_mask, check_per_completion, check_positive
 from dgpo.tensor_types import Bool, Float, Tensor
 
 
@@ -53,6 +53,7 @@ def hindsight_advantages(
     """
     check_mask("hindsight_log_ratio", log_ratio, completion_mask)
     check_mask("hindsight_hellinger_sq", hellinger_sq, completion_mask)
+    check_per_completion("advantages", advantages, len(completion_mask))
     if not 0 <= mix <= 1:
         raise ValueError(f"mix is {mix}; it is the share of the hint's term, from 0 (GRPO) to 1.")
     clip = check_positive("clip", clip, "2 nats is the default.")

@@ -69,7 +69,8 @@ def clipped_policy_loss(
     # latter's value and in the gradient of both. The largest finite one stands for it: it is far above any clip.
     largest = math.log(torch.finfo(log_ratio.dtype).max) - 1
     ratio = torch.where(advantages >= 0, log_ratio.clamp(max=largest), log_ratio).exp()
-    clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
+    most = torch.finfo(ratio.dtype).max  # a wider clip is none
+    clipped = ratio.clamp(max(1 - epsilon_low, -most), min(1 + epsilon_high, most))
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
@@ -94,7 +95,8 @@ def aggregate_loss(
         A scalar, float32 or wider; its gradient flows to `per_token_loss` where the mask is True and is 0 elsewhere.
 
     Raises:
-        ValueError: If the mask does not fit, `reduction` is unknown, or `normalizer` is a number that is not above 0.
+        ValueError: If the mask does not fit, `reduction` is unknown, or `normalizer` is not one finite number above 0;
+            of a tensor on an accelerator, which would have to be waited for, the value is not looked at.
 
     Example:
         >>> import torch
@@ -105,9 +107,8 @@ def aggregate_loss(
         4.0
     """
     check_mask("per_token_loss", per_token_loss, completion_mask)
-    if normalizer is not None and not isinstance(normalizer, Tensor):
-        remedy = "Pass the number of trained tokens, or None for the count of this batch."
-        normalizer = check_positive("normalizer", normalizer, remedy)
+    if normalizer is not None:
+        _check_normalizer(normalizer)
     # Half-precision sums overflow at 65,504.
     dtype = torch.promote_types(per_token_loss.dtype, torch.float32)
     trained = torch.where(completion_mask, per_token_loss, torch.zeros_like(per_token_loss)).to(dtype)
@@ -119,3 +120,11 @@ def aggregate_loss(
     if reduction == "sum":
         return trained.sum() / (1 if normalizer is None else normalizer)
     raise ValueError(f"reduction must be 'token_mean', 'sequence_mean' or 'sum', got {reduction!r}.")
+
+
+def _check_normalizer(normalizer: float | Tensor) -> None:
+    remedy = "Pass the number of trained tokens, or None for the count of this batch."
+    if isinstance(normalizer, Tensor) and normalizer.numel() != 1:
+        raise ValueError(f"normalizer has shape {tuple(normalizer.shape)}; it is a single number. {remedy}")
+    if not isinstance(normalizer, Tensor) or normalizer.device.type == "cpu":
+        check_positive("normalizer", normalizer.item() if isinstance(normalizer, Tensor) else normalizer, remedy)

@@ -15,6 +15,22 @@ from dgpo.tensor_types import Bool, Float, Tensor
 _FIELDS = ("the number of completions B", "tau", "the width of scores in bytes")
 
 
+def finite_scores(scores: Tensor, completion_mask: Tensor) -> Tensor:
+    """Return scores as the softmax takes them: -inf off the mask, and infinite ones as the largest finite numbers.
+
+    So tokens of score inf share what there is, and a completion of -inf alone is one of equal scores. nan stays nan.
+    """
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    # nan off the mask is filled below.
+    return scores.to(dtype).nan_to_num(nan=torch.nan).masked_fill(~completion_mask, -torch.inf)
+
+
+def temperature_in_range(tau: float, dtype: torch.dtype) -> float:
+    """Return tau within what the dtype holds: 0 or inf in its place would give 0 / 0 and inf / inf."""
+    range_of = torch.finfo(dtype)
+    return min(max(tau, range_of.tiny), range_of.max)
+
+
 def sequence_parallel_weights(
     scores: Float[Tensor, "B T"],
     completion_mask: Bool[Tensor, "B T"],
@@ -47,10 +63,9 @@ def sequence_parallel_weights(
     compare_calls(fields, error, device=device, process_group=process_group)
 
     low = torch.finfo(dtype).min
+    tau = temperature_in_range(tau, dtype)
     # One column more, so that a rank without tokens has a maximum too.
-    masked = torch.nn.functional.pad(
-        scores.to(dtype).masked_fill(~completion_mask, -torch.inf), (0, 1), value=-torch.inf
-    )
+    masked = torch.nn.functional.pad(finite_scores(scores, completion_mask), (0, 1), value=-torch.inf)
     top = masked.amax(-1).clamp(min=low)
     local = torch.stack([top, ((masked - top[:, None]) / tau).exp().sum(-1), completion_mask.sum(-1).to(dtype)])
     tops, sums, counts = gather_ranks(local, process_group).unbind(1)
@@ -58,4 +73,5 @@ def sequence_parallel_weights(
     total = (sums * ((tops - whole_top) / tau).exp()).sum(0)
     share = ((masked[:, :-1] - whole_top[:, None]) / tau).exp()
     # n / sum first: equal scores give n / n = 1 exactly, as in `redistribution_weights`.
-    return share * (counts.sum(0) / total.clamp(min=torch.finfo(dtype).tiny))[:, None]
+    weights = share * (counts.sum(0) / total.clamp(min=torch.finfo(dtype).tiny))[:, None]
+    return weights.masked_fill_(~completion_mask, 0.0)  # where a score of the completion is nan

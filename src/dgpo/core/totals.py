@@ -141,9 +141,9 @@ class CreditTotals:
         for name, values in per_token.items():
             if values is not None:
                 check_mask(name, values, completion_mask)
+        missing = torch.full_like(weights[completion_mask], torch.nan, dtype=torch.float64)
         w, s, d, gate, kl_of_tokens = (
-            torch.full_like(weights[completion_mask], torch.nan).double() if x is None else x[completion_mask].double()
-            for x in per_token.values()
+            missing if x is None else x[completion_mask].double() for x in per_token.values()
         )
         share, num_completions = _effective_shares(weights, completion_mask)
         sums = [torch.tensor(float(w.numel()), dtype=torch.float64, device=w.device), num_completions, share]

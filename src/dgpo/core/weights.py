@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from dgpo.core.checks import check_mask, check_positive
+from dgpo.core.checks import check_group, check_mask, check_per_completion, check_positive
 from dgpo.core.credit import redistribution_weights
 from dgpo.tensor_types import Bool, Float, Int, Tensor
 
@@ -105,6 +105,7 @@ def one_sided_weights(
                 [1.0000, 1.0000]])
     """
     check_mask("weights", weights, completion_mask)
+    check_per_completion("advantages", advantages, len(weights))
     chosen = advantages > 0 if positive else advantages < 0
     return torch.where(chosen[:, None], weights, completion_mask.to(weights.dtype))
 
@@ -130,7 +131,7 @@ def effective_share_weights(
         Weights of `redistribution_weights`; all 1 where the scores are equal (d = 0 before the first update).
 
     Raises:
-        ValueError: If the target is outside of (0, 1].
+        ValueError: If the target is outside of (0, 1], or a score on the mask is not finite.
 
     Example:
         >>> w = effective_share_weights(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]), effective_share=0.8)
@@ -145,6 +146,10 @@ def effective_share_weights(
     trained = completion_mask.any(-1)
     held = scores[completion_mask]
     spread = float(held.amax() - held.amin()) if len(held) else 0.0
+    if spread == math.inf:  # of scores at both ends of the dtype, or of infinite ones
+        spread = float(held.amax().double() - held.amin().double())
+    if not math.isfinite(spread):
+        raise ValueError("scores hold nan or inf for a trained token; no tau gives them an effective share.")
     if not spread > 1e-7:
         return completion_mask.to(torch.promote_types(scores.dtype, torch.float32))
     low, high = math.log(spread / 100), math.log(spread * 100)
@@ -168,9 +173,9 @@ def top_entropy_weights(
         fraction: Share of the trained tokens that is kept, in (0, 1].
 
     Returns:
-        Weights of 0 and 1, so that unlike the others of this module their mean is `fraction` (above it where entropies
-        are equal): a loss that averages over all trained tokens, as `aggregate_loss` does, is `fraction` of the mean
-        over the kept ones. Divide by their mean to average over these alone.
+        Weights of 0 and 1 (nan where an entropy is not finite), so that unlike the others of this module their mean is
+        `fraction` (above it where entropies are equal): a loss that averages over all trained tokens, as
+        `aggregate_loss` does, is `fraction` of the mean over the kept ones; divided by their mean it is that mean.
 
     Raises:
         ValueError: If `fraction` is outside of (0, 1].
@@ -187,7 +192,8 @@ def top_entropy_weights(
     if len(trained):
         count = max(1, round(fraction * len(trained)))
         bound = trained.topk(count).values[-1]
-        weights[completion_mask] = (trained >= bound).to(weights.dtype)
+        chosen = (trained >= bound).to(weights.dtype)
+        weights[completion_mask] = chosen.masked_fill(~trained.isfinite(), torch.nan)
     return weights
 
 
@@ -213,11 +219,11 @@ def group_entropy_weights(
         bonus: Share of the credit that is redistributed, in [0, 1].
 
     Returns:
-        Weights with mean 1 over the completions of one sign at each position, 0 off the mask. GTPO itself adds the
-        bonus to the rewards and normalises these once more; that part is left out.
+        Weights with mean 1 over the completions of one sign at each position, 0 off the mask, float32 (float64 from
+        float64). GTPO itself adds the bonus to the rewards and normalises these once more; that part is left out.
 
     Raises:
-        ValueError: If `bonus` is outside of [0, 1].
+        ValueError: If `bonus` is outside of [0, 1], or advantages or groups are not one a completion.
 
     Example:
         >>> entropy, mask = torch.tensor([[1.0], [3.0]]), torch.ones(2, 1, dtype=torch.bool)
@@ -227,7 +233,11 @@ def group_entropy_weights(
     check_mask("entropy", entropy, completion_mask)
     if not 0 <= bonus <= 1:
         raise ValueError(f"bonus is {bonus}; it is a share of the credit, from 0 to 1.")
+    check_per_completion("advantages", advantages, len(entropy))
+    check_group(group, len(entropy))
     positive = (advantages > 0)[:, None]
+    # Half-precision sums overflow at 65,504.
+    entropy = entropy.to(torch.promote_types(entropy.dtype, torch.float32))
     safe = entropy.masked_fill(~completion_mask, 1.0).clamp(min=1e-3)
     signal = torch.where(positive, safe, 1 / safe)
     index = group.unique(return_inverse=True)[1]
@@ -260,14 +270,14 @@ def future_kl_weights(
         old_logps: Under the policy that sampled.
         completion_mask: True where a token is trained.
         gamma: Discount per token, in [0, 1].
-        low: Smallest weight.
-        high: Largest weight.
+        low: Smallest weight, above 0.
+        high: Largest weight, at least `low`.
 
     Returns:
         Weights in [low, high], 0 off the mask; no gradient. Their mean need not be 1.
 
     Raises:
-        ValueError: If `low` is not positive.
+        ValueError: If `gamma` is outside of [0, 1], `low` is not positive or `high` below it.
 
     Example:
         >>> logps, old = torch.tensor([[0.0, 0.1]]), torch.tensor([[0.0, 0.0]])
@@ -275,7 +285,12 @@ def future_kl_weights(
         tensor([[1.0513, 1.1052]])
     """
     check_mask("logps", logps, completion_mask)
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma is {gamma}; it is a discount per token, from 0 to 1.")
     low = check_positive("low", low, "FIPO's weights are between 0.8 and 1.2.")
+    high = check_positive("high", high, "FIPO's weights are between 0.8 and 1.2.")
+    if high < low:
+        raise ValueError(f"high is {high} and low is {low}; the largest weight cannot be below the smallest.")
     change = torch.where(completion_mask, logps - old_logps, torch.zeros_like(logps))
     summed = torch.zeros_like(change)
     latest = change.new_zeros(len(change))

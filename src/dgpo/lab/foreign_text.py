@@ -1,7 +1,15 @@
-"""Text that somebody else wrote, such as completions and names of problems, made safe for a terminal."""
+"""Text that somebody else wrote, such as completions and names of files and problems, made safe for a terminal.
 
+Everything that the workbench prints goes through `say`, or is a `rich.text.Text` of `visible` text.
+"""
+
+import sys
 import unicodedata
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Characters that are not seen though their category does not say so: fillers, joiners of marks, variation selectors.
 _UNSEEN = [
@@ -33,6 +41,46 @@ def visible(text: str) -> str:
     padded = ["", *text.replace("\ufe0f", ""), ""]  # it makes an emoji of a sign, and is as wide as nothing
     triples = zip(pairwise(padded), padded[2:], strict=False)
     return "".join(_sign(before, char, after) for (before, char), after in triples)
+
+
+def visible_lines(text: str) -> str:
+    """Return a text of several lines, each made visible.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        As many lines.
+
+    Example:
+        >>> visible_lines("one\\n\\x1b[2Jtwo")
+        'one\\n␛[2Jtwo'
+    """
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def say(text: str, to: "Console | TextIO | None" = None) -> None:
+    """Print lines in which nothing commands the terminal or is taken for markup: names, keys, paths, messages.
+
+    Args:
+        text: Any text; line breaks stay line breaks.
+        to: A console of rich, or a stream; standard output by default.
+
+    Example:
+        >>> say("runs/a[/b]\\x1b[2J")
+        runs/a[/b]␛[2J
+    """
+    shown = visible_lines(text)
+    if "rich.console" in sys.modules:
+        from rich.console import Console
+        from rich.text import Text
+
+        if isinstance(to, Console):
+            to.print(Text(shown))  # neither markup nor :names: of emoji
+            return
+    stream: Any = to or sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def _sign(before: str, char: str, after: str) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgpo.errors import ConfigError, DgpoError
+from dgpo.lab.foreign_text import say
 
 PREPARED_BY = {"HuggingFaceTB/SmolLM2-135M-Instruct": "make smollm2"}
 """Hub ids of which a command makes a copy on this machine, and that command."""
@@ -49,7 +50,8 @@ def resolve_model(name: str) -> str:
     """Return what to load for a model name: a folder on this machine, or the hub id itself.
 
     In this order: an existing folder; a hub id whose files the Hugging Face cache holds; a prepared copy in the
-    cache (a line on the standard error says so); the hub id, which transformers then downloads.
+    cache (a line on the standard error says so); the hub id, which transformers then downloads, unless there is a
+    folder with the name of its owner here: a folder is meant then.
 
     Args:
         name: A folder, or a hub id such as `"HuggingFaceTB/SmolLM2-135M-Instruct"`.
@@ -67,7 +69,7 @@ def resolve_model(name: str) -> str:
         True
     """
     path = Path(name).expanduser()
-    if name and path.is_dir():
+    if name and os.path.isdir(path):
         return str(path)
     if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(
@@ -77,18 +79,23 @@ def resolve_model(name: str) -> str:
     if _in_hub_cache(name):
         return name
     prepared = prepared_path(name)
-    if prepared.is_dir():
+    if os.path.isdir(prepared):
         _say_that_it_is_a_copy(name, prepared)
         return str(prepared)
+    if "/" in name and os.path.isdir(path.parent):
+        raise ConfigError(
+            f"model {name!r}: there is a folder {path.parent} here, and no folder {path.name} in it. If a model of the "
+            f"hub is meant, download it first (`hf download {name}`), or run where there is no such folder."
+        )
     return name
 
 
 @functools.cache  # once a process
 def _say_that_it_is_a_copy(name: str, prepared: Path) -> None:
-    print(
+    say(
         f"{name}: using the copy in {prepared}, whose weights were dequantized from 4 bits and so differ a little "
         "from the original's.",
-        file=sys.stderr,
+        sys.stderr,
     )
 
 

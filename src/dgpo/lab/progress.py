@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.progress import track as rich_track
+
+from dgpo.lab.foreign_text import say, visible
 
 Item = TypeVar("Item")
 
@@ -45,7 +46,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self.console.print(text, markup=False)
+        say(text, self.console)
 
     def begin(self, label: str, total: int, done: int = 0) -> None:
         """Start to count: training steps or batches of an evaluation.
@@ -138,15 +139,15 @@ class Progress:
         return f"about {duration((time.monotonic() - self._started) / made * (self._total - self._step))} left"
 
 
-def track(items: Iterable[Item], description: str) -> Iterable[Item]:
-    """Return the items, under a progress bar that goes away at the end; without a terminal, nothing is shown.
+def track(items: Iterable[Item], description: str) -> Iterator[Item]:
+    """Yield the items, under a progress bar that goes away at the end; without a terminal, nothing is shown.
 
     Args:
         items: Anything to iterate over; the bar has an end if it has a length.
         description: What stands before the bar.
 
-    Returns:
-        The items, one by one.
+    Yields:
+        Item: The items, one by one.
 
     Example:
         >>> list(track([1, 2], "counting"))
@@ -154,7 +155,12 @@ def track(items: Iterable[Item], description: str) -> Iterable[Item]:
     """
     console = Console(file=sys.stderr)
     total = len(items) if isinstance(items, Sized) else None
-    return rich_track(items, description, total=total, transient=True, console=console, disable=not console.is_terminal)
+    columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn(elapsed_when_finished=True)
+    # Not rich's own `track`: it takes the description for markup.
+    text = TextColumn("{task.description}", markup=False)
+    bar = Bar(text, *columns, console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        yield from bar.track(items, total=total, description=visible(description))
 
 
 @contextmanager
@@ -172,7 +178,7 @@ def step_bar(description: str, total: int, *, figure: str, show: bool = True) ->
     """
     console = Console(file=sys.stderr)
     if show and not console.is_terminal:  # the bar would be drawn at its end alone
-        print(f"{description} ...", file=sys.stderr, flush=True)
+        say(f"{description} ...", sys.stderr)
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -5,6 +5,8 @@ import os
 import sys
 import warnings
 
+from dgpo.lab.foreign_text import visible_lines
+
 
 def quiet_libraries() -> None:
     """Silence the progress bars, warnings and log lines of the libraries; DGPO's own warnings still reach the user.
@@ -30,10 +32,17 @@ def quiet_libraries() -> None:
     _show_own_warnings()
 
 
+class _Visible(logging.Formatter):
+    """Formats a line of the log as everything else that is printed; it may hold names of others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record))
+
+
 def _show_own_warnings() -> None:
     own = logging.getLogger("dgpo")
     if not own.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("Note: %(message)s"))
+        handler.setFormatter(_Visible("Note: %(message)s"))
         own.addHandler(handler)
         own.propagate = False

@@ -28,6 +28,36 @@ def installed_recipes() -> dict[str, Path]:
     return {}
 
 
+LARGEST_RECIPE = 2**20
+"""Characters; the longest recipe that is read."""
+
+
+def read_recipe_text(path: Path) -> str:
+    """Return the text of a recipe.
+
+    Args:
+        path: Its file.
+
+    Returns:
+        At most `LARGEST_RECIPE` characters.
+
+    Raises:
+        RecipeError: If it is longer, or not UTF-8.
+        OSError: If it cannot be read.
+    """
+    with path.open(encoding="utf-8") as file:
+        try:
+            text = file.read(LARGEST_RECIPE + 1)
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"The recipe {path} is not UTF-8 text ({error.reason}).") from error
+    if len(text) > LARGEST_RECIPE:
+        raise RecipeError(
+            f"The recipe {path} has more than {LARGEST_RECIPE:,} characters; a recipe is a short YAML file. Data belong"
+            " into a file of their own, which `task` names."
+        )
+    return text
+
+
 def find_recipe(name: str) -> Path:
     """Return the file of a recipe.
 
@@ -48,8 +78,8 @@ def find_recipe(name: str) -> Path:
     if not path.is_file():
         return installed_recipes().get(name, path)
     try:
-        is_verls = _VERL.search(path.read_text(encoding="utf-8")) is not None
-    except (OSError, UnicodeDecodeError):
+        is_verls = _VERL.search(read_recipe_text(path)) is not None
+    except OSError:
         return path  # reading it as a recipe says what is wrong with it
     if is_verls:
         name = path.stem if path.parent.name == "verl" else "math"

@@ -1,15 +1,68 @@
-"""YAML 1.2 scalars for PyYAML, which reads YAML 1.1: `1e-4` is a number, `no` and `2024-01-01` are text."""
+"""YAML 1.2 scalars for PyYAML, which reads YAML 1.1: `1e-4` is a number, `no` and `2024-01-01` are text.
+
+What is read is bounded, however it is written: aliases count as often as they stand for something.
+"""
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
+from dgpo.lab.foreign_text import visible_lines
+
+MOST_VALUES, DEEPEST = 10_000, 50
+"""Bounds of what a text may hold: values, those behind an alias counted each time, and levels of lists and mappings."""
+
+_KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
+_RAISED = (ValueError, KeyError, IndexError, AttributeError, TypeError)  # by PyYAML, for `!!bool abc` and its like
+
 
 class Loader(yaml.SafeLoader):
-    """Reads scalars as YAML 1.2 has them."""
+    """Reads scalars as YAML 1.2 has them, JSON's kinds of values alone, and no more of them than the bounds above."""
 
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012
+    yaml_constructors = {  # noqa: RUF012
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in _KINDS
+    }
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._depth = self._values = 0
+        self._sizes: dict[yaml.Node, int] = {}  # of finished nodes, with all that is in them
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node; raise where it makes the text too large or too deep, or holds itself."""
+        event = self.peek_event()
+        before, is_alias = self._values, isinstance(event, yaml.AliasEvent)
+        self._depth += 1
+        self._values += 1
+        if self._depth > DEEPEST:
+            _refuse(f"lists and mappings are nested more than {DEEPEST} deep", event)
+        node: Any = super().compose_node(parent, index)
+        if is_alias and node not in self._sizes:
+            _refuse(f"*{event.anchor} holds itself", event)
+        self._values += self._sizes[node] if is_alias else 0
+        if self._values > MOST_VALUES:
+            _refuse(f"it holds more than {MOST_VALUES:,} values", event)
+        self._depth -= 1
+        self._sizes[node] = self._values - before
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the value of a node; whatever its tag does to it, the error is one of YAML."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except _RAISED as error:
+            kind = str(node.tag).rpartition(":")[2]
+            shown = f"{node.value[:40]!r} is no {kind}" if isinstance(node.value, str) else f"this is no {kind}"
+            reason = str(error).partition(":")[0].partition(";")[0]
+            raise yaml.constructor.ConstructorError(None, None, f"{shown} ({reason})", node.start_mark) from error
+
+
+def _refuse(problem: str, event: Any) -> NoReturn:
+    raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -96,10 +149,14 @@ def dump_values(values: dict[str, Any]) -> str:
         learning_rate: 0.0001
         eval_strategy: 'no'
     """
-    text: str = yaml.dump(
-        values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
-    )
-    return text
+
+    def dumped(allow_unicode: bool) -> str:
+        options: dict[str, Any] = {"sort_keys": False, "default_flow_style": False, "width": 100}
+        return str(yaml.dump(values, Dumper=_Dumper, allow_unicode=allow_unicode, **options))
+
+    text = dumped(True)
+    # Marks that cannot be seen, and lone surrogates, which no file takes, are escaped: "\u202E".
+    return text if visible_lines(text) == text else dumped(False)
 
 
 def top_level_entries(text: str) -> tuple[list[tuple[str, Any, int]], list[tuple[int, str]]]:
@@ -130,12 +187,16 @@ def top_level_entries(text: str) -> tuple[list[tuple[str, Any, int]], list[tuple
     entries: dict[str, tuple[str, Any, int]] = {}
     loader = Loader("")
     for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            problems.append((line, "a key must be a name"))
+            continue
+        key = str(key_node.value)
         if key in entries:
             continue
         try:
             entries[key] = (key, loader.construct_object(value_node, deep=True), line)
-        except (yaml.YAMLError, ValueError) as error:
+        except yaml.YAMLError as error:
             problems.append((line, f"{key}: {describe_error(error)}"))
     return list(entries.values()), problems
 
@@ -145,15 +206,19 @@ def describe_error(error: Exception) -> str:
     return str(getattr(error, "problem", None) or error)
 
 
-def _repeated_keys(node: yaml.Node) -> list[tuple[int, str]]:
-    if not isinstance(node, yaml.MappingNode):
+def _repeated_keys(node: yaml.Node, seen: set[int] | None = None) -> list[tuple[int, str]]:
+    seen = set() if seen is None else seen  # a node that aliases stand for is looked at once
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
         return []
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        return [problem for item in node.value for problem in _repeated_keys(item, seen)]
     problems: list[tuple[int, str]] = []
     first: dict[str, int] = {}
     for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in first:
+        key, line = str(key_node.value)[:100], key_node.start_mark.line + 1
+        if isinstance(key_node, yaml.ScalarNode) and key in first:
             problems.append((line, f"'{key}' is set a second time (first in line {first[key]}); keep one"))
         first.setdefault(key, line)
-        problems += _repeated_keys(value_node)
+        problems += _repeated_keys(value_node, seen)
     return problems

@@ -108,7 +108,9 @@ def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, sourc
     assert sum(shares) / len(shares) == pytest.approx(hinted / sum(len(inputs) for inputs, _ in seen))
 
 
-SIZE = (0.1 + 0.9 + 0.1 / 2**0.5) / 3  # of the first three completions of the next test: root mean squares of i |i| / 10
+SIZE = (
+    0.1 + 0.9 + 0.1 / 2**0.5
+) / 3  # of the first three completions of the next test: root mean squares of i |i| / 10
 
 
 def test_metrics_of_hints():

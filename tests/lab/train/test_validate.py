@@ -35,8 +35,13 @@ def test_the_base_has_no_problem(check):
         ("--top_p=1.5", "top_p is 1.5, and must be above 0 and at most 1"),
         ("--max_steps=0", "nothing would be trained"),
         ("--eval_size=-1", "eval_size is -1"),
-        ("--trust_remote_code", "trust_remote_code stays off"),
-        ("--model_init_kwargs.trust_remote_code=true", "model_init_kwargs cannot hold trust_remote_code"),
+        ("--trust_remote_code", "trust_remote_code stays as it is by default: it runs code"),
+        ("--model_init_kwargs.trust_remote_code=true", "model_init_kwargs.trust_remote_code stays"),
+        ("--model_init_kwargs.use_safetensors=false", "model_init_kwargs.use_safetensors stays"),
+        ("--model_init_kwargs.allow_all_kernels=true", "model_init_kwargs.allow_all_kernels stays"),
+        ("--model_init_kwargs.token=short", "model_init_kwargs.token looks like a secret (its value is not shown)"),
+        ("--reward_options.judge.api_key=short", "reward_options.judge.api_key looks like a secret"),
+        ("--vllm_server_base_url=http://me:hunter2@host", "vllm_server_base_url looks like a secret"),
         ("--task=null", "the recipe names no task"),
         ("--per_device_train_batch_size=0", "per_device_train_batch_size is 0"),
     ],
@@ -45,6 +50,8 @@ def test_a_value_that_cannot_work_is_named(check, override, complaint):
     problems = check(override)
     assert len(problems) == 1
     assert complaint in problems[0]
+    assert "=short" not in problems[0]
+    assert "hunter2" not in problems[0]
 
 
 def test_kappa_zero_is_allowed(check):

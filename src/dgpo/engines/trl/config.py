@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import GRPOConfig
 
@@ -12,6 +13,7 @@ from dgpo.config import CreditConfig
 from dgpo.core import HINDSIGHT_STATS
 from dgpo.errors import ConfigError
 from dgpo.rules import CreditRule
+from dgpo.secrets import hide_secrets
 
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 """TRL's losses in which every token has an advantage of its own."""
@@ -76,6 +78,15 @@ class DGPOConfig(CreditConfig, GRPOConfig):
     hint_min_reward: float = field(
         default=1.0, metadata={"help": "Smallest reward of a completion that is shown to others as 'peer'."}
     )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled, into each checkpoint's training_args.bin: everything but secrets."""
+        return {name: hide_secrets({name: value})[name] for name, value in vars(self).items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values by name, as trackers get them, without secrets."""
+        hidden: dict[str, Any] = hide_secrets(super().to_dict())
+        return hidden
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is loaded."""

@@ -7,7 +7,9 @@ import traceback
 from dgpo.errors import ConfigError, DataError, DgpoError, UnsupportedVersionError
 from dgpo.lab.cli import help as texts
 from dgpo.lab.cli.commands import BAD_INPUT, COMMANDS, OK, prepare
+from dgpo.lab.foreign_text import say
 from dgpo.names import did_you_mean
+from dgpo.secrets import hide_in_text
 from dgpo.versions import __version__
 
 FAILED, INTERRUPTED = 1, 130
@@ -88,8 +90,8 @@ def _complain(message: str, code: int) -> int:
     if rank == "0" or code == FAILED:
         prefix = "" if rank == "0" else f"[process {rank}] "
         if os.environ.get("DGPO_DEBUG") and sys.exc_info()[0] is not None:
-            traceback.print_exc()
-        print(f"{prefix}dgpo: {message}", file=sys.stderr)
+            say(hide_in_text(traceback.format_exc()), sys.stderr)
+        say(hide_in_text(f"{prefix}dgpo: {message}"), sys.stderr)
     return code
 
 

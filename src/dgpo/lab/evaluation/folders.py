@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import ConfigError, DataError
+from dgpo.lab.foreign_text import say
 
 # What two evaluations should have in common for their difference to be one of the models.
 _SHOULD_AGREE = (
@@ -58,7 +59,7 @@ def compare_folders(folders: Sequence[str], *, output: Path | None = None, plot:
         print_comparison(comparison, console)
         for line in (*comparison.notes, unchecked, *_disagreements(settings[0], settings[index])):
             if line:
-                console.print(f"Note: {line}", markup=False)
+                say(f"Note: {line}", console)
     if output is not None:
         content = [asdict(comparison) for comparison in comparisons]
         output.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

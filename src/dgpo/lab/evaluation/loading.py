@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import ConfigError
+from dgpo.lab.foreign_code import loading_fault, refuse_pickled_adapter, refuse_remote_code
 from dgpo.lab.models import quiet_saving, resolve_model
 
 _ADAPTER = "adapter_config.json"
@@ -48,7 +49,7 @@ def adapter_base(model: str) -> str | None:
         return None
     try:
         base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         base = None
     if not base:
         raise ConfigError(f"The adapter {model} does not name the model that it belongs to (base_model_name_or_path).")
@@ -78,10 +79,11 @@ def load_tokenizer(model: str) -> Any:
             f"The model folder {model} has no tokenizer (none of {', '.join(_TOKENIZER)}). Copy the tokenizer's files"
             " of the model it was trained from into it."
         )
+    refuse_remote_code(f"The model {model}", model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The tokenizer of {model} cannot be loaded: {_first_line(error)}") from error
+        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=False)
+    except Exception as error:  # whatever the files of somebody's make the libraries raise
+        raise ConfigError(loading_fault(f"The tokenizer of {model}", error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return tokenizer
@@ -124,7 +126,6 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
         ConfigError: If it cannot be loaded, or there is no such device.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -132,16 +133,20 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
     automatic = torch.bfloat16 if device.startswith("cuda") else torch.float32
     kind = automatic if dtype == "auto" else getattr(torch, dtype)
     base = adapter_base(model)
+    if base is not None:
+        refuse_pickled_adapter(model)
+    refuse_remote_code(f"The model {base or model}", base or model)
     first = torch.float32 if base is not None else kind  # a small change would be rounded away in 16 bits
     try:
         with quiet_saving():
-            loaded = AutoModelForCausalLM.from_pretrained(base or model, dtype=first, use_safetensors=True)
+            safe = {"use_safetensors": True, "trust_remote_code": False}
+            loaded = AutoModelForCausalLM.from_pretrained(base or model, dtype=first, **safe)
             if base is not None:
                 from peft import PeftModel
 
                 loaded = PeftModel.from_pretrained(loaded, model).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ConfigError(f"The model {model} cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:  # whatever the files of somebody's make the libraries raise
+        raise ConfigError(loading_fault(f"The model {model}", error)) from error
     return loaded.to(device=device, dtype=kind).eval()
 
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dgpo.errors import ConfigError, DataError
+from dgpo.lab.evaluation.exams import HUB_TASKS
 from dgpo.lab.evaluation.scoring import NO_ANSWER, Problem, Scored, Scorer, math_scorer, reward_scorer
 from dgpo.lab.rewards.extraction import AnswerFormat
 from dgpo.lab.rewards.math import MathReward
@@ -23,30 +25,6 @@ __all__ = ["HUB_TASKS", "NO_ANSWER", "Problem", "ProblemSet", "Scored", "Scorer"
 
 _ID_COLUMNS = ("id", "unique_id", "problem_id", "ID")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-class HubTask(NamedTuple):
-    """Where an exam lies.
-
-    Attributes:
-        hub_id: The data set.
-        config: Its configuration.
-        split: The split.
-    """
-
-    hub_id: str
-    config: str | None
-    split: str
-
-
-HUB_TASKS = {
-    "aime24": HubTask("HuggingFaceH4/aime_2024", None, "train"),
-    "aime25": HubTask("math-ai/aime25", None, "test"),
-    "math500": HubTask("HuggingFaceH4/MATH-500", None, "test"),
-    "gsm8k": HubTask("openai/gsm8k", "main", "test"),
-    "amc23": HubTask("math-ai/amc23", None, "test"),
-}
-"""Exams by their short names."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +112,25 @@ def asks_protocol(task: str, protocol: str | None) -> bool:
         (True, False, True)
     """
     return not _has_scorer(task) and (task in HUB_TASKS or protocol is not None)
+
+
+def on_hub(task: str) -> bool:
+    """Return whether the problems lie on the hub.
+
+    Args:
+        task: As for `load_problems`.
+
+    Returns:
+        Whether reading them may need the network.
+
+    Raises:
+        ConfigError: If there is no such task.
+    """
+    if _has_scorer(task) or (task not in HUB_TASKS and _looks_like_file(task)):
+        return False
+    if task not in HUB_TASKS and not _HUB_ID.fullmatch(task.partition(":")[0]):
+        raise ConfigError(_unknown(task))
+    return True
 
 
 def _has_scorer(task: str) -> bool:
@@ -225,7 +222,7 @@ def _unknown(task: str) -> str:
 
 def _looks_like_file(task: str) -> bool:
     path = Path(task).expanduser()
-    return path.suffix.lower() in FORMATS or path.is_file() or task.startswith((".", "/", "~"))
+    return path.suffix.lower() in FORMATS or os.path.isfile(path) or task.startswith((".", "/", "~"))
 
 
 def _rows(table: Table, limit: int | None, options: dict[str, Any]) -> list[Problem]:

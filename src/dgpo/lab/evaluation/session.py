@@ -13,7 +13,9 @@ from dgpo.errors import ConfigError, DgpoError
 from dgpo.lab.evaluation.problems import ProblemSet, asks_protocol, load_problems
 from dgpo.lab.evaluation.protocols import Protocol, get_protocol
 from dgpo.lab.evaluation.sampling import Sampler, Sampling, TransformersSampler, choose_backend
+from dgpo.lab.foreign_code import refused_options
 from dgpo.lab.tasks.prompting import PromptFormat
+from dgpo.secrets import find_secrets
 
 # vLLM works on so many completions at once; transformers must hold the cache of all of them.
 DEFAULT_BATCH_SIZES = {"transformers": 32, "vllm": 256}
@@ -245,8 +247,16 @@ class _Bar:
 
 
 def _check(request: EvaluationRequest, protocol: Protocol, batch_size: int) -> None:
-    """Refuse what cannot work before anything is loaded."""
+    """Refuse what cannot work, or must not be run or stored, before anything is loaded."""
     from dgpo.lab.evaluation.run import check_counts
+
+    for option, reason in refused_options(vars(request)):
+        raise ConfigError(f"{option} cannot be set: {reason}.")
+    for option in find_secrets(vars(request)):
+        raise ConfigError(
+            f"{option} looks like a secret (its value is not shown), and the settings of an evaluation are stored. "
+            "Leave it out, and give it by the environment: HF_TOKEN or `hf auth login` for the hub."
+        )
 
     if request.vllm_args and request.backend != "vllm":
         raise ConfigError("--vllm-args is for vLLM, and the backend is transformers; leave it out.")

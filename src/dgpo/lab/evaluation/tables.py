@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dgpo.lab.evaluation.compare import Comparison
-from dgpo.lab.foreign_text import visible
+from dgpo.lab.foreign_text import say, visible
 
 _MOST_ROWS = 40
 
@@ -31,17 +31,17 @@ def print_result(result: dict[str, Any], console: Console, ks: Sequence[int] | N
             continue
         scale, unit = (1, "") if name == "tokens" else (100, " %")
         ends = [f"{scale * estimate[end]:.1f}" if estimate[end] is not None else "?" for end in ("low", "high")]
-        table.add_row(name, f"{scale * estimate['value']:.1f}{unit}", f"{ends[0]} to {ends[1]}")
+        table.add_row(Text(visible(name)), f"{scale * estimate['value']:.1f}{unit}", f"{ends[0]} to {ends[1]}")
     problems = f"{settings['task']}: {result['problems']} problems x {n} completions, protocol {settings['protocol']}"
     sampled = (
         f"temperature {settings['temperature']}, top_p {settings['top_p']}, at most {settings['max_tokens']} tokens"
     )
-    console.print(f"{problems}; {sampled}", markup=False)
+    say(f"{problems}; {sampled}", console)
     console.print(table)
     counts = ", ".join(f"{outcome} {count}" for outcome, count in result["outcomes"].items())
-    console.print(f"outcomes: {counts}", markup=False)
+    say(f"outcomes: {counts}", console)
     if result["unscored_problems"]:
-        console.print(f"{result['unscored_problems']} problems have a gold answer that cannot be read; not counted.")
+        say(f"{result['unscored_problems']} problems have a gold answer that cannot be read; not counted.", console)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -53,7 +53,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """
     table = Table(box=None, pad_edge=False)
     for heading in ("problem", comparison.first, comparison.second, "difference"):
-        table.add_column(heading, justify="left" if heading == "problem" else "right")
+        table.add_column(Text(visible(heading)), justify="left" if heading == "problem" else "right")
     ordered = sorted(comparison.problems, key=lambda row: row[1] - row[2])
     shown = ordered if len(ordered) <= _MOST_ROWS else [*ordered[: _MOST_ROWS // 2], *ordered[-_MOST_ROWS // 2 :]]
     for index, (name, a, b) in enumerate(shown):
@@ -70,6 +70,6 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             continue
         scale = 1 if name == "tokens" else 100
         ends = [f"{scale * end:+.1f}" if end is not None else "?" for end in (difference.low, difference.high)]
-        figures.add_row(name, f"{scale * difference.value:+.1f}", f"{ends[0]} to {ends[1]}")
+        figures.add_row(Text(visible(name)), f"{scale * difference.value:+.1f}", f"{ends[0]} to {ends[1]}")
     console.print(figures)
-    console.print(comparison.verdict, markup=False)
+    say(comparison.verdict, console)

@@ -6,6 +6,7 @@ from typing import Any
 
 from dgpo.errors import ConfigError, DataError
 from dgpo.io import write_atomically
+from dgpo.lab.foreign_text import say
 from dgpo.lab.tasks.layouts import Message, Prompt, as_chat, fill_template
 
 SOURCES = {
@@ -44,7 +45,7 @@ def write_verl_data(folder: Path, sources: Mapping[str, str]) -> None:
     training, summary = training_rows(sources[TRAINING], problems)
     for name, rows in {TRAINING: training, **exams}.items():
         _write(folder / f"{name}.parquet", rows)
-        print(f"{folder / name}.parquet: {summary if name == TRAINING else f'{len(rows)} problems'}")
+        say(f"{folder / name}.parquet: {summary if name == TRAINING else f'{len(rows)} problems'}")
 
 
 def write_own_data(folder: Path, train: str, val: str | None = None, *, plain: bool = False) -> None:
@@ -86,7 +87,7 @@ def write_own_data(folder: Path, train: str, val: str | None = None, *, plain: b
         pairs = enumerate(zip(data["prompt"], data["answer"], strict=True))
         rows = [_row(name, str(index), prepare(prompt), gold, split, "") for index, (prompt, gold) in pairs]
         _write(folder / f"{split}.parquet", rows)
-        print(f"{folder / split}.parquet: {len(rows):,} prompts")
+        say(f"{folder / split}.parquet: {len(rows):,} prompts")
 
 
 def training_rows(source: str, held_out: Sequence[str] = ()) -> tuple[list[Row], str]:

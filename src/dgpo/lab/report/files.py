@@ -6,6 +6,7 @@ from typing import Any
 
 from dgpo.errors import ConfigError, DataError, DgpoError
 from dgpo.io import write_atomically
+from dgpo.lab.foreign_text import say
 from dgpo.lab.report.page import page_around, page_contents
 from dgpo.lab.runs.reader import Run, read_run
 
@@ -67,7 +68,7 @@ def open_in_browser(address: str) -> None:
     import webbrowser
 
     if not webbrowser.open(address):
-        print(f"No browser could be opened here; open {address} yourself.")
+        say(f"No browser could be opened here; open {address} yourself.")
 
 
 def write_page(path: Path, page: str) -> None:
@@ -87,4 +88,4 @@ def write_page(path: Path, page: str) -> None:
         write_atomically(path, page)
     except OSError as error:
         raise DgpoError(f"The page {path} cannot be written: {error.strerror}. Name another file with -o.") from error
-    print(f"{path} ({len(page) / 1e6:.1f} MB): open it in a browser; it needs no network.")
+    say(f"{path} ({len(page) / 1e6:.1f} MB): open it in a browser; it needs no network.")

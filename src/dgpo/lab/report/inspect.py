@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo.errors import ConfigError, DataError
+from dgpo.lab.foreign_text import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,7 +195,7 @@ def _read(tokenizer: Any, policy: Any, prompt_ids: "Tensor", text: str) -> "tupl
         prompt_ids, ids = (torch.tensor([start]), ids) if start is not None else (ids[:1], ids[1:])
     longest = max(0, _context(policy) - len(prompt_ids))
     if len(ids) > longest > 0:
-        print(f"Only the first {longest:,} of {len(ids):,} tokens are scored: the model reads no more.")
+        say(f"Only the first {longest:,} of {len(ids):,} tokens are scored: the model reads no more.")
     if not len(ids[:longest]):
         raise DataError("There is no token to score: the text is too short, or the prompt fills the model's context.")
     return prompt_ids, ids[:longest]

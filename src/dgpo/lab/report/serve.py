@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dgpo.errors import ConfigError, DataError, DgpoError
+from dgpo.lab.foreign_text import say
 from dgpo.lab.report.files import open_in_browser, read_runs, report_contents
 from dgpo.lab.report.page import page_around
 from dgpo.lab.report.page_data import embedded_json
@@ -74,7 +75,7 @@ class LivePage:
         try:
             self._make()
         except (DgpoError, OSError) as error:  # such as a directory that was deleted: what was read stays
-            print(f"dgpo: {error}", file=sys.stderr)
+            say(f"dgpo: {error}", sys.stderr)
             self._rest_until = time.monotonic() + 60
 
     def _make(self) -> None:
@@ -142,12 +143,12 @@ def serve(folders: Sequence[Path], *, port: int | None = None, open_it: bool = F
             )
     with make_server(LivePage(folders), port) as server:
         address = f"http://{ADDRESS}:{server.server_address[1]}/"
-        print(f"{address} shows the run as it trains, to users of this machine alone; Ctrl-C ends it.", flush=True)
+        say(f"{address} shows the run as it trains, to users of this machine alone; Ctrl-C ends it.")
         if open_it:  # in a thread: a browser in the terminal comes back when it is closed
             threading.Thread(target=open_in_browser, args=(address,), daemon=True).start()
         with _ending_at_ctrl_c(server):
             server.serve_forever()
-        print("Stopped.")
+        say("Stopped.")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dgpo.credit_log import CompletionCredit, LoggedStep
 from dgpo.credit_log.record import Column
-from dgpo.lab.foreign_text import visible
+from dgpo.lab.foreign_text import say, visible, visible_lines
 from dgpo.lab.report.files import read_runs
 from dgpo.lab.report.groups import groups_of, most_telling_group
 from dgpo.lab.report.page_data import rule_text
@@ -36,7 +36,7 @@ def print_runs(folders: Sequence[Path], console: Console | None = None) -> None:
     for run in read_runs(folders):
         console.print(Text(visible(run.name), style="bold"))
         for note in run.notes:
-            console.print(Text(f"Note: {visible(note)}"))
+            say(f"Note: {visible(note)}", console)
         if run.steps:
             print_step(run.steps[-1], console)
 
@@ -148,4 +148,4 @@ def _middle_left_out(text: str) -> str:
     """A text of several lines, each made visible; of a long one the beginning and the end."""
     if len(text) > MOST_CHARACTERS:
         text = f"{text[: MOST_CHARACTERS // 2]} [...] {text[-MOST_CHARACTERS // 2 :]}"
-    return "\n".join(visible(line) for line in text.split("\n"))
+    return visible_lines(text)

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dgpo.secrets import hide_in_text
 from dgpo.versions import __version__
 
 
@@ -25,7 +26,7 @@ def environment(*, seed: int, num_processes: int, command: list[str]) -> dict[st
             continue
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
-        "command": _anonymous(shlex.join(command)),
+        "command": hide_in_text(_anonymous(shlex.join(command))),
         "seed": seed,
         "versions": versions,
         "python": platform.python_version(),

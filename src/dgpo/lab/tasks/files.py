@@ -2,17 +2,16 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo.errors import ConfigError, DataError
-from dgpo.lab.rewards.registry import any_answer, get_reward, is_own, needs_gold
+from dgpo.errors import DataError
+from dgpo.lab.rewards.registry import any_answer, is_own
 from dgpo.lab.tasks.base import Task
-from dgpo.lab.tasks.layouts import as_chat, fill_template, find_columns
-from dgpo.lab.tasks.prompting import check_chat
+from dgpo.lab.tasks.layouts import as_chat, fill_template
+from dgpo.lab.tasks.options import TableOptions, check_sources
 from dgpo.lab.tasks.readers import Table, read_file, read_hub
-from dgpo.lab.tasks.rows import Row, UsableRows, collect, default_reward, prompt_key
+from dgpo.lab.tasks.rows import Row, default_reward, prompt_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,10 +67,11 @@ def load_file(
         >>> load_file(str(path), eval_size=0).metadata["duplicates"]
         1
     """
-    options = _Options(
+    options = TableOptions(
         *(seed, eval_size, rewards, reward_options or {}, prompt_column, answer_column),
         *(system_prompt, prompt_template, chat),
     )
+    check_sources(None, eval_file)
     table = read_file(Path(path).expanduser())
     return _task(path, table, None if eval_file is None else read_file(Path(eval_file).expanduser()), options)
 
@@ -116,9 +116,8 @@ def load_hub(
         DataError: If the data set cannot be had, or for what `load_file` refuses.
         ConfigError: If an option cannot work.
     """
-    if eval_split is not None and eval_file is not None:
-        raise ConfigError("give eval_split or eval_file, not both.")
-    options = _Options(
+    check_sources(eval_split, eval_file, split)
+    options = TableOptions(
         *(seed, eval_size, rewards, reward_options or {}, prompt_column, answer_column),
         *(system_prompt, prompt_template, chat),
     )
@@ -131,47 +130,7 @@ def load_hub(
     return _task(name, read_hub(hub_id, config or None, split), held_out, options)
 
 
-@dataclass(frozen=True)
-class _Options:
-    seed: int
-    eval_size: int | None
-    rewards: Sequence[str] | None
-    reward_options: Mapping[str, Mapping[str, Any]]
-    prompt_column: str | None
-    answer_column: str | None
-    system_prompt: str | None
-    prompt_template: str | None
-    chat: bool | None
-
-    def __post_init__(self) -> None:
-        size = self.eval_size
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-            raise ConfigError(f"eval_size is {size!r}; it must be a whole number of at least 0.")
-        check_chat(self.chat)
-        fill_template(self.prompt_template, "")  # refuses a template without {prompt}
-        for name in self.rewards or ():
-            if name != "task":
-                self.reward(name)  # refuses an unknown name before anything is read
-
-    def reward(self, name: str) -> Any:
-        return get_reward(name, **self.reward_options.get(name, {}))
-
-    def collect(self, table: Table) -> tuple[UsableRows, tuple[str, str]]:
-        """The rows of a table, and the columns of prompt and gold answer."""
-        names = self.rewards or ()
-        own = any(map(is_own, names))
-        columns = find_columns(
-            table.columns,
-            table.name,
-            prompt_column=self.prompt_column,
-            answer_column=self.answer_column,
-            needs_answer=not names or "task" in names or any(map(needs_gold, names)),
-        )
-        known = [name for name in names if name != "task"] if "task" not in names else []
-        return collect(table, columns, known, all_columns=own), columns
-
-
-def _task(name: str, table: Table, eval_table: Table | None, options: _Options) -> Task:
+def _task(name: str, table: Table, eval_table: Table | None, options: TableOptions) -> Task:
     rows, columns = options.collect(table)
     default = default_reward([row.gold for row in rows.usable.values()])
     names = [default if reward == "task" else reward for reward in options.rewards or ("task",)]
@@ -226,7 +185,7 @@ def _task(name: str, table: Table, eval_table: Table | None, options: _Options) 
     )
 
 
-def _split(rows: list[Row], options: _Options) -> tuple[list[Row], list[Row]]:
+def _split(rows: list[Row], options: TableOptions) -> tuple[list[Row], list[Row]]:
     """A seeded split; the order of the training rows stays that of the file."""
     wanted = min(_EVAL_SIZE, len(rows) // 10) if options.eval_size is None else options.eval_size
     if wanted >= len(rows):
@@ -238,13 +197,13 @@ def _split(rows: list[Row], options: _Options) -> tuple[list[Row], list[Row]]:
     return [row for index, row in enumerate(rows) if index not in chosen], held_out
 
 
-def _sample(rows: list[Row], options: _Options) -> list[Row]:
+def _sample(rows: list[Row], options: TableOptions) -> list[Row]:
     if options.eval_size is None or options.eval_size >= len(rows):
         return rows
     return random.Random(f"held out {options.seed}").sample(rows, options.eval_size)
 
 
-def _dataset(rows: Sequence[Row], options: _Options, several: bool, where: str) -> "Dataset":
+def _dataset(rows: Sequence[Row], options: TableOptions, several: bool, where: str) -> "Dataset":
     import pyarrow as pa
     from datasets import Dataset
 
@@ -260,7 +219,12 @@ def _dataset(rows: Sequence[Row], options: _Options, several: bool, where: str) 
         values = [row.others.get(name) for row in rows]
         try:
             pa.array(values)
-        except pa.ArrowException:
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{where}: the column {name!r} holds half of a character (a lone surrogate), and a reward of your own "
+                "would get it. Repair the file, or take the column out."
+            ) from None
+        except (pa.ArrowException, OverflowError):
             raise DataError(
                 f"{where}: the column {name!r} holds values of several kinds, and a reward of your own would get it. "
                 "Make them of one kind, or take the column out."

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from dgpo.errors import ConfigError
+from dgpo.lab.foreign_text import visible
 from dgpo.lab.rewards.completions import Completion, completion_text
 from dgpo.lab.rewards.numbers import last_number
 from dgpo.lab.tasks.base import RewardFn
@@ -83,8 +84,8 @@ def scorer_reward(name: str, dataset: Any, how: Extraction) -> RewardFn:
             if problem is not None and not unreadable_seen:
                 unreadable_seen = True
                 warnings.warn(
-                    f"reasoning_gym:{name}: its scorer raised {type(problem).__name__} ({problem}) on the answer "
-                    f"{answer!r}; answers that it cannot read get 0.",
+                    f"reasoning_gym:{name}: its scorer raised {type(problem).__name__} ({visible(str(problem))}) on "
+                    f"the answer {answer!r}; answers that it cannot read get 0.",
                     stacklevel=2,
                 )
             rewards.append(score)

@@ -71,6 +71,9 @@ def find_columns(
         >>> find_columns(["prompt", "reward_model", "extra_info"], "dapo.parquet").answer
         'reward_model.ground_truth'
     """
+    for given, option in ((prompt_column, "prompt_column"), (answer_column, "answer_column")):
+        if given is not None and not (isinstance(given, str) and given):
+            raise ConfigError(f"{option} is {given!r:.60}; it must be the name of a column, a text.")
     by_lower = {column.casefold(): column for column in reversed(columns)}
     for given, option in ((prompt_column, "prompt_column"), (answer_column, "answer_column")):
         if given is not None and given not in columns and str(given).split(".")[0] not in columns:
@@ -91,6 +94,11 @@ def find_columns(
             f"{where} has no {missing} that is recognised; it has: {', '.join(columns)}. Expected one of "
             f"{', '.join(PROMPT_COLUMNS)} for the prompt and one of {', '.join(ANSWER_COLUMNS)}, {VERL_ANSWER} for "
             "the gold answer; or name yours with prompt_column and answer_column."
+        )
+    if prompt == answer:
+        raise DataError(
+            f"{where}: {prompt!r} would be both the prompt and the gold answer. Name two columns with prompt_column "
+            f"and answer_column; it has: {', '.join(columns)}."
         )
     return Columns(prompt, answer)
 
@@ -141,7 +149,7 @@ def as_prompt(value: Any, where: str) -> Prompt | None:
         [{'role': 'user', 'content': '1 + 1?'}]
     """
     if value is None or isinstance(value, str):
-        return value if value and value.strip() else None
+        return whole_text(value, where) if value and value.strip() else None
     if not isinstance(value, list) or not all(
         isinstance(message, Mapping)
         and isinstance(message.get("role"), str)
@@ -159,7 +167,38 @@ def as_prompt(value: Any, where: str) -> Prompt | None:
             f"{where}: the last message of the prompt is the {value[-1]['role']}'s; it must be the user's, for the "
             "model to answer."
         )
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    return [
+        {"role": whole_text(message["role"], where), "content": whole_text(message["content"], where)}
+        for message in value
+    ]
+
+
+def whole_text(text: str, where: str) -> str:
+    """Return a text; raise if it holds half of a character, which JSON can write and no file or tokenizer takes.
+
+    Args:
+        text: A text.
+        where: What error messages call its place.
+
+    Returns:
+        The same text.
+
+    Raises:
+        DataError: If it holds a lone surrogate.
+
+    Example:
+        >>> whole_text("half \\ud83d", "row 0")
+        Traceback (most recent call last):
+        dgpo.errors.DataError: row 0: character 5 of a text is half of a character (the lone surrogate U+D83D). ...
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: character {error.start} of a text is half of a character (the lone surrogate "
+            f"U+{ord(text[error.start]):04X}). Repair the text, or take the row out."
+        ) from None
+    return text
 
 
 def as_gold(value: Any, where: str) -> Gold:
@@ -199,7 +238,7 @@ def _single_gold(value: Any, where: str) -> str:
             f"{where}: the gold answer is a {type(value).__name__}; it must be a text, a number or a list of them. A "
             "field of a struct is named with a dot, such as answer_column: reward_model.ground_truth."
         )
-    text = str(value).strip()
+    text = whole_text(str(value).strip(), where)
     _, marker, result = text.rpartition("####")
     if marker:
         number = parse_number(result)

@@ -8,10 +8,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dgpo.errors import ConfigError
-from dgpo.lab.tasks.layouts import Prompt, as_chat
+from dgpo.lab.limits import limited
+from dgpo.lab.tasks.layouts import Message, Prompt, as_chat
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+_SECONDS, _MEGABYTES, _LONGEST = 10.0, 1024, 10_000_000
+_REMEDY = (
+    "Give it what it asks for (chat_template_kwargs, system_prompt), mend chat_template of the model, or leave it out "
+    "with chat: false."
+)
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,27 @@ class PromptFormat:
 
         Returns:
             The text; special tokens that the tokenizer puts in front of a plain text are not in it.
+
+        Raises:
+            ConfigError: If the template raises, or does not end with a text of bounded length in bounded time.
         """
         formed = self.form(prompt, tokenizer)
         if isinstance(formed, str):
             return formed
         options = {"add_generation_prompt": True, "tokenize": False, **self.template_kwargs}
-        return str(tokenizer.apply_chat_template(formed, **options))
+        try:
+            with limited(_SECONDS, _MEGABYTES):
+                text = tokenizer.apply_chat_template(formed, **options)
+        except Exception as error:  # it is a program, of somebody's
+            raise ConfigError(_template_fault(error, formed)) from error
+        if not isinstance(text, str):
+            raise ConfigError(
+                f"the chat template gave a {type(text).__name__} and no text; chat_template_kwargs are for the template"
+                f" itself, and hold {', '.join(map(str, self.template_kwargs)) or 'nothing'}."
+            )
+        if len(text) > _LONGEST:
+            raise ConfigError(f"the chat template made {len(text):,} characters of a prompt. {_REMEDY}")
+        return text
 
     def ids(self, prompt: Prompt, tokenizer: Any) -> list[int]:
         """Return a prompt as token ids, the same that the trainer generates from.
@@ -117,6 +140,15 @@ class PromptFormat:
         if formed == prompts:
             return dataset
         return dataset.remove_columns("prompt").add_column("prompt", formed)
+
+
+def _template_fault(error: Exception, messages: list[Message]) -> str:
+    """Say in one line what a template raised, and for which prompt."""
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if isinstance(error, MemoryError):
+        reason = f"it asked for more than {_MEGABYTES} MiB"
+    roles = ", ".join(message["role"] for message in messages)
+    return f"the chat template of the model cannot render a prompt ({roles}): {reason:.300}. {_REMEDY}"
 
 
 def check_chat(chat: Any) -> None:

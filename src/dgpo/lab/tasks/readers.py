@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_file(path: Path) -> Table:
         >>> table.columns, list(table.rows(["answer"]))
         (('problem', 'answer'), [{'answer': 2}])
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for names that are too long, or none
         raise DataError(_missing(path))
     if path.suffix.lower() not in FORMATS:
         raise DataError(f"{path}: cannot read files of this kind; these can be read: {', '.join(FORMATS)}.")
@@ -107,9 +108,9 @@ def read_hub(name: str, config: str | None, split: str) -> Table:
 
 
 def _missing(path: Path) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"{path} is a folder; name a file in it."
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"{path} does not exist, nor does its folder {path.parent}."
     files = [file.name for file in path.parent.iterdir() if file.suffix.lower() in FORMATS]
     return f"{path} does not exist.{did_you_mean(path.name, files)} (Looked in {path.parent.absolute()}.)"
@@ -178,14 +179,22 @@ def _read_parquet(path: Path) -> Table:
 
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        names = tuple(file.schema_arrow.names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a parquet file: {error}.") from error
 
     def rows(wanted: Sequence[str]) -> Iterator[Row]:
-        for batch in file.iter_batches(columns=list(wanted)):
-            yield from batch.to_pylist()
+        number = 0
+        try:
+            for batch in file.iter_batches(columns=list(wanted)):
+                for row in batch.to_pylist():
+                    yield row
+                    number += 1
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = "a text is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error).split("\n")[0]
+            raise DataError(f"{path} is damaged after row {number}: {reason}. Write the file anew.") from error
 
-    return Table(str(path), tuple(file.schema_arrow.names), file.metadata.num_rows, rows)
+    return Table(str(path), names, file.metadata.num_rows, rows)
 
 
 FORMATS: dict[str, Callable[[Path], Table]] = {

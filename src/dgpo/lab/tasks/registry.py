@@ -1,6 +1,7 @@
 """Tasks by the names that a recipe uses."""
 
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dgpo.lab.rewards.registry import can_score, get_reward, is_own, reward_name
 from dgpo.lab.tasks.base import RewardFn, Task
 from dgpo.lab.tasks.files import load_file, load_hub
 from dgpo.lab.tasks.forks.task import load_forks
+from dgpo.lab.tasks.options import check_hub
 from dgpo.lab.tasks.prompting import check_chat
 from dgpo.lab.tasks.readers import FORMATS
 from dgpo.names import did_you_mean
@@ -73,19 +75,65 @@ def load_task(
             name.removeprefix(_GYM), seed=seed, eval_size=eval_size, **{**task_args, "own_scorer": own_scorer}
         )
         return replace(_with_rewards(gym, names, options), chat=chat)
-    load = load_file if _is_file(name) else load_hub if _HUB_ID.fullmatch(name) else None
-    if load is None:
-        raise ConfigError(_unknown(name))
+    load = load_hub if on_hub(name) else load_file
     _check_options(name, load, task_args)
     given: dict[str, Any] = {**task_args, "rewards": names, "reward_options": options, "chat": chat}
     return load(name, seed=seed, eval_size=eval_size, **given)
 
 
+def on_hub(name: str) -> bool:
+    """Return whether a task is a data set of the hub, rather than a file or one that is made here.
+
+    Args:
+        name: As for `load_task`.
+
+    Returns:
+        Whether reading it may need the network.
+
+    Raises:
+        ConfigError: If there is no such task.
+
+    Example:
+        >>> on_hub("openai/gsm8k:main"), on_hub("sums.jsonl"), on_hub("forks")
+        (True, False, False)
+    """
+    if name == "forks" or name.startswith(_GYM) or _is_file(name):
+        return False
+    if not _HUB_ID.fullmatch(name):
+        raise ConfigError(_unknown(name))
+    return True
+
+
+def check_hub_task(
+    name: str,
+    *,
+    rewards: Sequence[str] | None = None,
+    reward_options: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> None:
+    """Raise for what is wrong with a task of the hub, as far as it can be known without the hub.
+
+    Args:
+        name: As for `load_task`.
+        rewards: Likewise.
+        reward_options: Likewise.
+        **options: Likewise; and the options of the task.
+
+    Raises:
+        ConfigError: If there is no such reward or option.
+        DataError: If a local file that is named cannot be read.
+    """
+    names = _check_rewards(rewards)
+    by_name = _by_name(reward_options or {}, names or ())
+    _check_options(name, load_hub, {key: value for key, value in options.items() if key not in ("seed", "eval_size")})
+    check_hub(rewards=names, reward_options=by_name, **options)
+
+
 def _is_file(name: str) -> bool:
     path = Path(name).expanduser()
     # `data/train.txt` looks like the id of a data set too; where there is a folder `data`, a file is meant.
-    beside = path.suffix[1:].isalpha() and "/" in name and path.parent.is_dir()
-    return path.suffix.lower() in FORMATS or path.is_file() or beside or name.startswith((".", "/", "~"))
+    beside = path.suffix[1:].isalpha() and "/" in name and os.path.isdir(path.parent)
+    return path.suffix.lower() in FORMATS or os.path.isfile(path) or beside or name.startswith((".", "/", "~"))
 
 
 def _unknown(name: str) -> str:

@@ -40,8 +40,9 @@ def build_config(recipe: Recipe, path: Path) -> Any:
         return DGPOConfig(**fields)
     except ConfigError:
         raise
-    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        raise RecipeError(f"TRL refuses this configuration: {error}") from error
+    except Exception as error:  # of any kind, such as of a file that a field names
+        kind = "" if isinstance(error, (ValueError, TypeError, ImportError, OSError)) else f"{type(error).__name__}: "
+        raise RecipeError(f"TRL refuses this configuration: {kind}{error}") from error
 
 
 def load_task(recipe: Recipe) -> Any:
@@ -59,9 +60,8 @@ def load_task(recipe: Recipe) -> Any:
     """
     from dgpo.lab.tasks import load_task as load
 
-    options = {name: recipe[name] for name in ("seed", "eval_size", "rewards", "reward_options")}
     try:
-        task = load(recipe["task"], **options, **recipe["task_args"])
+        task = load(recipe["task"], **_task_options(recipe))
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise
@@ -77,6 +77,20 @@ def load_task(recipe: Recipe) -> Any:
             f"reward functions ({', '.join(names)}); give one number for each."
         )
     return task
+
+
+def _task_options(recipe: Recipe) -> dict[str, Any]:
+    options = {name: recipe[name] for name in ("seed", "eval_size", "rewards", "reward_options")}
+    if both := sorted(options.keys() & recipe["task_args"].keys()):
+        raise RecipeError(f"{recipe.place('task_args')}: task_args holds {both[0]}; it is a key of the recipe itself.")
+    return {**options, **recipe["task_args"]}
+
+
+def check_task_of_hub(recipe: Recipe) -> None:
+    """Raise for what is wrong with the recipe of a data set of the hub, as far as it can be known without the hub."""
+    from dgpo.lab.tasks.registry import check_hub_task
+
+    check_hub_task(recipe["task"], **_task_options(recipe))
 
 
 def reward_names(task: Any) -> list[str]:

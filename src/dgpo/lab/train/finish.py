@@ -16,6 +16,7 @@ from dgpo.lab.runs.files import AFTER, BEFORE, COMPLETIONS, CURVE, ERROR, FINAL,
 from dgpo.lab.runs.summary import accuracy, accuracy_text, prompts_text, summarize
 from dgpo.lab.train.assemble import reward_names
 from dgpo.lab.train.session import Session
+from dgpo.secrets import hide_in_text
 
 # What torch says instead of the reason for which a file could not be written.
 _TORCH_CANNOT_WRITE = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed [^.\n]*")
@@ -60,7 +61,7 @@ class RunSummary:
         seconds = self.trained_seconds or self.recorder.session_seconds
         facts = {
             "status": status,
-            **({"message": message} if message else {}),
+            **({"message": hide_in_text(message)} if message else {}),
             "task": session.recipe["task"],
             "model": session.recipe["model_name_or_path"],
             "seed": session.recipe["seed"],
@@ -156,7 +157,7 @@ class RunSummary:
 
     def _write_trace(self) -> str:
         path = self.session.directory.path / ERROR
-        written = _attempt(lambda: path.write_text(traceback.format_exc(), encoding="utf-8"))
+        written = _attempt(lambda: path.write_text(hide_in_text(traceback.format_exc()), "utf-8", "backslashreplace"))
         return f"\nThe traceback is in {path}." if written else ""
 
     def _where(self) -> str:

@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.lab import yaml12
+from dgpo.lab.evaluation.problems import on_hub as problems_on_hub
 from dgpo.lab.models import resolve_model
-from dgpo.lab.tasks.readers import FORMATS
-from dgpo.lab.train.assemble import FORKS, is_table, load_eval_problems, load_task, refuse_adapter, reward_names
+from dgpo.lab.tasks.registry import on_hub
+from dgpo.lab.train.assemble import (
+    FORKS,
+    check_task_of_hub,
+    load_eval_problems,
+    load_task,
+    refuse_adapter,
+    reward_names,
+)
 from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model, rendered
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.validate import generation_batch
@@ -116,11 +124,13 @@ def prompts_per_sampling(config: Any) -> int:
 
 def _read_task(recipe: Recipe, config: Any) -> tuple[Any, list[tuple[str, str]]]:
     """The task as it will be trained on, where that needs no network, and what the model is asked."""
-    name = recipe["task"]
-    if recipe["eval_task"] and recipe["eval_every"] and _is_local(recipe["eval_task"]):
+    if recipe["eval_task"] and not problems_on_hub(recipe["eval_task"]):
         load_eval_problems(recipe)
     model = _local_model(recipe)
-    if not _is_local(name):
+    if on_hub(recipe["task"]):
+        check_task_of_hub(recipe)
+        if model is not None:
+            read_model(recipe["model_name_or_path"], model)
         return None, []
     task = load_task(recipe)
     check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
@@ -136,10 +146,6 @@ def _read_task(recipe: Recipe, config: Any) -> tuple[Any, list[tuple[str, str]]]
     gold = task.train_dataset[0].get("answer")
     shown = "none" if gold is None else " | ".join(gold) if isinstance(gold, list) else repr(gold)
     return task, [("first prompt", prompt), ("gold answer", shown), *(("note", note) for note in notes)]
-
-
-def _is_local(name: str) -> bool:
-    return not is_table(name) or Path(name).expanduser().suffix.lower() in FORMATS or Path(name).exists()
 
 
 def _local_model(recipe: Recipe) -> str | None:

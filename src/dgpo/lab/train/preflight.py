@@ -8,6 +8,7 @@ from typing import Any
 
 from dgpo.errors import DataError, RecipeError
 from dgpo.lab.evaluation.loading import load_tokenizer, refuse_foreign_tokens
+from dgpo.lab.foreign_code import loading_fault, refuse_remote_code
 from dgpo.lab.tasks.prompting import PromptFormat
 from dgpo.lab.train.recipe import Recipe
 
@@ -50,18 +51,23 @@ def read_model(name: str, model: str) -> ModelFacts:
     if Path(model).is_dir():
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"The model folder {model} has no config.json that can be read: {error}.") from error
     else:
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(model).to_dict()
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"The model {model} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    text = {**config, **(config.get("text_config") or {})}
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False).to_dict()
+        except Exception as error:  # whatever the files of somebody's make the library raise
+            raise RecipeError(loading_fault(f"The model {model}", error)) from error
+    if not isinstance(config, dict):
+        raise RecipeError(f"The model folder {model} has no config.json that can be read: it holds no mapping.")
+    refuse_remote_code(f"The model {name}", model)
+    inner = config.get("text_config")
+    text = {**config, **(inner if isinstance(inner, dict) else {})}
     context = next((text[key] for key in _POSITIONS if isinstance(text.get(key), int)), None)
-    return ModelFacts(name, load_tokenizer(model), context, text.get("vocab_size"))
+    vocabulary = text.get("vocab_size")
+    return ModelFacts(name, load_tokenizer(model), context, vocabulary if isinstance(vocabulary, int) else None)
 
 
 def check_data_fills_a_step(rows: int, prompts: int) -> str | None:

@@ -9,10 +9,12 @@ import yaml
 
 from dgpo.errors import RecipeError
 from dgpo.lab import yaml12
-from dgpo.lab.recipe_files import installed_recipes
+from dgpo.lab.recipe_files import installed_recipes, read_recipe_text
 from dgpo.lab.train.schema import Field, unknown_key
 from dgpo.lab.train.values import describe
 from dgpo.names import did_you_mean
+
+_MOST_LISTED = 30  # problems that a message names
 
 
 @dataclass
@@ -106,7 +108,9 @@ def parse_recipe(path: Path, overrides: list[str], schema: dict[str, Field]) -> 
     for key, value, line in entries:
         place = f"{path}:{line}"
         if key not in schema:
-            problems.append(f"{place}: {unknown_key(key, schema)}")
+            # The nearest name is looked for where it will be printed.
+            unknown = unknown_key(key, schema) if len(problems) < _MOST_LISTED else "unknown key"
+            problems.append(f"{place}: {unknown}")
             continue
         try:
             recipe.values[key] = schema[key].fit(value)
@@ -122,18 +126,21 @@ def raise_problems(problems: list[str]) -> None:
     if len(problems) == 1:
         raise RecipeError(problems[0])
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
+        more = [f"{len(problems) - _MOST_LISTED} more"] if len(problems) > _MOST_LISTED else []
+        listed = "\n".join(f"  - {problem}" for problem in [*problems[:_MOST_LISTED], *more])
         raise RecipeError(f"{len(problems)} things to put right:\n{listed}")
 
 
 def _read(path: Path) -> tuple[list[tuple[str, Any, int]], list[tuple[int, str]]]:
     """Return the entries of a recipe with their lines, and the problems of single ones."""
     try:
-        return yaml12.top_level_entries(path.read_text(encoding="utf-8"))
+        text = read_recipe_text(path)
     except FileNotFoundError:
         raise RecipeError(f"There is no recipe at {path}.{_siblings(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"The recipe {path} cannot be read: {error}.") from error
+    except OSError as error:
+        raise RecipeError(f"The recipe {path} cannot be read: {error.strerror or error}.") from error
+    try:
+        return yaml12.top_level_entries(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)

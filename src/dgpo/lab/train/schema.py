@@ -113,6 +113,9 @@ def recipe_schema() -> dict[str, Field]:
     return schema
 
 
+_LONGEST_KEY = 100
+
+
 def unknown_key(key: str, valid: Iterable[str]) -> str:
     """Return what to say about a key that no field has: the nearest name, or why the field is not offered.
 
@@ -127,6 +130,7 @@ def unknown_key(key: str, valid: Iterable[str]) -> str:
         >>> unknown_key("learing_rate", ["learning_rate", "task"])
         "unknown key 'learing_rate'. Did you mean 'learning_rate'?"
     """
+    key = key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}..."
     if key in NOT_OFFERED:
         return f"'{key}' cannot be set here: {NOT_OFFERED[key]}"
     names = set(valid)

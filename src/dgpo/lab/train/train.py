@@ -8,6 +8,7 @@ import torch
 
 from dgpo.checkpoint_files import TRAINER_STATE
 from dgpo.errors import ConfigError, DgpoError, TrainingError
+from dgpo.lab.foreign_text import say
 from dgpo.lab.progress import EVALUATING
 from dgpo.lab.quiet import quiet_libraries
 from dgpo.lab.runs.directory import RunDirectory, default_path
@@ -70,7 +71,7 @@ def _start(request: Request, begun: list[Session]) -> int:
         if resume_dir is not None:
             check_resume(recipe, resume_dir, config.world_size, own=request.names_no_recipe)
         if config.process_index == 0:
-            print(describe_plan(recipe, config, path, full=request.dry_run == "full"))
+            say(describe_plan(recipe, config, path, full=request.dry_run == "full"))
         return 0
     if recipe["num_threads"] is not None:
         torch.set_num_threads(recipe["num_threads"])

@@ -7,11 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from dgpo.errors import RecipeError, TrainingError
+from dgpo.errors import ConfigError, RecipeError, TrainingError
+from dgpo.lab.foreign_code import refused_options
 from dgpo.lab.train.recipe import Recipe
 from dgpo.names import did_you_mean
+from dgpo.secrets import find_secrets
 
 # A run writes its curve, metrics and completions in any case; checkpoints come on top.
 MINIMUM_FREE_BYTES = 300 * 2**20
@@ -75,10 +76,22 @@ def check_recipe(recipe: Recipe) -> list[str]:
             f"{recipe.place('eval_every')}: eval_every is {recipe['eval_every']}, and there is no eval_task; "
             "add a line such as `eval_task: aime24`"
         )
+    problems += _check_eval_task(recipe)
     problems += _check_batches(recipe)
-    problems += _check_remote_code(recipe)
+    problems += _check_foreign_code(recipe)
+    problems += _check_secrets(recipe)
     problems += _check_trackers(recipe)
     return problems
+
+
+def _check_eval_task(recipe: Recipe) -> list[str]:
+    from dgpo.lab.evaluation.problems import on_hub
+
+    try:
+        on_hub(recipe["eval_task"] or "forks")
+    except ConfigError as error:
+        return [f"{recipe.place('eval_task')}: eval_task: {error}"]
+    return []
 
 
 def _check_batches(recipe: Recipe) -> list[str]:
@@ -119,17 +132,21 @@ def generation_batch(recipe: Recipe) -> tuple[int, str]:
     return size * steps * world_size(), formula
 
 
-def _check_remote_code(recipe: Recipe) -> list[str]:
-    problems = []
-    if recipe["trust_remote_code"]:
-        problems.append(
-            f"{recipe.place('trust_remote_code')}: trust_remote_code stays off, as it runs code that a model "
-            "repository ships; use a model that transformers implements"
-        )
-    model_init_kwargs: Any = recipe["model_init_kwargs"]
-    if "trust_remote_code" in (model_init_kwargs or ()):
-        problems.append(f"{recipe.place('model_init_kwargs')}: model_init_kwargs cannot hold trust_remote_code")
-    return problems
+def _check_foreign_code(recipe: Recipe) -> list[str]:
+    return [
+        f"{recipe.place(option.partition('.')[0])}: {option} stays as it is by default: {reason}"
+        for option, reason in refused_options(recipe.values)
+    ]
+
+
+def _check_secrets(recipe: Recipe) -> list[str]:
+    """Refuse secrets: the recipe and the command line are copied into the run directory, and into checkpoints."""
+    return [
+        f"{recipe.place(option.partition('.')[0])}: {option} looks like a secret (its value is not shown), and a "
+        "recipe is copied into the run directory. Leave it out, and give it by the environment: HF_TOKEN or `hf auth "
+        "login` for the hub, WANDB_API_KEY for W&B"
+        for option in dict.fromkeys(find_secrets(recipe.values))
+    ]
 
 
 _TRACKERS = {
