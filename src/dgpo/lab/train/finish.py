@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dgpo.engines.trl.model_card import model_card
 from dgpo.errors import ConfigError, DataError, DgpoError, TrainingError
 from dgpo.lab.progress import duration
 from dgpo.lab.runs.checkpoints import find_checkpoints
@@ -70,6 +69,8 @@ class RunSummary:
 
     def write_model_card(self, trainer: Any) -> None:
         """Write the README of the trained model, with what was measured."""
+        from dgpo.engines.trl.model_card import model_card
+
         if self.session.is_main:
             folder = self.session.directory.path / FINAL
             task = {"task": f"`{self.session.recipe['task']}`"}
@@ -87,7 +88,7 @@ class RunSummary:
 
     @property
     def _eval_prompts(self) -> int:
-        return 0 if self.task.eval_dataset is None else len(self.task.eval_dataset)
+        return 0 if self.task.held_out is None else len(self.task.held_out)
 
     def print_table(self) -> None:
         """Print what was reached and where everything lies."""
