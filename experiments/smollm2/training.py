@@ -86,11 +86,11 @@ def _task(seed: int, options: Settings) -> Any:
         **questions["options"],
     )
 
-    def as_text(row: dict[str, Any]) -> dict[str, Any]:
-        return {"prompt": row["prompt"][0]["content"] + questions["suffix"]}
+    def as_text(rows: Any) -> Any:
+        prompts = [prompt[0]["content"] + questions["suffix"] for prompt in rows["prompt"]]
+        return rows.with_column("prompt", prompts)
 
-    held_out = task.eval_dataset and task.eval_dataset.map(as_text)
-    return replace(task, train_dataset=task.train_dataset.map(as_text), eval_dataset=held_out)
+    return replace(task, train=as_text(task.train), held_out=task.held_out and as_text(task.held_out))
 
 
 def _trainer(cell: Cell, options: Settings, task: Any, folder: str) -> Any:

@@ -108,7 +108,7 @@ def score_text(
     return collect_completion(
         tokenizer,
         ids,
-        {**per_token, "scores": scores, **{name: values[0] for name, values in given.items()}},
+        {**per_token, "scores": scores, **{name: values[0] for name, values in {**credit.columns, **given}.items()}},
         vocab_size=vocab_size,
         prompt_ids=prompt_ids.tolist(),
         alternatives=alternatives_at(places.tolist(), tops),

@@ -7,6 +7,15 @@ import warnings
 
 from dgpo.lab.foreign_text import visible_lines
 
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+
 
 def quiet_libraries() -> None:
     """Silence the progress bars, warnings and log lines of the libraries; DGPO's own warnings still reach the user.
@@ -15,18 +24,22 @@ def quiet_libraries() -> None:
     """
     if os.environ.get("DGPO_VERBOSE"):
         return
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("default", category=UserWarning, module=r"dgpo(\.|$)")
 
-    import datasets
-    import transformers
+    # They read the environment when they are loaded; a command that needs neither need not wait for them.
+    if "transformers" in sys.modules:
+        import transformers
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        import datasets
+
+        datasets.utils.logging.set_verbosity_error()
+        datasets.disable_progress_bars()
     for name in ("trl", "accelerate", "peft", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     _show_own_warnings()

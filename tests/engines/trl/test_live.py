@@ -9,7 +9,7 @@ from support import FixedDGPOTrainer, lora, loss_inputs, make_trainer, mostly_de
 from dgpo import DGPOConfig
 from dgpo.core import credit_rule
 from dgpo.credit_log import read_credit_log
-from dgpo.engines.trl.config import SUPPORTED_LOSS_TYPES
+from dgpo.engines.trl.settings import SUPPORTED_LOSS_TYPES
 
 STEPS = 5
 

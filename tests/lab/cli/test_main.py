@@ -160,3 +160,13 @@ def test_a_dry_run_loads_no_model_and_writes_nothing(tmp_path, recipe_file):
     ):
         assert part in plan
     assert "output_dir" not in plan
+
+
+def test_tasks_say_which_rewards_lack_their_package(monkeypatch, capsys):
+    from dgpo.lab.cli import commands
+
+    assert main(["tasks"]) == 0
+    assert "Not installed here" not in capsys.readouterr().out
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    assert main(["tasks"]) == 0
+    assert "Not installed here: math-verify" in capsys.readouterr().out

@@ -304,3 +304,18 @@ def test_a_text_longer_than_the_context_is_cut_and_an_empty_one_refused(pair, tm
     else:
         assert "Only the first 63 of 70 tokens are scored" in capsys.readouterr().out
         assert len(pages[0][0].steps[0].completions[0].ids) == 63  # 64 positions, the first is <bos>
+
+
+def test_columns_of_a_rule_reach_the_page(pair, tmp_path, monkeypatch):
+    pages = captured(monkeypatch)
+    (tmp_path / "rule.py").write_text(
+        "from dgpo.core import credit_rule\n\n\n"
+        "@credit_rule(reads=())\ndef even(stats):\n"
+        "    mask = stats.completion_mask.float()\n    return mask, {'place': mask.cumsum(-1)}\n"
+    )
+    (tmp_path / "text.txt").write_text("a b c")
+    words = [str(pair / "policy"), "--reference", str(pair / "reference"), "--text", str(tmp_path / "text.txt")]
+    options = ["--rule", f"{tmp_path / 'rule.py'}:even", "-o", str(tmp_path / "page.html")]
+    assert main(["inspect", *words, *options]) == 0
+    (found,) = pages[0][0].steps[0].completions
+    assert found.columns["place"] == [1.0, 2.0, 3.0]

@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 
 import pytest
+
 from dgpo.errors import RecipeError
 from dgpo.lab.runs import environment
 from dgpo.lab.runs.directory import RunDirectory

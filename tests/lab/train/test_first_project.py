@@ -119,3 +119,37 @@ def test_own_rewards_have_options_weights_and_the_other_columns(project, tmp_pat
     assert max(values) >= 2.5
     assert main(["train", str(project), *words, *more, "--reward_options.scale=3", "--dry-run"]) == 2
     assert "reward_options are given for 'scale'" in capsys.readouterr().err
+
+
+def test_stop_strings_of_a_recipe_end_completions(project, tmp_path):
+    """At this temperature a digit is followed by anything, unless it ends the completion."""
+    run = tmp_path / "run"
+    stops = "--generation_kwargs={stop_strings: ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']}"
+    more = ["--max_steps=1", "--eval_before_and_after=false", "--temperature=20", "--max_completion_length=8"]
+    assert main(["train", str(project), *more, stops, f"--output_dir={run}"]) == 0
+    rows = [row for file in (run / "completions").iterdir() for row in read_jsonl(file)]
+    ends = [[character.isdigit() for character in row["completion"][0]["content"]] for row in rows]
+    assert any(True in digits for digits in ends)
+    assert all(True not in digits[:-1] for digits in ends)
+
+
+def test_a_failed_start_is_tried_again_in_its_folder_with_long_prompts_dropped(project, tmp_path, capsys):
+    rows = [{"question": f"{digit}" * (30 if digit > 7 else 1) + "?", "answer": str(digit)} for digit in range(10)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text("def score(completions, **columns):\n    raise KeyError('gold')\n")
+    run = tmp_path / "run"
+    more = ["--max_steps=1", "--eval_before_and_after=false", "--eval_size=0", "--rewards=[mine.py:score]"]
+    drop = ["--max_prompt_length=12", "--long_prompts=drop"]
+    words = ["train", str(project), *more, *drop, f"--output_dir={run}"]
+    assert main(words) == 1
+    assert run.is_dir()
+    (tmp_path / "fixed.py").write_text("def score(completions, **columns):\n    return [1.0] * len(completions)\n")
+    words = [word.replace("mine.py", "fixed.py") for word in words]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "2 of the 10 training prompts are left out: longer than 12 tokens" in capsys.readouterr().out
+    completions = [row for file in (run / "completions").iterdir() for row in read_jsonl(file)]
+    assert completions
+    assert not any("888" in str(row["prompt"]) or "999" in str(row["prompt"]) for row in completions)
+    assert main(words) == 2
+    assert "is not empty" in capsys.readouterr().err

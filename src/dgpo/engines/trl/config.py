@@ -1,28 +1,19 @@
 """`DGPOConfig`: TRL's `GRPOConfig` and the few settings that DGPO adds."""
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trl import GRPOConfig
 
-from dgpo.config import CreditConfig
-from dgpo.core import HINDSIGHT_STATS
+from dgpo.engines.trl.settings import SUPPORTED_LOSS_TYPES, DGPOSettings
 from dgpo.errors import ConfigError
-from dgpo.rules import CreditRule
 from dgpo.secrets import hide_secrets
-
-SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
-"""TRL's losses in which every token has an advantage of its own."""
-
-_FIELDS = re.compile(r"\{prompt\}|\{hint\}")
 
 
 @dataclass
-class DGPOConfig(CreditConfig, GRPOConfig):
+class DGPOConfig(DGPOSettings, GRPOConfig):
     """Arguments of `DGPOTrainer`: all of `GRPOConfig`, and those of `dgpo.config.CreditConfig`.
 
     `beta` keeps TRL's meaning and default (0: no KL penalty, as in the paper). A reference model is built where the
@@ -58,26 +49,7 @@ class DGPOConfig(CreditConfig, GRPOConfig):
         0.5
     """
 
-    credit_log_answer: str | None = field(
-        default=None, metadata={"help": "Column of the data set with the gold answer, for the credit log."}
-    )
-
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "credit_options"]  # noqa: RUF012  transformers' own attribute
-
-    skip_zero_advantage: bool = field(
-        default=True,
-        metadata={"help": "Leave completions with advantage 0 out of the passes; their gradient is 0."},
-    )
-    hint: str | None = field(
-        default=None, metadata={"help": "What the reference is shown: 'gold', 'peer' or a column of the data set."}
-    )
-    hint_template: str | None = field(
-        default=None, metadata={"help": "How prompt and hint are put together, with {prompt} and {hint}."}
-    )
-    hint_max_length: int = field(default=512, metadata={"help": "Longest hint in tokens."})
-    hint_min_reward: float = field(
-        default=1.0, metadata={"help": "Smallest reward of a completion that is shown to others as 'peer'."}
-    )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled, into each checkpoint's training_args.bin: everything but secrets."""
@@ -90,9 +62,7 @@ class DGPOConfig(CreditConfig, GRPOConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is loaded."""
-        if isinstance(self.credit_options, str):  # transformers' command line gives JSON
-            self.credit_options = json.loads(self.credit_options)
-        self._check_hint(self.resolve_rule())
+        self.check_settings()
         if self.loss_type not in SUPPORTED_LOSS_TYPES:
             raise ConfigError(
                 f"loss_type={self.loss_type!r} weighs whole completions, and DGPO redistributes the credit inside of"
@@ -104,23 +74,6 @@ class DGPOConfig(CreditConfig, GRPOConfig):
                 " ratio; weights with mean 1 would cancel and leave plain sequence-level GRPO. Use 'token'."
             )
         super().__post_init__()
-
-    def _check_hint(self, rule: CreditRule) -> None:
-        if not rule.traits.needs_hint:
-            if self.hint is not None:
-                raise ConfigError(
-                    f"hint={self.hint!r} is read by no credit rule: {rule.name} reads none of"
-                    f" {', '.join(HINDSIGHT_STATS)}. Use credit_rule='hindsight', or leave hint out."
-                )
-            return
-        self.hint = self.hint or "gold"
-        if self.hint_template is not None and not {"{prompt}", "{hint}"} <= set(_FIELDS.findall(self.hint_template)):
-            raise ConfigError(
-                f"hint_template={self.hint_template!r} must contain {{prompt}} and {{hint}}, such as 'The answer is"
-                " {hint}. {prompt}'."
-            )
-        if isinstance(self.hint_max_length, bool) or self.hint_max_length < 1:
-            raise ConfigError(f"hint_max_length is {self.hint_max_length}; it counts tokens, 1 at least.")
 
 
 @contextmanager

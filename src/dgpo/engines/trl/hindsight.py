@@ -214,9 +214,10 @@ def hindsight_metrics(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return what to log of a rollout's hints, each a sum and a count, (2,).
 
     `dgpo/hint/share`: completions that have a hint. `dgpo/hint/hellinger_sq` and `dgpo/hint/log_ratio`: means of d and
-    |i| over their tokens. `dgpo/hint/size`: root mean square of i d over a completion, mean over those with a hint; below
-    the rule's `floor` the hint says next to nothing. `dgpo/hint/auroc`: how often the better one of two completions of a prompt has the larger sum
-    of i; near .5 the hint says nothing that the reward does not contradict, and the rule should not be used.
+    |i| over their tokens. `dgpo/hint/size`: root mean square of i d over a completion, mean over those with a hint;
+    below the rule's `floor` the hint says next to nothing. `dgpo/hint/auroc`: how often the better one of two
+    completions of a prompt has the larger sum of i; near .5 the hint says nothing that the reward does not contradict,
+    and the rule should not be used.
 
     Args:
         outputs: The rollout, with group, reward and the statistics.

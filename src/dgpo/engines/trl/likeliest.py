@@ -50,9 +50,17 @@ class LikeliestObserver:
         order = view.stats.entropy.detach().clamp(min=0.0) ** self._kappa
         if view.stats.hellinger_sq is not None:
             order = view.stats.hellinger_sq * order
+        chosen: dict[int, Tensor] = {}
         for row, (start, end) in self._spans.items():
             if first <= start < end <= first + count:
                 count_here = min(MAX_PLACES, max(1, int(self._share * (end - start))))
-                inside = order[start - first : end - first].topk(count_here).indices
-                top = view.top_tokens(inside + (start - first), NUM_ALTERNATIVES)
-                self.found.append(LikeliestTokens(row, inside, top))
+                chosen[row] = order[start - first : end - first].topk(count_here).indices
+        if not chosen:
+            return
+        # One call for all of them: each reads the whole weight of the head.
+        places = [inside + (self._spans[row][0] - first) for row, inside in chosen.items()]
+        tops = view.top_tokens(torch.cat(places), NUM_ALTERNATIVES)
+        sizes = [len(inside) for inside in chosen.values()]
+        parts = {who: zip(*(x.split(sizes) for x in top), strict=True) for who, top in tops.items()}
+        for row, inside in chosen.items():
+            self.found.append(LikeliestTokens(row, inside, {who: next(part) for who, part in parts.items()}))

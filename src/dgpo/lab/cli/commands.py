@@ -1,6 +1,7 @@
 """The commands of `dgpo`: each parses its words and calls the room that does the work, which it imports only then."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,8 @@ def train(words: Sequence[str]) -> int:
         print(f"usage: dgpo train {usage}\n\n{texts.TRAIN}")
         return OK
     if "--help-all" in words:
-        from dgpo.lab.quiet import quiet_libraries
         from dgpo.lab.train.schema import describe_fields
 
-        quiet_libraries()
         print(describe_fields())
         return OK
     from dgpo.lab.train.train import train as run
@@ -38,8 +37,7 @@ def train(words: Sequence[str]) -> int:
 def parse_train(words: Sequence[str]) -> "Request":
     """Return recipe, switches and overrides of `dgpo train`.
 
-    Not by argparse: the fields are unknown before TRL is loaded, and argparse takes the value of an unknown option for
-    the recipe.
+    Not by argparse, which takes the value of an unknown option for the recipe: the fields are TRL's.
 
     Args:
         words: The words after `dgpo train`.
@@ -191,6 +189,11 @@ def compare(words: Sequence[str]) -> int:
 def tasks(words: Sequence[str]) -> int:
     """Print where prompts and answers can come from."""
     print(texts.TASKS)
+    if find_spec("math_verify") is None:
+        print(
+            "Not installed here: math-verify, which math, math_boxed, math_answer, math_hashes and math_last_number "
+            "need;\nthe extra brings it: pip install 'dgpo[lab]', or pip install math-verify"
+        )
     return OK if not words or words[0] in ("-h", "--help") else BAD_INPUT
 
 

@@ -43,11 +43,9 @@ def _train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", metavar="RUN", help="continue a run")
     parser.add_argument("--help-all", action="store_true", help="list every field")
     if find_spec("trl") is not None:
-        from dgpo.lab.quiet import quiet_libraries
-        from dgpo.lab.train.schema import recipe_schema
+        from dgpo.lab.train.schema import declared_schema
 
-        quiet_libraries()
-        for field in recipe_schema().values():
+        for field in declared_schema().values():
             summary = " ".join(field.help.split()).partition(". ")[0].replace("%", "")
             parser.add_argument(f"--{field.name}", choices=field.choices or None, help=summary)
     return parser

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dgpo.lab.tasks.columns import Columns
 from dgpo.lab.tasks.prompting import PromptFormat
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ class Task:
 
     Attributes:
         name: What the recipe calls it, such as `"forks"` or `"reasoning_gym:chain_sum"`.
-        train_dataset: Column `prompt` (text, or a list of chat messages), and the columns that the reward reads.
-        eval_dataset: Held-out rows of the same columns, disjoint from `train_dataset`; `None` if there are none.
+        train: Column `prompt` (text, or a list of chat messages), and the columns that the reward reads.
+        held_out: Rows of the same columns, disjoint from `train`; `None` if there are none.
         reward_funcs: The task's own scorers. The first one is the accuracy that is reported before and after.
         description: One line for `--dry-run`.
         metadata: Facts for a report (sizes, options, where the rows came from).
@@ -30,13 +31,23 @@ class Task:
     """
 
     name: str
-    train_dataset: "Dataset"
-    eval_dataset: "Dataset | None"
+    train: Columns
+    held_out: Columns | None
     reward_funcs: tuple[RewardFn, ...]
     description: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     chat: bool | None = None
+
+    @property
+    def train_dataset(self) -> "Dataset":
+        """The training rows as a data set."""
+        return self.train.dataset
+
+    @property
+    def eval_dataset(self) -> "Dataset | None":
+        """The held-out rows as a data set; `None` if there are none."""
+        return None if self.held_out is None else self.held_out.dataset
 
     def prompt_format(self, template_kwargs: Mapping[str, Any] | None = None) -> PromptFormat:
         """Return how the prompts are put to a model.

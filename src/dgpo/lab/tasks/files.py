@@ -3,18 +3,16 @@
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dgpo.errors import DataError
 from dgpo.lab.rewards.registry import any_answer, is_own
 from dgpo.lab.tasks.base import Task
+from dgpo.lab.tasks.columns import Columns
 from dgpo.lab.tasks.layouts import as_chat, fill_template
 from dgpo.lab.tasks.options import TableOptions, check_sources
 from dgpo.lab.tasks.readers import Table, read_file, read_hub
 from dgpo.lab.tasks.rows import Row, default_reward, prompt_key
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _EVAL_SIZE = 256
 
@@ -163,8 +161,8 @@ def _task(name: str, table: Table, eval_table: Table | None, options: TableOptio
     found = f"{name}: {len(train):,} prompts, {len(held_out):,} held out ({columns[0]} / {columns[1]})"
     return Task(
         name=name,
-        train_dataset=_dataset(train, options, several, table.name),
-        eval_dataset=_dataset(held_out, options, several, table.name) if held_out else None,
+        train=_columns(train, options, several, table.name),
+        held_out=_columns(held_out, options, several, table.name) if held_out else None,
         reward_funcs=tuple(rewards),
         description="; ".join([found, *notes]),
         metadata={
@@ -203,10 +201,7 @@ def _sample(rows: list[Row], options: TableOptions) -> list[Row]:
     return random.Random(f"held out {options.seed}").sample(rows, options.eval_size)
 
 
-def _dataset(rows: Sequence[Row], options: TableOptions, several: bool, where: str) -> "Dataset":
-    import pyarrow as pa
-    from datasets import Dataset
-
+def _columns(rows: Sequence[Row], options: TableOptions, several: bool, where: str) -> Columns:
     prompts: list[Any] = [fill_template(options.prompt_template, row.prompt) for row in rows]
     # A column holds one kind: a single chat among texts makes chats of all.
     if options.chat or options.system_prompt is not None or any(isinstance(prompt, list) for prompt in prompts):
@@ -216,6 +211,8 @@ def _dataset(rows: Sequence[Row], options: TableOptions, several: bool, where: s
         golds = [gold if isinstance(gold, list) else [gold] for gold in golds]
     columns = {"prompt": prompts, "answer": golds}
     for name in rows[0].others:
+        import pyarrow as pa
+
         values = [row.others.get(name) for row in rows]
         try:
             pa.array(values)
@@ -230,4 +227,4 @@ def _dataset(rows: Sequence[Row], options: TableOptions, several: bool, where: s
                 "Make them of one kind, or take the column out."
             ) from None
         columns[name] = values
-    return Dataset.from_dict(columns)
+    return Columns(columns)

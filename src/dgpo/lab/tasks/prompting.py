@@ -5,15 +5,12 @@ Training, held-out accuracy, `eval_task`, `dgpo eval`, `dgpo inspect` and the dr
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dgpo.errors import ConfigError
 from dgpo.lab.limits import limited
+from dgpo.lab.tasks.columns import Columns
 from dgpo.lab.tasks.layouts import Message, Prompt, as_chat
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 
 _SECONDS, _MEGABYTES, _LONGEST = 10.0, 1024, 10_000_000
 _REMEDY = (
@@ -125,21 +122,17 @@ class PromptFormat:
         special = {"add_special_tokens": False} if self.uses_chat(tokenizer) else {}
         return list(tokenizer(self.text(prompt, tokenizer), **special)["input_ids"])
 
-    def dataset(self, dataset: "Dataset", tokenizer: Any) -> "Dataset":
-        """Return a data set whose prompts have the trainer's form; the same one where nothing changes.
+    def apply(self, rows: Columns, tokenizer: Any) -> Columns:
+        """Return rows whose prompts have the trainer's form.
 
         Args:
-            dataset: Rows with a column `prompt`.
+            rows: With a column `prompt`.
             tokenizer: The model's tokenizer.
 
         Returns:
             Rows in the same order.
         """
-        prompts = dataset["prompt"][:]
-        formed = [self.form(prompt, tokenizer) for prompt in prompts]
-        if formed == prompts:
-            return dataset
-        return dataset.remove_columns("prompt").add_column("prompt", formed)
+        return rows.with_column("prompt", [self.form(prompt, tokenizer) for prompt in rows["prompt"]])
 
 
 def _template_fault(error: Exception, messages: list[Message]) -> str:

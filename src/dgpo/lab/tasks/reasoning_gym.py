@@ -7,17 +7,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from dgpo.errors import ConfigError, DataError
 from dgpo.lab.progress import track
 from dgpo.lab.tasks.base import Task
+from dgpo.lab.tasks.columns import Columns
 from dgpo.lab.tasks.entries import dump_entry
 from dgpo.lab.tasks.gym_scoring import CODE_RUNNING_SCORERS, Extraction, refuse_if_blind, scorer_reward
 from dgpo.names import did_you_mean
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 SYSTEM_PROMPT = "Answer with only the final answer, nothing else."
 _EVAL_SIZE = 128
@@ -91,8 +89,8 @@ def load_reasoning_gym(
     questions = len({entry["question"] for entry in train})
     return Task(
         name=f"reasoning_gym:{name}",
-        train_dataset=_dataset(train, system_prompt),
-        eval_dataset=_dataset(held_out, system_prompt) if held_out else None,
+        train=_columns(train, system_prompt),
+        held_out=_columns(held_out, system_prompt) if held_out else None,
         reward_funcs=(scorer_reward(name, scorer, answer_extraction),),
         description=(
             f"reasoning_gym:{name}: {len(train)} rows of {questions} different questions, {len(held_out)} held out"
@@ -211,11 +209,9 @@ def _fresh(entries: Iterator[dict[str, Any]], held_out: dict[str, Any], count: i
     return list(islice((entry for entry in tried if entry["question"] not in held_out), count))
 
 
-def _dataset(entries: Sequence[dict[str, Any]], system_prompt: str | None) -> "Dataset":
-    from datasets import Dataset
-
+def _columns(entries: Sequence[dict[str, Any]], system_prompt: str | None) -> Columns:
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return Dataset.from_dict(
+    return Columns(
         {
             "prompt": [[*system, {"role": "user", "content": entry["question"]}] for entry in entries],
             # Some puzzles have many right answers and name none.

@@ -210,7 +210,7 @@ def _with_rewards(task: Task, names: tuple[str, ...] | None, options: Mapping[st
         if name == "task":
             chosen.extend(task.reward_funcs)
             continue
-        golds = task.train_dataset["answer"]
+        golds = task.train["answer"]
         if not any(can_score(name, gold) for gold in golds):
             raise DataError(
                 f"task {task.name}: the reward {name} can read none of its gold answers, such as {golds[0]!r}. Choose "

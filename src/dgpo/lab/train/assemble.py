@@ -26,7 +26,29 @@ def build_config(recipe: Recipe, path: Path) -> Any:
     """
     from dgpo import DGPOConfig
 
+    try:
+        return DGPOConfig(**config_values(recipe, path))
+    except ConfigError:
+        raise
+    except Exception as error:  # of any kind, such as of a file that a field names
+        kind = "" if isinstance(error, (ValueError, TypeError, ImportError, OSError)) else f"{type(error).__name__}: "
+        raise RecipeError(f"TRL refuses this configuration: {kind}{error}") from error
+
+
+def config_values(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """Return the arguments of a recipe's `DGPOConfig`.
+
+    Args:
+        recipe: The recipe.
+        path: The run directory.
+
+    Returns:
+        Those that the recipe sets, and those that are the same for every run.
+    """
     fields = recipe.of_group(CONFIG_GROUP, DGPO_GROUP) | {"output_dir": str(path), "disable_tqdm": True}
+    for name, value in fields.items():  # transformers refuses a temperature of 1 that is no float, when it samples
+        if type(value) is int and isinstance(recipe.schema[name].default, float):
+            fields[name] = float(value)
     fields.setdefault("log_level_replica", "error")  # the other processes would repeat the main one's lines
     model_init_kwargs = recipe["model_init_kwargs"]
     fields["model_init_kwargs"] = {
@@ -36,13 +58,7 @@ def build_config(recipe: Recipe, path: Path) -> Any:
         "use_safetensors": True,  # a pickle runs code when it is loaded
         **(model_init_kwargs if isinstance(model_init_kwargs, dict) else {}),
     }
-    try:
-        return DGPOConfig(**fields)
-    except ConfigError:
-        raise
-    except Exception as error:  # of any kind, such as of a file that a field names
-        kind = "" if isinstance(error, (ValueError, TypeError, ImportError, OSError)) else f"{type(error).__name__}: "
-        raise RecipeError(f"TRL refuses this configuration: {kind}{error}") from error
+    return fields
 
 
 def load_task(recipe: Recipe) -> Any:

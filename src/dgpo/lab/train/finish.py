@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from dgpo.checkpoint_files import find_checkpoints
-from dgpo.engines.trl.model_card import model_card
 from dgpo.errors import ConfigError, DataError, DgpoError, TrainingError
 from dgpo.lab.progress import duration
 from dgpo.lab.runs.curve import draw_curve
@@ -78,6 +77,8 @@ class RunSummary:
 
     def write_model_card(self, trainer: Any) -> None:
         """Write the README of the trained model, with what was measured."""
+        from dgpo.engines.trl.model_card import model_card
+
         if self.session.is_main:
             folder = self.session.directory.path / FINAL
             task = {"task": f"`{self.session.recipe['task']}`"}
@@ -95,7 +96,7 @@ class RunSummary:
 
     @property
     def _eval_prompts(self) -> int:
-        return 0 if self.task.eval_dataset is None else len(self.task.eval_dataset)
+        return 0 if self.task.held_out is None else len(self.task.held_out)
 
     def print_table(self) -> None:
         """Print what was reached and where everything lies."""

@@ -6,7 +6,7 @@ from typing import Any
 from dgpo.errors import ConfigError
 from dgpo.lab.runs.files import FINAL, RECIPE
 from dgpo.lab.train.recipe import Recipe, load_recipe
-from dgpo.lab.train.schema import recipe_schema
+from dgpo.lab.train.schema import declared_schema
 
 _NOT_OF_A_RUN = ("task", "protocol", "task_args", "rewards", "reward_options")
 
@@ -45,7 +45,7 @@ def options_of_run(run: Path, given: dict[str, Any]) -> dict[str, Any]:
 def _recipe(run: Path) -> Recipe:
     if not (run / RECIPE).is_file():
         raise ConfigError(f"{run} is no directory of a run: it has no {RECIPE}.")
-    return load_recipe(run / RECIPE, [], recipe_schema())
+    return load_recipe(run / RECIPE, [], declared_schema())
 
 
 def _trained_model(run: Path, recipe: Recipe) -> str:

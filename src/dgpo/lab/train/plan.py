@@ -47,10 +47,10 @@ def describe_plan(recipe: Recipe, config: Any, path: Path, *, full: bool) -> str
 def _rows(recipe: Recipe, config: Any, path: Path, task: Any) -> list[tuple[str, str]]:
     completions, _ = generation_batch(recipe)
     prompts = completions // config.num_generations
-    rows = None if task is None else len(task.train_dataset)
+    rows = None if task is None else len(task.train)
     held_out_rows: int | None = recipe["eval_size"]
     if task is not None:
-        held_out_rows = 0 if task.eval_dataset is None else len(task.eval_dataset)
+        held_out_rows = 0 if task.held_out is None else len(task.held_out)
     steps = num_steps(config, rows)
     samplings = None if steps is None else math.ceil(steps / steps_per_sampling(config))
     tokens = None if samplings is None else samplings * completions * config.max_completion_length
@@ -78,9 +78,9 @@ def _rows(recipe: Recipe, config: Any, path: Path, task: Any) -> list[tuple[str,
 def _task_text(recipe: Recipe, task: Any) -> str:
     if task is None:
         return f"{recipe['task']} (not read: it may have to be downloaded)"
-    held_out = 0 if task.eval_dataset is None else len(task.eval_dataset)
+    held_out = 0 if task.held_out is None else len(task.held_out)
     rewards = ", ".join(reward_names(task))
-    return f"{recipe['task']}: {len(task.train_dataset):,} training prompts, {held_out:,} held out; rewards: {rewards}"
+    return f"{recipe['task']}: {len(task.train):,} training prompts, {held_out:,} held out; rewards: {rewards}"
 
 
 def _credit(config: Any) -> str:
@@ -133,17 +133,17 @@ def _read_task(recipe: Recipe, config: Any) -> tuple[Any, list[tuple[str, str]]]
             read_model(recipe["model_name_or_path"], model)
         return None, []
     task = load_task(recipe)
-    check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
+    check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     notes, kwargs = list(task.notes), config.chat_template_kwargs
-    prompt = _one_line(task.train_dataset[0]["prompt"])
+    prompt = _one_line(task.train["prompt"][0])
     if model is not None:
         facts = read_model(recipe["model_name_or_path"], model)
         task, more = fit_task(recipe, task, facts, kwargs)
         notes += more
-        prompt = rendered(task.train_dataset[0]["prompt"], task.prompt_format(kwargs), facts.tokenizer)
-    left_out = check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
+        prompt = rendered(task.train["prompt"][0], task.prompt_format(kwargs), facts.tokenizer)
+    left_out = check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     notes += [left_out] if left_out and config.max_steps <= 0 else []
-    gold = task.train_dataset[0].get("answer")
+    gold = task.train.row(0).get("answer")
     shown = "none" if gold is None else " | ".join(gold) if isinstance(gold, list) else repr(gold)
     return task, [("first prompt", prompt), ("gold answer", shown), *(("note", note) for note in notes)]
 

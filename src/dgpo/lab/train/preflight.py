@@ -122,15 +122,15 @@ def fit_task(recipe: Recipe, task: Any, model: ModelFacts, template_kwargs: Any)
     limit, why = _limit(recipe, model)
     notes: list[str] = []
     fitted: dict[str, Any] = {}
-    for kind in ("train_dataset", "eval_dataset"):
+    for kind in ("train", "held_out"):
         rows = getattr(task, kind)
         if rows is None:
             continue
-        lengths, largest = _tokenized(rows["prompt"][:], prompts, model.tokenizer)
+        lengths, largest = _tokenized(rows["prompt"], prompts, model.tokenizer)
         refuse_foreign_tokens(model.name, model.tokenizer, model.vocabulary, largest)
         if limit is not None and any(length > limit for length in lengths):
-            rows = _without_long(rows, lengths, limit, why, recipe, held_out=kind == "eval_dataset", notes=notes)
-        fitted[kind] = rows if rows is None else prompts.dataset(rows, model.tokenizer)
+            rows = _without_long(rows, lengths, limit, why, recipe, held_out=kind == "held_out", notes=notes)
+        fitted[kind] = rows if rows is None else prompts.apply(rows, model.tokenizer)
     return replace(task, **fitted), notes
 
 

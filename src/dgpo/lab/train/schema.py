@@ -10,6 +10,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
+from dgpo.lab.train.declared import classes_without_methods, declared_classes
 from dgpo.lab.train.options import NICKNAMES, NOT_OFFERED, RunOptions
 from dgpo.lab.train.values import describe, fit
 from dgpo.names import did_you_mean
@@ -100,12 +101,28 @@ def recipe_schema() -> dict[str, Field]:
     from trl import GRPOConfig, ModelConfig
 
     from dgpo import DGPOConfig
-    from dgpo.engines.trl.config import SUPPORTED_LOSS_TYPES
+
+    return _schema(ModelConfig, DGPOConfig, GRPOConfig)
+
+
+@cache
+def declared_schema() -> dict[str, Field]:
+    """Return every field a recipe may hold, as TRL's source declares it; imports TRL only where that cannot be read."""
+    from dgpo.engines.trl.settings import DGPOSettings
+
+    classes = declared_classes()
+    if classes is None:
+        return recipe_schema()
+    return _schema(classes.model, classes_without_methods(DGPOSettings, classes.trainer), classes.trainer)
+
+
+def _schema(model: type, config: type, base: type) -> dict[str, Field]:
+    from dgpo.engines.trl.settings import SUPPORTED_LOSS_TYPES
 
     schema = {
         **fields_of(RunOptions, RECIPE_GROUP),
-        **fields_of(ModelConfig, MODEL_GROUP),
-        **config_fields(DGPOConfig, GRPOConfig),
+        **fields_of(model, MODEL_GROUP),
+        **config_fields(config, base),
     }
     # TRL documents booleans for this one as well, and converts them.
     schema["scale_rewards"] = dataclasses.replace(schema["scale_rewards"], hint=str | bool)
@@ -148,8 +165,8 @@ _HEADINGS = {
 
 
 def describe_fields() -> str:
-    """Return all fields of a recipe with type, default and help, class by class; imports TRL."""
-    schema = recipe_schema()
+    """Return all fields of a recipe with type, default and help, class by class."""
+    schema = declared_schema()
     parts = []
     for group, heading in _HEADINGS.items():
         parts.append(f"{heading}\n")

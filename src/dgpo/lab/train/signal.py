@@ -133,13 +133,13 @@ class SignalMonitor:
         return totals
 
     def _gold(self, prompt: Any) -> str:
-        rows = self._task.train_dataset
-        if "answer" not in rows.column_names:
+        rows = self._task.train
+        if "answer" not in rows:
             return "none"
-        for row in rows:
-            if row["prompt"] == prompt:
-                return " | ".join(row["answer"]) if isinstance(row["answer"], list) else str(row["answer"])
-        return "unknown"
+        if prompt not in rows["prompt"]:
+            return "unknown"
+        gold = rows["answer"][rows["prompt"].index(prompt)]
+        return " | ".join(gold) if isinstance(gold, list) else str(gold)
 
 
 def _differ(group: Sequence[float]) -> bool:

@@ -4,8 +4,6 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dgpo.checkpoint_files import TRAINER_STATE
 from dgpo.errors import ConfigError, DgpoError, TrainingError
 from dgpo.lab.foreign_text import say
@@ -17,9 +15,10 @@ from dgpo.lab.train import validate
 from dgpo.lab.train.assemble import build_config, build_trainer, load_task, model_path, reward_names, weight_bytes
 from dgpo.lab.train.finish import Interrupted, RunSummary, why_it_failed
 from dgpo.lab.train.plan import describe_plan, num_steps, prompts_per_sampling
+from dgpo.lab.train.planned import planned_config
 from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model
 from dgpo.lab.train.recipe import Recipe, parse_recipe, raise_problems
-from dgpo.lab.train.schema import recipe_schema
+from dgpo.lab.train.schema import Field, declared_schema, recipe_schema
 from dgpo.lab.train.session import Request, Session, check_resume, open_session, recipe_path, resume_directory
 from dgpo.lab.train.signal import SignalMonitor
 
@@ -59,31 +58,35 @@ def train(request: Request) -> int:
 def _start(request: Request, begun: list[Session]) -> int:
     """Train; the session is put into `begun` once the run directory is claimed."""
     quiet_libraries()
-    schema = recipe_schema()
+    # A mistake in the recipe is found without TRL, which takes seconds to load.
+    schema = declared_schema()
     resume_dir = resume_directory(request, schema)
-    recipe = parse_recipe(recipe_path(request, resume_dir), request.overrides, schema)
-    if resume_dir is not None:
-        recipe.values["output_dir"] = str(resume_dir)
+    recipe = _read_recipe(request, resume_dir, schema)
     path = Path(recipe["output_dir"]).expanduser() if recipe["output_dir"] else default_path(recipe.name)
     _refuse_bad_values(recipe, path, new=resume_dir is None, dry_run=bool(request.dry_run))
-    config = build_config(recipe, path)
     if request.dry_run:
+        config = planned_config(recipe, path)
         if resume_dir is not None:
             check_resume(recipe, resume_dir, config.world_size, own=request.names_no_recipe)
         if config.process_index == 0:
             say(describe_plan(recipe, config, path, full=request.dry_run == "full"))
         return 0
+    import torch
+
+    recipe = _read_recipe(request, resume_dir, recipe_schema())
+    raise_problems(recipe.problems)
+    config = build_config(recipe, path)
     if recipe["num_threads"] is not None:
         torch.set_num_threads(recipe["num_threads"])
     # Data that cannot be used, or a model that is not there, leaves no directory behind.
     with config.main_process_first(desc="task"):
         task = load_task(recipe)
-    check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
+    check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     model = model_path(recipe, config)
     facts = read_model(recipe["model_name_or_path"], model)
     notes = list(task.notes)
     task, more = fit_task(recipe, task, facts, config.chat_template_kwargs)
-    left_out = check_data_fills_a_step(len(task.train_dataset), prompts_per_sampling(config))
+    left_out = check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     notes += [*more, *([left_out] if left_out and config.max_steps <= 0 else [])]
     with contextlib.ExitStack() as stack:
         session = open_session(request, recipe, config, path, stack, resuming=resume_dir is not None)
@@ -92,6 +95,13 @@ def _start(request: Request, begun: list[Session]) -> int:
             session.progress.say(f"Note: {note}")
         _run(session, task, model)
     return 0
+
+
+def _read_recipe(request: Request, resume_dir: Path | None, schema: dict[str, Field]) -> Recipe:
+    recipe = parse_recipe(recipe_path(request, resume_dir), request.overrides, schema)
+    if resume_dir is not None:
+        recipe.values["output_dir"] = str(resume_dir)
+    return recipe
 
 
 def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool, dry_run: bool) -> None:
@@ -134,7 +144,7 @@ def _run(session: Session, task: Any, model: str) -> None:
         )
         session.progress.begin("loading the model", 0)
         trainer = build_trainer(recipe, config, task, model, recorder)
-        evaluates = recipe["eval_before_and_after"] and task.eval_dataset is not None
+        evaluates = recipe["eval_before_and_after"] and task.held_out is not None
         if evaluates and not session.before:
             session.progress.begin(EVALUATING, 0)
             _evaluate(trainer, recorder, BEFORE)

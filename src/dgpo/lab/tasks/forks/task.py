@@ -1,14 +1,11 @@
 """Forks as a task: prompts for training and, from the other side of the split, held-out ones."""
 
 import random
-from typing import TYPE_CHECKING
 
 from dgpo.errors import ConfigError
 from dgpo.lab.tasks.base import Task
+from dgpo.lab.tasks.columns import Columns
 from dgpo.lab.tasks.forks import language
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _EVAL_SIZE = 256
 
@@ -50,8 +47,8 @@ def load_forks(
     train = [next(prompts) for _ in range(size)]
     return Task(
         name="forks",
-        train_dataset=_dataset(train),
-        eval_dataset=_dataset(held_out) if held_out else None,
+        train=_columns(train),
+        held_out=_columns(held_out) if held_out else None,
         reward_funcs=(language.forks_reward,),
         description=(
             f"forks: pick the larger digit of {num_forks} pairs; {len(train)} prompts, {len(held_out)} held out"
@@ -79,10 +76,8 @@ def _held_out(num_forks: int, eval_size: int | None, seed: int) -> list[language
     return rng.sample(every, min(_EVAL_SIZE, len(every)) if eval_size is None else eval_size)
 
 
-def _dataset(prompts: list[language.Forks]) -> "Dataset":
-    from datasets import Dataset
-
-    return Dataset.from_dict(
+def _columns(prompts: list[language.Forks]) -> Columns:
+    return Columns(
         {
             "prompt": [language.prompt_text(forks) for forks in prompts],
             "answer": [language.answer_text(forks) for forks in prompts],
