@@ -18,6 +18,7 @@ COUNTS = {"core": 200_000, "recipes": 10_000, "data": 2000}
 def work(kind: str, seeds: range) -> tuple[collections.Counter, list[tuple[int, str]]]:
     """Outcomes of a range of seeds, and the tracebacks of those that fell through."""
     import cases
+    import data_files
     import torch
 
     torch.set_num_threads(1)
@@ -36,7 +37,7 @@ def work(kind: str, seeds: range) -> tuple[collections.Counter, list[tuple[int, 
         calls = {
             "core": cases.core_call,
             "recipes": lambda seed: cases.recipe_run(seed, folder / "r.yaml", schema),
-            "data": lambda seed: cases.data_read(seed, folder),
+            "data": lambda seed: data_files.data_read(seed, folder),
         }
         for seed in seeds:
             started = time.process_time()

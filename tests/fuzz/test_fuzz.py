@@ -4,6 +4,7 @@ import collections
 import os
 
 import cases
+import data_files
 import pytest
 
 
@@ -28,6 +29,6 @@ def test_recipes_are_accepted_or_refused_in_a_message(here, schema):
 
 
 def test_data_files_are_read_or_refused_in_a_message(here):
-    outcomes = collections.Counter(cases.data_read(seed, here) for seed in range(60))
+    outcomes = collections.Counter(data_files.data_read(seed, here) for seed in range(60))
     assert outcomes["read"] > 5
     assert outcomes["refused"] > 10
