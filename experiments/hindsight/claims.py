@@ -7,7 +7,7 @@ from dgpo.lab.evaluation.intervals import Estimate
 from experiments.credit.comparison import points
 from experiments.hindsight.cells import CHOSEN_ON
 from experiments.hindsight.comparison import above, below, gains, mean, per_seed
-from experiments.hindsight.rules import ARMS, DEAF, GOLD_ARM, HINTS, PEER_ARM, RATED, UNTRUE, WITHOUT_D, WRONG
+from experiments.hindsight.rules import ARMS, BARE, DEAF, GOLD_ARM, HINTS, PEER_ARM, RATED, UNTRUE, WITHOUT_D, WRONG
 from experiments.report import Verdict, paired_difference
 
 EXACT, PLACES = "exact advantage", "which tokens decide"
@@ -62,7 +62,7 @@ def _peer(results: Mapping[str, Any]) -> Verdict:
 
 def _untrue(results: Mapping[str, Any]) -> Verdict:
     untrue, wrong = (gains(results, [arm], "area") for arm in (UNTRUE, WRONG))
-    deaf = gains(results, [DEAF], "area")
+    deaf, bare = gains(results, [DEAF], "area"), gains(results, [BARE], "area")
     leaks = " and ".join(
         f"{value.value:+.2f} in `{variant}`"
         for variant in results["rules"]
@@ -74,8 +74,8 @@ def _untrue(results: Mapping[str, Any]) -> Verdict:
         f"{leaks} of probability."
         + (
             " Where the hints are true and the reference was taught nothing about them, so that i is noise, it is "
-            f"{_listed(deaf)}: the term is scaled to a fixed size, however little the hint says."
-            if deaf
+            f"{_listed(deaf)}; without the floor, at one size however little the hint says, {_listed(bare)}."
+            if deaf and bare
             else ""
         )
     )
@@ -104,7 +104,7 @@ def advice(results: Mapping[str, Any]) -> str:
         + (f"; in {', '.join(similar)} it cannot be told from GRPO" if similar else "")
         + ". It reads the answers, which GRPO does not, and so also teaches where all completions are wrong. "
         "Keep the reference frozen. Look at `dgpo/hint/auroc` in the log first: near .5 your model does not follow "
-        "hints, or they are wrong, and the rule does harm; with a quarter of the answers wrong it "
+        "hints, or they are wrong, and wrong hints do harm; with a quarter of the answers wrong it "
         f"{'still pays' if wrong_pays else 'no longer pays'}. `hint=peer` is worth a try with small groups alone (it "
         f"pays in {', '.join(useful) or 'none'}). "
         + _without_distance(results)

@@ -30,10 +30,11 @@ def section(results: Mapping[str, Any]) -> str:
         _table(results, LADDER, ("sign_auroc", "branch_hits")),
         "![the ladder](figures/hindsight-ladder.png)",
         "### A frozen reference that is shown a hint",
-        "`credit_rule=hindsight`: .7 of GRPO's advantage, .3 of i d in units of its root mean square over the "
-        "completions of a prompt; i is the log-ratio of the hinted to the plain reference, d their squared Hellinger "
-        "distance. Gold: the answer. Peer: a right sibling. The warm-up taught the model to follow a hint 9 times in "
-        "10; GRPO starts from the same model. Simultaneous intervals over the table (Bonferroni).",
+        "`credit_rule=hindsight`: .7 of GRPO's advantage, .3 of i d in units of its root mean square over a "
+        "completion, less where that is below a floor (chosen on other seeds); i is the log-ratio of the hinted to the "
+        "plain reference, d their squared Hellinger distance. Gold: the answer. Peer: a right sibling. The warm-up "
+        "taught the model to follow a hint 9 times in 10; GRPO starts from the same model. Simultaneous intervals over "
+        "the table (Bonferroni).",
         _hindsight_table(results),
         "![hindsight by variant](figures/hindsight-variants.png)",
         "### Attacks on it",
