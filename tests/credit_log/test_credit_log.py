@@ -153,13 +153,13 @@ def test_above_its_size_the_log_still_covers_the_run(tmp_path, settings, complet
 
 
 def test_a_full_disk_is_said_once_and_stops_nothing(tmp_path, settings, completion, monkeypatch, caplog):
-    def full_disk(path, data):
+    def full_disk(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     log = CreditLog(tmp_path, settings, every=1)
     assert log.write(1, [completion("a")]) is not None
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full_disk)
+        patch.setattr(Path, "open", full_disk)
         assert [log.write(step, [completion("a")]) for step in (2, 3)] == [None, None]
     assert caplog.text.count("No space left on device") == 1
     assert log.write(4, [completion("a")]) is not None

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dgpo.errors import ConfigError, DgpoError
-from dgpo.lab.models import build_once, cache_dir, resolve_model
+from dgpo.lab.models import build_once, cache_dir, resolve_model, spare_copies_of_the_head
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -171,3 +172,29 @@ def test_processes_that_ask_at_once_build_once(tmp_path) -> None:
         racer.join(timeout=60)
     assert [racer.exitcode for racer in racers] == [0, 0, 0]
     assert len((tmp_path / "log").read_text()) == 1
+
+
+class Model(nn.Module):
+    def __init__(self, *, frozen):
+        super().__init__()
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.requires_grad_(not frozen)
+        self.seen = []
+        multiply = self.head.forward
+        self.head.forward = lambda hidden: (self.seen.append(hidden.is_contiguous()), multiply(hidden))[1]
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_head_gets_contiguous_states(frozen):
+    model, hidden = Model(frozen=frozen), torch.randn(3, 5, 4)
+    before = model.head(hidden[:, -1:])
+    spare_copies_of_the_head(model)
+    torch.testing.assert_close(model.head(hidden[:, -1:]), before)
+    assert model.seen == [False, frozen]
+
+
+def test_a_model_without_a_head_is_left_alone():
+    spare_copies_of_the_head(type("Headless", (), {"get_output_embeddings": lambda self: None})())

@@ -32,7 +32,7 @@ def build_tokenizer(questions, answers):
     )
 
 
-def make_model(folder: Path, rows, *, steps: int = 250, right: float = 0.3) -> Path:
+def make_model(folder: Path, rows, *, steps: int = 600, right: float = 0.3) -> Path:
     """Train a small model to give the right answer with about this probability, and return its folder.
 
     Args:

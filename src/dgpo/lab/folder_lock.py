@@ -114,7 +114,8 @@ def refuse_if_held(folder: Path, remedy: str) -> None:
     Raises:
         ConfigError: If it is locked.
     """
-    with contextlib.suppress(OSError), (folder / LOCK).open("rb") as file:
+    # A name with half a character is that of no folder.
+    with contextlib.suppress(OSError, UnicodeError), (folder / LOCK).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

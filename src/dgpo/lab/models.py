@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, the model hub, or a copy made on this machine."""
+"""Where a model comes from (a folder, the model hub, a copy made on this machine), and what it needs on a CPU."""
 
 import functools
 import glob
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dgpo.errors import ConfigError, DgpoError
 from dgpo.lab.foreign_text import say
@@ -186,3 +187,17 @@ def _in_hub_cache(name: str) -> bool:
         return holds("config.json") and (holds("model.safetensors") or holds("model.safetensors.index.json"))
     except ValueError as error:
         raise ConfigError(f"model {name!r} is neither a folder nor a valid hub id: {error}") from error
+
+
+def spare_copies_of_the_head(model: Any) -> None:
+    """Give a frozen head on a CPU contiguous hidden states.
+
+    torch multiplies a strided slice of three dimensions, which `generate` makes of the prompts' hidden states, with a
+    head without gradient by copying the head once per row of the batch.
+
+    Args:
+        model: Of the trainer, with an adapter or without.
+    """
+    head = model.get_output_embeddings()
+    if head is not None and head.weight.device.type == "cpu" and not head.weight.requires_grad:
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))

