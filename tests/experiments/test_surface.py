@@ -7,6 +7,7 @@ import torch
 
 from dgpo import TokenStats, assign_credit
 from experiments.command import main
+from experiments.provenance import command_record
 from experiments.surface import page
 from experiments.surface.__main__ import EXPERIMENT
 from experiments.surface.cells import planned
@@ -53,7 +54,8 @@ def made_up(gain):
                 for seed in range(10)
             }
             rules.setdefault(point.variant, {})[point.arm(method)] = {"seeds": seeds}
-    return {"rules": rules, "record": json.loads(EXPERIMENT.results.read_text())["record"]}
+    counts = {"cells": 1, "cells_computed_by_this_command": 1, "cpu_seconds": 1.0}
+    return {"rules": rules, "record": command_record() | counts}
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.1, "supported"), (0.0, "not supported"), (-0.1, "not supported")])
