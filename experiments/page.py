@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "credit": "python -m experiments.credit",
     "hindsight": "python -m experiments.hindsight",
     "surface": "python -m experiments.surface",
+    "value_ground_truth": "python -m experiments.value_ground_truth --model MODEL --task sums --commit NAME",
     "gradient_stability": "python -m experiments.gradient_stability",
     "smollm2": "make smollm2 && python -m experiments.smollm2",
 }
