@@ -50,7 +50,7 @@ _four = VARIANTS[BASE]
 _RATES = {f"rate x {name}": factor for name, factor in (("1/4", 0.25), ("1/2", 0.5), ("2", 2.0), ("4", 4.0))}
 _GROUPS = {f"groups of {size}": size for size in (4, 16, 32)}
 _UPDATES = {f"{count} updates": count for count in (1, 2, 4, 8, 16)}
-_LENGTHS = {f"{Layout(4, fillers).length} tokens": fillers for fillers in (4, 12, 44)}
+_LENGTHS = {f"{Layout(4, fillers).length} tokens": fillers for fillers in (4, 12)}
 SETTINGS: dict[str, Variant] = {
     BASE: _four,
     **{name: replace(_four, learning_rate=factor * _four.learning_rate) for name, factor in _RATES.items()},
@@ -74,11 +74,8 @@ POINTS = (
     *(Point("tokens per completion", name.removesuffix(" tokens"), name) for name in _LENGTHS),
     Point("words of the vocabulary", str(VOCAB_SIZE)),
     *(Point("words of the vocabulary", suffix.removeprefix(" V="), suffix=suffix) for suffix in _WORDS),
-    Point("reference is a copy of the policy", "of the start"),
-    *(
-        Point("reference is a copy of the policy", f"every {count} rollouts", suffix=name)
-        for name, count in _AGES.items()
-    ),
+    Point("rollouts before the reference is renewed", "never"),
+    *(Point("rollouts before the reference is renewed", str(count), suffix=name) for name, count in _AGES.items()),
 )
 ARMS: dict[str, CreditArm] = {
     GRPO: CreditArm("even"),
