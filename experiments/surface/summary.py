@@ -1,7 +1,7 @@
 """From the records of all cells to the committed results: a few figures per seed."""
 
 import dataclasses
-import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,12 +28,8 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:
     return {
-        "area": _mean(record["rewards"]),
+        "area": statistics.fmean(record["rewards"]),
         "accuracy": record["final"]["accuracy"],
-        "effective_share": _mean([row["effective_share"] for row in record["credit"]]),
+        "effective_share": statistics.fmean([row["effective_share"] for row in record["credit"]]),
         "clipped": record["clipped"],
     }
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)

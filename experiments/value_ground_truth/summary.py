@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from experiments.credit.measure import auroc
 
 THRESHOLDS = (0.25, 0.375)
 """Changes of the value that count as large."""
@@ -73,20 +76,6 @@ def _of_segment(
     return sizes, signs
 
 
-def auroc(scores: Numbers, labels: NDArray[np.bool_]) -> float:
-    """Return how often a labelled one scores above another one; ties count half; nan where one side is empty.
-
-    Example:
-        >>> auroc(np.array([1.0, 2.0, 2.0]), np.array([False, True, False]))
-        0.75
-    """
-    above, below = scores[labels], scores[~labels]
-    if not len(above) or not len(below):
-        return float("nan")
-    difference = above[:, None] - below
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
-
-
 def with_interval(
     question: NDArray[np.int64], figure: Callable[[NDArray[np.int64]], float], seed: int = 0
 ) -> list[float | None]:
@@ -112,6 +101,10 @@ def with_interval(
         return [_finite(value), None, None]
     low, high = np.quantile(known, [0.025, 0.975])
     return [_finite(value), float(low), float(high)]
+
+
+def _auroc(scores: Numbers, labels: NDArray[np.bool_]) -> float:
+    return auroc(torch.from_numpy(scores), torch.from_numpy(labels))
 
 
 def _finite(value: float) -> float | None:
@@ -167,7 +160,7 @@ def _auroc_of(
     scores = np.array([getattr(every[index], field)[name] for index in rows])
     question = np.array([every[index].question for index in rows], dtype=np.int64)
     chosen = labels[rows]
-    return with_interval(question, lambda items: auroc(scores[items], chosen[items]))
+    return with_interval(question, lambda items: _auroc(scores[items], chosen[items]))
 
 
 def _whole(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
@@ -182,7 +175,7 @@ def _whole(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
 
 def _whole_of(items: Sequence[tuple[int, float, bool]]) -> list[float | None]:
     question, scores, right = (np.array(column) for column in zip(*items, strict=True))
-    return with_interval(question, lambda chosen: auroc(scores[chosen], right[chosen]))
+    return with_interval(question, lambda chosen: _auroc(scores[chosen], right[chosen]))
 
 
 def _halves(every: Sequence[Segment], name: str) -> list[float | None]:
@@ -194,7 +187,7 @@ def _halves(every: Sequence[Segment], name: str) -> list[float | None]:
             if name in one.signs and abs(one.change) >= THRESHOLDS[0] and (one.position >= 0.5) == late
         ]
         scores, up = np.array([one.signs[name] for one in rows]), np.array([one.change > 0 for one in rows], dtype=bool)
-        found.append(_finite(auroc(scores, up)))
+        found.append(_finite(_auroc(scores, up)))
     return found
 
 
