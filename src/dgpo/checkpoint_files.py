@@ -3,6 +3,7 @@
 Standard library alone: the trainer writes checksums, and `dgpo train --resume` compares them before anything is loaded.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -112,6 +113,17 @@ def _sha256(path: Path, *, sync: bool = False) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _known_sha256(path: Path) -> str:
+    """The sum of a file, read once in a process: `dgpo train --resume` asks for it, and then the trainer."""
+    facts = path.stat()
+    return _sha256_of(path.resolve(), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+@functools.cache
+def _sha256_of(path: Path, *_facts: int) -> str:
+    return _sha256(path)
+
+
 def _changed(path: Path, quick: bool) -> str | None:
     """What differs from the checksums; where there are none, whether there should be."""
     if not (path / CHECKSUMS).exists():
@@ -132,7 +144,9 @@ def _changed(path: Path, quick: bool) -> str | None:
         if size != expected.get("bytes"):
             return f"{name} has {size} bytes, and {expected.get('bytes')} were written"
     # Lengths first: most faults are found without reading everything.
-    wrong = [] if quick else [name for name, facts in files.items() if _sha256(path / name) != facts.get("sha256")]
+    wrong = (
+        [] if quick else [name for name, facts in files.items() if _known_sha256(path / name) != facts.get("sha256")]
+    )
     others = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
     return f"{wrong[0]}{others} is not what was written" if wrong else None
 

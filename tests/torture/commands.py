@@ -8,14 +8,18 @@ import os
 import re
 import shutil
 import sys
+import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from file_operations import FULL, INTERRUPT, Faults, install
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STEPS = 4
+EMPTY: Mapping[str, str] = MappingProxyType({})
 # What the clock decides.
 _TIMES = re.compile(r"seconds|runtime|per_second|generation_share|step_time")
 
@@ -43,9 +47,26 @@ def _spare() -> None:
     gc.collect = lambda generation=2: 0
 
 
-def start(words, folder: Path, faults: Faults | None = None, *, log: Path | None = None) -> tuple[int, Path, Path]:
-    """Start a command in a folder, in a forked child, under faults; return its pid and where it prints."""
-    out, err = ((log or folder).with_name(f"{(log or folder).name}.{name}") for name in ("out", "err"))
+def start(
+    words,
+    folder: Path,
+    faults: Faults | None = None,
+    *,
+    name: str = "",
+    variables: Mapping[str, str] = EMPTY,
+    first=None,
+) -> tuple[int, Path, Path]:
+    """Start a command in a folder, in a forked child; return its pid and where it prints.
+
+    Args:
+        words: What stands after `dgpo`.
+        folder: The working directory.
+        faults: What goes wrong.
+        name: Tells this process from others that print beside the same folder.
+        variables: Of the environment.
+        first: Called in the child, before the command.
+    """
+    out, err = (folder.with_name(f"{folder.name}{name}.{kind}") for kind in ("out", "err"))
     pid = os.fork()
     if pid:
         return pid, out, err
@@ -57,8 +78,11 @@ def start(words, folder: Path, faults: Faults | None = None, *, log: Path | None
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), write_through=True)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), write_through=True)
         _spare()
+        os.environ.update(variables)
         if faults is not None:
             install(faults)
+        if first is not None:
+            first()
         from dgpo.lab.cli.main import main
 
         code = main([str(word) for word in words])
@@ -70,15 +94,23 @@ def start(words, folder: Path, faults: Faults | None = None, *, log: Path | None
         os._exit(code)
 
 
-def dgpo(words, folder: Path, faults: Faults | None = None) -> Ended:
+def dgpo(words, folder: Path, faults: Faults | None = None, first=None) -> Ended:
     """Run a command in a folder, in a forked child, under faults."""
-    return ended(*start(words, folder, faults))
+    return ended(*start(words, folder, faults, first=first))
 
 
 def ended(pid: int, out: Path, err: Path) -> Ended:
     """Wait for what was started."""
     status = os.waitpid(pid, 0)[1]
     return Ended(os.waitstatus_to_exitcode(status), out.read_text(), err.read_text())
+
+
+def wait_for_step(run: Path, step: int, pid: int) -> None:
+    """Wait until a run has logged a training step; fail if the process ended before."""
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count('"phase": "train"') >= step):
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it came to that step"
+        time.sleep(0.01)
 
 
 def training(model, *more) -> list[str]:

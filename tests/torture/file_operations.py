@@ -87,6 +87,8 @@ class _File(io.FileIO):
     def write(self, data) -> int:
         data = bytes(data)
         strikes = self.faults.strikes("write", self.named)
+        if strikes and self.faults.kind == INTERRUPT:
+            self.faults.strike()  # the system interrupts a write before it has begun, not in the middle
         if strikes or self.faults.is_full:
             written = super().write(data[: len(data) // 2]) if strikes else 0
             if strikes:

@@ -1,5 +1,6 @@
 """The README of a trained model: its header is the hub's, its code loads the model."""
 
+import copy
 import gzip
 import re
 import zipfile
@@ -51,6 +52,11 @@ def test_the_card_says_what_was_trained_and_loads_it(lora, checkpoint, tmp_path,
     for path in files:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else unzipped(path)
         assert SECRET.encode() not in content, path
+    # A copy in memory keeps what only files must not hold.
+    for copied in (copy.copy(trainer.args), copy.deepcopy(trainer.args)):
+        assert copied.hub_token == SECRET
+        assert copied.model_init_kwargs == {"token": SECRET}
+        assert copied == trainer.args
     loaded = {}
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], loaded)
     assert type(loaded["model"]).__name__ == ("PeftModelForCausalLM" if lora else "LlamaForCausalLM")

@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -396,6 +397,29 @@ def test_nothing_is_left_behind_when_the_parent_ends(ending, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):  # the forked child, where there is one
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.005, 0.03, 0.5])
+def test_verifiers_that_are_still_starting_end_with_the_parent(seconds, tmp_path):
+    code = "from dgpo.lab.rewards.pool import Question, VerifierPool; import time; pool = VerifierPool(num_workers=2)"
+    code += "; futures = pool.submit([Question('3', '3')] * 2); print(flush=True); time.sleep(600)"
+    variables = {**os.environ, "LC_TEST": str(tmp_path)}  # passed on to verifiers
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=variables)
+    parent.stdout.readline()
+    time.sleep(seconds)
+    parent.kill()
+    parent.wait()
+    assert wait_until_gone(processes_with(str(tmp_path))) == []
+
+
+def processes_with(value: str) -> list[int]:
+    """The processes whose environment holds a value."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if value.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
 
 
 def test_closing_while_answers_are_checked_ends_at_once():

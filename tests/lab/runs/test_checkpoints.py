@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from dgpo import checkpoint_files
 from dgpo.checkpoint_files import PROMISE, find_checkpoints, write_checksums
 from dgpo.errors import RecipeError, TrainingError
 from dgpo.lab.runs import checkpoints
@@ -115,6 +116,18 @@ def test_any_change_of_any_file_is_noticed(tmp_path, damage):
     assert find_checkpoints(tmp_path).step == 10
     (folder / "notes.txt").write_text("A file that was added is nobody's business.")
     assert find_checkpoints(tmp_path).step == 10
+
+
+def test_a_file_is_read_once_until_it_is_written_again(tmp_path, monkeypatch):
+    folder, read = make_checkpoint(tmp_path, 5, sums=True), []
+    plain = checkpoint_files._sha256
+    monkeypatch.setattr(checkpoint_files, "_sha256", lambda path: (read.append(path.name), plain(path))[1])
+    assert [find_checkpoints(tmp_path).step for _ in range(3)] == [5] * 3
+    assert len(read) == len(set(read)) == 6
+    file = folder / "optimizer.pt"
+    file.write_bytes(flipped(file.read_bytes()))  # of the same length
+    assert list(find_checkpoints(tmp_path).incomplete) == ["checkpoint-5"]
+    assert read[6:] == ["optimizer.pt"]
 
 
 def test_a_message_compares_lengths_alone(tmp_path):

@@ -4,8 +4,9 @@ from collections import namedtuple
 
 import pytest
 
-from dgpo.errors import RecipeError, TrainingError
+from dgpo.errors import ConfigError, RecipeError, TrainingError
 from dgpo.lab.train import validate
+from dgpo.lab.train.preflight import check_processes
 from dgpo.lab.train.recipe import load_recipe
 
 BASE = "task: forks\nmodel_name_or_path: forks\n"
@@ -108,3 +109,10 @@ def test_checkpoints_that_cannot_fit_are_refused(tmp_path, monkeypatch):
         validate.check_space_for_checkpoints(tmp_path, weight_bytes=2**30, lora=False, limit=1)
     validate.check_space_for_checkpoints(tmp_path, weight_bytes=2**30, lora=True, limit=1)
     validate.check_space_for_checkpoints(tmp_path, weight_bytes=0, lora=False, limit=None)
+
+
+def test_processes_that_form_no_group_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_processes(2)
+    with pytest.raises(ConfigError, match=r"started 2 processes, and the process group has 1\. .*--use_cpu true"):
+        check_processes(1)

@@ -1,10 +1,13 @@
 """`DGPOConfig`: TRL's `GRPOConfig` and the few settings that DGPO adds."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from trl import GRPOConfig
 
 from dgpo.engines.trl.settings import SUPPORTED_LOSS_TYPES, DGPOSettings
@@ -55,6 +58,19 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
         """Return what is pickled, into each checkpoint's training_args.bin: everything but secrets."""
         return {name: hide_secrets({name: value})[name] for name, value in vars(self).items()}
 
+    def __copy__(self) -> "DGPOConfig":
+        """Return a copy with the secrets, which only files must not hold."""
+        return self._with(dict(vars(self)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DGPOConfig":
+        """Return a copy with the secrets, which only files must not hold."""
+        return self._with(copy.deepcopy(dict(vars(self)), memo))
+
+    def _with(self, values: dict[str, Any]) -> "DGPOConfig":
+        copied = object.__new__(type(self))
+        copied.__dict__.update(values)
+        return copied
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values by name, as trackers get them, without secrets."""
         hidden: dict[str, Any] = hide_secrets(super().to_dict())
@@ -74,6 +90,9 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
                 " ratio; weights with mean 1 would cancel and leave plain sequence-level GRPO. Use 'token'."
             )
         super().__post_init__()
+        if self.device.type == "cpu" and dist.is_available() and dist.is_initialized():
+            # transformers hands `ddp_timeout` to the groups of accelerators alone.
+            _set_pg_timeout(self.ddp_timeout_delta)
 
 
 @contextmanager

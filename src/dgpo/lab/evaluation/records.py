@@ -56,9 +56,12 @@ class EvaluationDirectory:
         if self.read_settings() is None:
             try:
                 if self.path.exists() and not (self.path.is_dir() and self._names() <= _LEFTOVERS):
-                    raise ConfigError(
-                        f"{self.path} is no evaluation to continue, and not empty; choose another --output."
+                    fault = (
+                        f"{SETTINGS} is damaged or missing, so that nobody can say how its completions were sampled"
+                        if (self.path / SAMPLES).exists()
+                        else "it is no evaluation to continue, and not empty"
                     )
+                    raise ConfigError(f"{self.path}: {fault}; choose another --output.")
                 self.path.mkdir(parents=True, exist_ok=True)
                 with self.locked():
                     if self.read_settings() is None:

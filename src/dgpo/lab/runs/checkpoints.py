@@ -18,6 +18,7 @@ MAY_CHANGE = frozenset(
             "project",
             "report_to",
             "disable_tqdm",
+            "ddp_timeout",
             "completions_every",
             "credit_log_steps",
             "credit_log_completions",
@@ -33,6 +34,8 @@ MAY_CHANGE = frozenset(
         *("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
     }
 )
+
+COPY = f"If that is damage: delete {RECIPE} there, and the copy of it in {ENVIRONMENT} takes its place."
 
 
 def refuse_without_recipe(directory: Path) -> None:
@@ -91,9 +94,8 @@ def refuse_other_recipe(
     remedy = f"Resume with `dgpo train --resume {folder}` alone, or start a new run with another --output_dir."
     if own:
         remedy = (
-            f"{RECIPE} there was changed or damaged since the run began, or {ENVIRONMENT} was, which holds a copy. "
-            f"Delete {ENVIRONMENT} if it is the wrong one; or name the recipe that the run began with: `dgpo train "
-            f"RECIPE.yaml --resume {folder}`."
+            f"{RECIPE} there was changed or damaged since the run began, or the copy of it in {ENVIRONMENT} was. "
+            "Delete the one that is wrong, and the other one takes its place."
         )
     listed = "\n".join(differing)
     raise RecipeError(f"The checkpoints in {directory} belong to another recipe:\n{listed}\n{remedy}")

@@ -18,7 +18,13 @@ from dgpo.lab.train.session import Session
 from dgpo.secrets import hide_in_text
 
 # What torch says instead of the reason for which a file could not be written.
-_TORCH_CANNOT_WRITE = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed [^.\n]*")
+_TORCH_CANNOT_WRITE = re.compile(
+    r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed [^.\n]*|basic_ios::clear: iostream error"
+)
+
+# What gloo says of the other processes.
+_NO_ANSWER = re.compile(r"Timed out waiting (\d+)ms for \w+ operation to complete")
+_PROCESS_ENDED = re.compile(r"gloo/.*?(Connection \w+ by peer|Broken pipe)")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -188,12 +194,18 @@ def why_it_failed(error: Exception) -> str:
     Example:
         >>> why_it_failed(RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5120 vs 5012"))
         'the disk is full or its quota is used up: a file could not be written whole (unexpected pos 5120 vs 5012)'
+        >>> why_it_failed(RuntimeError("Timed out waiting 5000ms for recv operation to complete"))
+        'another process did not answer for 5 s (ddp_timeout)'
     """
     text = f"{error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
     if short := _TORCH_CANNOT_WRITE.search(text):
         return f"the disk is full or its quota is used up: a file could not be written whole ({short[0]})"
+    if short := _NO_ANSWER.search(text):
+        return f"another process did not answer for {duration(int(short[1]) / 1000)} (ddp_timeout)"
+    if short := _PROCESS_ENDED.search(text):
+        return f"another process has ended; its own message says why ({short[1]})"
     return f"{type(error).__name__}: {text}"
 
 

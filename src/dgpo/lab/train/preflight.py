@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dgpo.errors import DataError, RecipeError
+from dgpo.errors import ConfigError, DataError, RecipeError
 from dgpo.lab.evaluation.loading import load_tokenizer, refuse_foreign_tokens
 from dgpo.lab.foreign_code import loading_fault, refuse_remote_code
 from dgpo.lab.tasks.prompting import PromptFormat
 from dgpo.lab.train.recipe import Recipe
+from dgpo.lab.train.validate import world_size
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 _BATCH = 1000  # prompts that are tokenized at once
@@ -188,3 +189,19 @@ def _without_long(
             f"every training prompt is longer than {limit} tokens ({why}); the shortest has {min(lengths)}."
         )
     return rows.select(kept) if kept else None
+
+
+def check_processes(in_group: int) -> None:
+    """Raise if the processes of this launch do not work together, which would be as many runs of one process.
+
+    Args:
+        in_group: The number of processes in the process group.
+
+    Raises:
+        ConfigError: If the launcher started more.
+    """
+    if in_group != world_size():
+        raise ConfigError(
+            f"The launcher started {world_size()} processes, and the process group has {in_group}. Without an "
+            "accelerator, processes work together with `--use_cpu true`."
+        )

@@ -121,6 +121,27 @@ def parse_recipe(path: Path, overrides: list[str], schema: dict[str, Field]) -> 
     return recipe
 
 
+def recipe_of_values(values: dict[str, Any], overrides: list[str], schema: dict[str, Field], path: Path) -> Recipe:
+    """Return the recipe of values that a file held, with overrides.
+
+    Args:
+        values: By name.
+        overrides: `["--learning_rate", "1e-4"]`.
+        schema: The fields that may be set.
+        path: The file, which is not read.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If a value does not fit its field.
+        KeyError: If there is no such field.
+    """
+    recipe = Recipe({name: schema[name].fit(value) for name, value in values.items()}, schema, path)
+    _apply(overrides, recipe, recipe.problems)
+    return recipe
+
+
 def raise_problems(problems: list[str]) -> None:
     """Raise one `RecipeError` that lists all problems, if there are any."""
     if len(problems) == 1:

@@ -17,7 +17,8 @@ from dgpo.lab.runs.files import BEFORE, ENVIRONMENT, FINAL, RECIPE, SUMMARY
 from dgpo.lab.runs.history import history_of
 from dgpo.lab.runs.intact import as_finite, intact_mapping
 from dgpo.lab.train import validate
-from dgpo.lab.train.recipe import Recipe, load_recipe
+from dgpo.lab.train.recipe import Recipe, load_recipe, parse_recipe, recipe_of_values
+from dgpo.lab.train.schema import Field
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,56 @@ def resume_directory(request: Request, schema: dict[str, Any]) -> Path | None:
     raise RecipeError(f"--resume needs the directory of the run: `dgpo train --resume RUN_DIR`.{newest}")
 
 
-def recipe_path(request: Request, resume_dir: Path | None) -> Path:
-    """Return the recipe to read: the one named, or that of the run to continue."""
+def read_recipe(request: Request, resume_dir: Path | None, schema: dict[str, Field]) -> Recipe:
+    """Return the recipe of a call: the one named, or that of the run to continue.
+
+    Args:
+        request: The parsed command line.
+        resume_dir: The run to continue, if there is one.
+        schema: The fields of a recipe.
+
+    Returns:
+        The recipe with its overrides; what is wrong with single values stands in `problems`.
+
+    Raises:
+        RecipeError: If none is named, the file cannot be read, or that of the run is not as the run wrote it.
+    """
     if request.recipe is not None:
-        return request.recipe
-    if resume_dir is None:
+        recipe = parse_recipe(request.recipe, request.overrides, schema)
+    elif resume_dir is None:
         raise RecipeError("`dgpo train` needs a recipe, such as `dgpo train quickstart`.")
-    checkpoints.refuse_without_recipe(resume_dir)
-    return resume_dir / RECIPE
+    else:
+        recipe = _own_recipe(resume_dir, request.overrides, schema)
+    if resume_dir is not None:
+        recipe.values["output_dir"] = str(resume_dir)
+    return recipe
+
+
+def _own_recipe(directory: Path, overrides: list[str], schema: dict[str, Field]) -> Recipe:
+    """The recipe of a run; the copy in its environment takes the place of a file that is gone."""
+    path = directory / RECIPE
+    kept = _kept_recipe(directory, schema)
+    if kept is not None and not path.exists():
+        return recipe_of_values(kept.values, overrides, schema, path)
+    checkpoints.refuse_without_recipe(directory)
+    if kept is not None:
+        try:
+            own = load_recipe(path, [], schema)
+        except RecipeError as error:
+            raise RecipeError(f"{error}\n{checkpoints.COPY}") from None
+        checkpoints.refuse_other_recipe(kept.everything(), own.everything(), directory, own=True)
+    return parse_recipe(path, overrides, schema)
+
+
+def _kept_recipe(directory: Path, schema: dict[str, Field]) -> Recipe | None:
+    """The copy of a run's recipe, if its environment holds one."""
+    values = intact_mapping(directory / ENVIRONMENT, []).get("recipe")
+    if not isinstance(values, dict):
+        return None
+    try:
+        return recipe_of_values(values, [], schema, directory / RECIPE)
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def check_resume(recipe: Recipe, directory: Path, num_processes: int, *, own: bool = False) -> Checkpoints:
@@ -130,12 +173,7 @@ def check_resume(recipe: Recipe, directory: Path, num_processes: int, *, own: bo
 
 def _stored(recipe: Recipe, directory: Path) -> Recipe:
     """The recipe that the run has: as the environment holds it, or else `recipe.yaml`."""
-    values = intact_mapping(directory / ENVIRONMENT, []).get("recipe")
-    if isinstance(values, dict) and values.keys() <= recipe.schema.keys():
-        with contextlib.suppress(ValueError, TypeError):
-            fitted = {name: recipe.schema[name].fit(value) for name, value in values.items()}
-            return Recipe(fitted, recipe.schema, directory / RECIPE)
-    return load_recipe(directory / RECIPE, [], recipe.schema)
+    return _kept_recipe(directory, recipe.schema) or load_recipe(directory / RECIPE, [], recipe.schema)
 
 
 def open_session(

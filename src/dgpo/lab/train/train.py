@@ -16,10 +16,10 @@ from dgpo.lab.train.assemble import build_config, build_trainer, load_task, mode
 from dgpo.lab.train.finish import Interrupted, RunSummary, why_it_failed
 from dgpo.lab.train.plan import describe_plan, num_steps, prompts_per_sampling
 from dgpo.lab.train.planned import planned_config
-from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model
-from dgpo.lab.train.recipe import Recipe, parse_recipe, raise_problems
-from dgpo.lab.train.schema import Field, declared_schema, recipe_schema
-from dgpo.lab.train.session import Request, Session, check_resume, open_session, recipe_path, resume_directory
+from dgpo.lab.train.preflight import check_data_fills_a_step, check_processes, fit_task, read_model
+from dgpo.lab.train.recipe import Recipe, raise_problems
+from dgpo.lab.train.schema import declared_schema, recipe_schema
+from dgpo.lab.train.session import Request, Session, check_resume, open_session, read_recipe, resume_directory
 from dgpo.lab.train.signal import SignalMonitor
 
 
@@ -51,8 +51,7 @@ def train(request: Request) -> int:
     except RuntimeError as error:
         if begun or validate.world_size() == 1:
             raise
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"The run could not begin, as another process has ended: {reason}") from error
+        raise TrainingError(f"The run could not begin: {why_it_failed(error)}.") from error
 
 
 def _start(request: Request, begun: list[Session]) -> int:
@@ -61,7 +60,7 @@ def _start(request: Request, begun: list[Session]) -> int:
     # A mistake in the recipe is found without TRL, which takes seconds to load.
     schema = declared_schema()
     resume_dir = resume_directory(request, schema)
-    recipe = _read_recipe(request, resume_dir, schema)
+    recipe = read_recipe(request, resume_dir, schema)
     path = Path(recipe["output_dir"]).expanduser() if recipe["output_dir"] else default_path(recipe.name)
     _refuse_bad_values(recipe, path, new=resume_dir is None, dry_run=bool(request.dry_run))
     if request.dry_run:
@@ -73,9 +72,10 @@ def _start(request: Request, begun: list[Session]) -> int:
         return 0
     import torch
 
-    recipe = _read_recipe(request, resume_dir, recipe_schema())
+    recipe = read_recipe(request, resume_dir, recipe_schema())
     raise_problems(recipe.problems)
     config = build_config(recipe, path)
+    check_processes(config.world_size)
     if recipe["num_threads"] is not None:
         torch.set_num_threads(recipe["num_threads"])
     # Data that cannot be used, or a model that is not there, leaves no directory behind.
@@ -95,13 +95,6 @@ def _start(request: Request, begun: list[Session]) -> int:
             session.progress.say(f"Note: {note}")
         _run(session, task, model)
     return 0
-
-
-def _read_recipe(request: Request, resume_dir: Path | None, schema: dict[str, Field]) -> Recipe:
-    recipe = parse_recipe(recipe_path(request, resume_dir), request.overrides, schema)
-    if resume_dir is not None:
-        recipe.values["output_dir"] = str(resume_dir)
-    return recipe
 
 
 def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool, dry_run: bool) -> None:

@@ -1,0 +1,77 @@
+"""Two processes in one directory, whichever way each came: one goes on, the other is told who that is."""
+
+import os
+import signal
+import time
+
+import pytest
+from commands import dgpo, ended, facts_of_evaluation, facts_of_run, start, wait_for_step
+from file_operations import STOP, Faults
+
+RESUME = ["train", "--resume", "run"]
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal; fails if it has ended."""
+    found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+    assert not found or os.WIFSTOPPED(status), "it ended instead of stopping"
+    return bool(found)
+
+
+def start_and_stop(words, folder, at):
+    """Start a command and wait until it stops at a file operation."""
+    started = start(words, folder, Faults(folder, STOP, at), name=".first")
+    while not stopped(started[0]):
+        time.sleep(0.01)
+    return started
+
+
+def is_told(words, folder, pid, command) -> None:
+    """The second command ends at once, with pid and remedy, and changes nothing."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    second = dgpo(words, folder)
+    assert second.code == 2, second
+    assert f"is being written by another process ({command}, pid {pid} on " in second.err
+    assert "Traceback" not in second.err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("is_resumed", [False, True], ids=["a new run", "a resumed run"])
+def test_a_run_that_is_alive(small, sandbox, is_resumed):
+    words, folder = small.words["train"], sandbox()
+    if is_resumed:
+        pid, out, err = start(words, folder)
+        wait_for_step(folder / "run", 3, pid)
+        os.kill(pid, signal.SIGKILL)
+        assert ended(pid, out, err).code == -signal.SIGKILL
+    first = start_and_stop(RESUME if is_resumed else words, folder, 12 if is_resumed else small.counts["train"] // 2)
+    for others in (RESUME, words, [*RESUME, "--max_steps=8"]):
+        is_told(others, folder, first[0], "dgpo train")
+    # A run that is alive can be looked at, and an evaluation of its own does not disturb it.
+    assert dgpo(["report", "run"], folder).code == 0
+    os.kill(first[0], signal.SIGCONT)
+    assert ended(*first).code == 0
+    assert facts_of_run(folder / "run") == small.facts["train"]
+
+
+def test_an_evaluation_that_is_alive(small, sandbox):
+    words, folder = small.words["eval"], sandbox()
+    first = start_and_stop(words, folder, small.counts["eval"] // 2)
+    is_told(words, folder, first[0], "dgpo eval")
+    assert dgpo([*words, "--n=2"], folder).code == 2  # other settings are refused anyway
+    os.kill(first[0], signal.SIGCONT)
+    assert ended(*first).code == 0
+    assert facts_of_evaluation(folder / "measured") == small.facts["eval"]
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_many_at_once(small, sandbox, name):
+    folder = sandbox()
+    started = [start(small.words[name], folder, name=f".{number}") for number in range(3)]
+    ends = sorted((ended(*one) for one in started), key=lambda one: one.code)
+    assert [one.code for one in ends] == [0, 2, 2], ends
+    assert all("Traceback" not in one.err for one in ends)
+    if name == "train":
+        assert facts_of_run(folder / "run") == small.facts["train"]
+    else:
+        assert facts_of_evaluation(folder / "measured") == small.facts["eval"]
