@@ -1,6 +1,7 @@
 """What is refused before anything is loaded."""
 
 from collections import namedtuple
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from dgpo.errors import ConfigError, RecipeError, TrainingError
 from dgpo.lab.train import validate
 from dgpo.lab.train.preflight import check_processes
 from dgpo.lab.train.recipe import load_recipe
+from dgpo.lab.train.values import fit
 
 BASE = "task: forks\nmodel_name_or_path: forks\n"
 Usage = namedtuple("Usage", "total used free")
@@ -109,6 +111,14 @@ def test_checkpoints_that_cannot_fit_are_refused(tmp_path, monkeypatch):
         validate.check_space_for_checkpoints(tmp_path, weight_bytes=2**30, lora=False, limit=1)
     validate.check_space_for_checkpoints(tmp_path, weight_bytes=2**30, lora=True, limit=1)
     validate.check_space_for_checkpoints(tmp_path, weight_bytes=0, lora=False, limit=None)
+
+
+@pytest.mark.parametrize("value", ["a\0b", ["a", "\0"], {"a": {"b": ["\0"]}}, {"\0": 1}], ids=repr)
+def test_a_nul_character_fits_no_field(value):
+    for hint in (str, str | None, list[str] | str, dict | str | None, Any):
+        with pytest.raises(ValueError, match="output_dir holds a NUL character"):
+            fit(value, hint, name="output_dir")
+    assert fit("\\0", str) == "\\0"
 
 
 def test_processes_that_form_no_group_are_refused(monkeypatch):

@@ -1,8 +1,14 @@
 """The console script `dgpo`: runs a command, and turns errors into messages and exit codes."""
 
+import contextlib
+import math
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
+from collections.abc import Iterator
 
 from dgpo.errors import ConfigError, DataError, DgpoError, UnsupportedVersionError
 from dgpo.lab.cli import help as texts
@@ -29,7 +35,11 @@ def main(argv: list[str] | None = None) -> int:
         dgpo 0.1.0
         0
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    with _one_interrupt():
+        return _answer(sys.argv[1:] if argv is None else list(argv))
+
+
+def _answer(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt as error:
@@ -46,6 +56,29 @@ def main(argv: list[str] | None = None) -> int:
         if (error.name or "").split(".")[0] == "dgpo":
             raise
         return _complain(f"{error}. `dgpo` needs more than the core for this: pip install 'dgpo[lab]'", FAILED)
+
+
+@contextlib.contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """Let a Ctrl-C that follows another within a second pass: the command is preparing its message already."""
+    last = -math.inf
+
+    def interrupt(*_: object) -> None:
+        nonlocal last
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    # A command in the background of a shell is deaf to Ctrl-C, and stays so.
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _dispatch(arguments: list[str]) -> int:

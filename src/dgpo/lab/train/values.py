@@ -34,6 +34,8 @@ def fit(value: Any, hint: Any, *, name: str = "value", choices: tuple[str, ...] 
         Traceback (most recent call last):
         ValueError: learning_rate must be a number (or null), got 'fast' (text)
     """
+    if _holds_nul(value):
+        raise ValueError(f"{name} holds a NUL character, which no path may: {_shown(value)}")
     fitted = _fit(value, hint)
     if fitted is _MISFIT:
         raise ValueError(f"{name} must be {describe(hint)}, got {_shown(value)}")
@@ -78,6 +80,12 @@ def describe(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(repr(part) for part in arguments)
     return names.get(origin, getattr(hint, "__name__", str(hint)))
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_nul, [*value, *value.values()]))
+    return any(map(_holds_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 def _is_enum(hint: Any) -> bool:
