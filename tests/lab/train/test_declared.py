@@ -101,14 +101,14 @@ def test_another_layout_of_the_source_is_not_guessed(monkeypatch):
         declared.declared_classes.cache_clear()
 
 
-def test_dry_run_of_a_file_loads_neither_trl_nor_datasets(tmp_path):
+def test_dry_run_of_a_file_loads_neither_torch_nor_trl_nor_datasets(tmp_path):
     (tmp_path / "sums.jsonl").write_text(
         "".join(f'{{"question": "{i} + 1?", "answer": "{i + 1}"}}\n' for i in range(40))
     )
     (tmp_path / "sums.yaml").write_text("task: sums.jsonl\nmodel_name_or_path: forks\nbf16: false\nmax_steps: 2\n")
-    heavy = ("trl", "datasets", "accelerate", "transformers", "pandas", "peft", "wandb", "trackio")
+    heavy = ("torch", "trl", "datasets", "accelerate", "transformers", "pandas", "peft", "wandb", "trackio")
     program = (
-        "import sys; from dgpo.lab.cli.main import main; code = main(['train', 'sums.yaml', '--dry-run']);"
+        "import sys; from dgpo.lab.cli.main import main; code = main('train sums.yaml --dry-run --tau .1'.split());"
         f"print('loaded:', [name for name in {heavy} if name in sys.modules]); sys.exit(code)"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
