@@ -56,11 +56,12 @@ def adapter_base(model: str) -> str | None:
     return resolve_model(base)
 
 
-def load_tokenizer(model: str) -> Any:
+def load_tokenizer(model: str, *, planning: bool = False) -> Any:
     """Return the tokenizer of a model, padding on the left.
 
     Args:
         model: A folder or a hub id; an adapter without a tokenizer has that of its model.
+        planning: Load it without torch where its folder says how; whatever is computed with it asks again.
 
     Returns:
         The tokenizer.
@@ -68,25 +69,47 @@ def load_tokenizer(model: str) -> Any:
     Raises:
         ConfigError: If it has none.
     """
-    from transformers import AutoTokenizer
-
     folder = Path(model)
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER):
         base = adapter_base(model)
         if base is not None:
-            return load_tokenizer(base)
+            return load_tokenizer(base, planning=planning)
         raise ConfigError(
             f"The model folder {model} has no tokenizer (none of {', '.join(_TOKENIZER)}). Copy the tokenizer's files"
             " of the model it was trained from into it."
         )
     refuse_remote_code(f"The model {model}", model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=False)
+        loader = (_named_class(folder) if planning else None) or _automatic_class()
+        tokenizer = loader.from_pretrained(model, padding_side="left", trust_remote_code=False)
     except Exception as error:  # whatever the files of somebody's make the libraries raise
         raise ConfigError(loading_fault(f"The tokenizer of {model}", error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return tokenizer
+
+
+def _automatic_class() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
+def _named_class(folder: Path) -> Any:
+    """The class that a folder's tokenizer names; None where AutoTokenizer (which loads torch) may choose another."""
+    import transformers
+
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        name = str(config["tokenizer_class"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    of_library = name.endswith(("Tokenizer", "TokenizerFast")) or name == "TokenizersBackend"
+    # Of LlamaTokenizer AutoTokenizer looks into the files.
+    if not of_library or name.startswith("LlamaTokenizer") or not (folder / "tokenizer.json").is_file():
+        return None
+    kind = getattr(transformers, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerFast) else None
 
 
 def refuse_foreign_tokens(name: str, tokenizer: Any, vocabulary: int | None, largest: int) -> None:

@@ -33,12 +33,13 @@ class ModelFacts:
     vocabulary: int | None = None
 
 
-def read_model(name: str, model: str) -> ModelFacts:
+def read_model(name: str, model: str, *, planning: bool = False) -> ModelFacts:
     """Return the facts of a model without its weights.
 
     Args:
         name: What the recipe calls it.
         model: Its folder or hub id.
+        planning: See `load_tokenizer`.
 
     Returns:
         The facts.
@@ -67,7 +68,9 @@ def read_model(name: str, model: str) -> ModelFacts:
     text = {**config, **(inner if isinstance(inner, dict) else {})}
     context = next((text[key] for key in _POSITIONS if isinstance(text.get(key), int)), None)
     vocabulary = text.get("vocab_size")
-    return ModelFacts(name, load_tokenizer(model), context, vocabulary if isinstance(vocabulary, int) else None)
+    return ModelFacts(
+        name, load_tokenizer(model, planning=planning), context, vocabulary if isinstance(vocabulary, int) else None
+    )
 
 
 def check_data_fills_a_step(rows: int, prompts: int) -> str | None:
