@@ -110,6 +110,7 @@ def test_dry_run_of_a_file_loads_neither_torch_nor_trl_nor_datasets(tmp_path):
     (tmp_path / "sums.yaml").write_text(f"{words}model_name_or_path: model\n")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 64}')
+    (tmp_path / "model" / "model.safetensors").touch()  # no weight is read
     make_tokenizer().save_pretrained(tmp_path / "model")
     heavy = ("torch", "trl", "datasets", "accelerate", "pandas", "peft", "wandb", "trackio")
     program = (

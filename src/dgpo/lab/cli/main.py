@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if arguments[1:] and arguments[1] in COMMANDS:
+            return COMMANDS[arguments[1]](["--help"])
         print(texts.MAIN)
         return OK
     command, *words = arguments

@@ -10,6 +10,7 @@ from dgpo.lab.foreign_code import loading_fault, refuse_pickled_adapter, refuse_
 from dgpo.lab.models import quiet_saving, resolve_model
 
 _ADAPTER = "adapter_config.json"
+_GENERATES = ("CausalLM", "LMHead", "ForConditionalGeneration")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -89,6 +90,34 @@ def load_tokenizer(model: str, *, planning: bool = False) -> Any:
     return tokenizer
 
 
+def refuse_unusable_folder(name: str, model: str) -> None:
+    """Raise for a model folder that holds no weights that are read, or another kind of model.
+
+    Args:
+        name: What messages call the model.
+        model: A folder; a hub id passes.
+
+    Raises:
+        ConfigError: With what is missing.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return
+    if not any(folder.glob("*.safetensors")):
+        pickled = " Weights in .bin are pickles, which run code, and are not read." if any(folder.glob("*.bin")) else ""
+        raise ConfigError(f"{name} has no weights: there is no model.safetensors in {folder}.{pickled}")
+    try:
+        kinds = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+        kinds = [str(kind) for kind in kinds]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if kinds and not any(mark in kind for mark in _GENERATES for kind in kinds):
+        raise ConfigError(
+            f"{name} is a {', '.join(kinds)} (architectures in its config.json), which has no head to generate text "
+            "with; take a causal language model, such as a ...ForCausalLM."
+        )
+
+
 def _automatic_class() -> Any:
     from transformers import AutoTokenizer
 
@@ -159,6 +188,7 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
     if base is not None:
         refuse_pickled_adapter(model)
     refuse_remote_code(f"The model {base or model}", base or model)
+    refuse_unusable_folder(f"The model {base or model}", base or model)
     first = torch.float32 if base is not None else kind  # a small change would be rounded away in 16 bits
     try:
         with quiet_saving():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import DataError, RecipeError
-from dgpo.lab.evaluation.loading import load_tokenizer, refuse_foreign_tokens
+from dgpo.lab.evaluation.loading import load_tokenizer, refuse_foreign_tokens, refuse_unusable_folder
 from dgpo.lab.foreign_code import loading_fault, refuse_remote_code
 from dgpo.lab.tasks.prompting import PromptFormat
 from dgpo.lab.train.recipe import Recipe
@@ -64,6 +64,7 @@ def read_model(name: str, model: str, *, planning: bool = False) -> ModelFacts:
     if not isinstance(config, dict):
         raise RecipeError(f"The model folder {model} has no config.json that can be read: it holds no mapping.")
     refuse_remote_code(f"The model {name}", model)
+    refuse_unusable_folder(f"The model {name}", model)
     inner = config.get("text_config")
     text = {**config, **(inner if isinstance(inner, dict) else {})}
     context = next((text[key] for key in _POSITIONS if isinstance(text.get(key), int)), None)
