@@ -63,7 +63,7 @@ def _others(recipe: Recipe) -> Iterator[str]:
         if recipe[name] and not _installed(*modules):
             yield _missing(recipe, name, package, f"or leave {name} out")
     attention = recipe["attn_implementation"]
-    if (modules := _ATTENTION.get(attention)) and not _installed(*modules):
+    if attention in _ATTENTION and not _installed(*_ATTENTION[attention]):
         yield _missing(recipe, "attn_implementation", "flash-attn", "or attn_implementation: sdpa")
     optimizer = str(recipe["optim"])
     packages = [package for parts, package in _OPTIMIZERS if any(part in optimizer for part in parts)]
