@@ -36,8 +36,12 @@ def test_the_trainer_is_loaded_when_asked_for(tmp_path):
     assert run_python("import dgpo; print(dgpo.DGPOTrainer.__name__)", tmp_path).strip() == "DGPOTrainer"
 
 
-def test_every_public_name_exists():
-    assert [name for name in dgpo.__all__ if not hasattr(dgpo, name)] == []
+@pytest.mark.parametrize("package", [dgpo, dgpo.core])
+def test_every_public_name_exists(package):
+    assert [name for name in package.__all__ if not hasattr(package, name)] == []
+
+
+def test_public_names_are_listed_before_they_are_loaded():
     assert set(dgpo.__all__) <= set(dir(dgpo))
 
 

@@ -1,7 +1,10 @@
 """Rules by name, import path and file; their options; what is refused, with the nearest valid name."""
 
+import inspect
+
 import pytest
 
+from dgpo import rules
 from dgpo.errors import ConfigError
 from dgpo.names import import_function
 from dgpo.rules import BUILT_IN, CreditRule, resolve
@@ -38,6 +41,29 @@ def test_every_built_in_rule_resolves_with_its_defaults(name):
     assert rule.name == name
     assert rule.function is BUILT_IN[name]
     assert len(rule.source) == 12
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_is_not_tried_gives_what_the_trial_gives(name, monkeypatch):
+    """The trial loads torch: a built-in rule is resolved without, whatever its tau and kappa."""
+    given = {"tau": (1e-300, 1e308), "kappa": (0, 1e308)}
+    shared = [option for option in inspect.signature(BUILT_IN[name]).parameters if option in given]
+    for place in range(2):
+        options = {option: given[option][place] for option in shared}
+        with monkeypatch.context() as patch:
+            patch.setattr(rules, "_try", lambda rule: pytest.fail("it is tried"))
+            rule = resolve(name, **options)
+        assert rules._try(rule) == rule.batch_wide
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("capped", {"cap": 2}), ("dgpo", {"kappa": True}), ("my_rules.py:capped", {})]
+)
+def test_what_may_not_work_is_tried(rule_file, monkeypatch, name, options):
+    tried = []
+    monkeypatch.setattr(rules, "_try", tried.append)
+    resolve(name, **options)
+    assert [rule.name for rule in tried] == [name]
 
 
 def test_a_file_names_a_rule(rule_file):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgpo.core.checks import check_not_negative, check_positive
+from dgpo.core.numbers import check_not_negative, check_positive
 from dgpo.errors import ConfigError
 from dgpo.rules import CreditRule, resolve
 

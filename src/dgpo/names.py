@@ -1,11 +1,11 @@
-"""Functions by name: the nearest valid one for a message, and the one that an import path names."""
+"""Functions by name: the nearest valid one for a message, the one of an import path, and lazy public names."""
 
 import difflib
 import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,3 +97,29 @@ def _module_of_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def lazy_names(package: str, home: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__`: it imports the module of a public name when the name is first used.
+
+    Args:
+        package: The package's `__name__`.
+        home: The public names by the module that defines them.
+
+    Returns:
+        A function of the name.
+
+    Example:
+        >>> lazy_names("dgpo", {"dgpo.versions": ["__version__"]})("__version__")
+        '0.1.0'
+    """
+    module_of = {name: module for module, names in home.items() for name in names}
+
+    def load(name: str) -> Any:
+        if name not in module_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(module_of[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load

@@ -1,47 +1,43 @@
 """Credit rules by name: plain functions from `TokenStats` to weights, and `resolve`, which finds them.
 
-A rule of your own is the same kind of function, named by its import path: see `examples/custom_rule.py`.
+A rule of your own is the same kind of function, named by its import path: see `examples/custom_rule.py`. Names, options
+and traits of the built-in ones are known without torch: `core` loads an equation when it is first used.
 """
+
+from __future__ import annotations
 
 import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from dgpo.core.assign import RuleResult, RuleTraits, assign_credit, credit_rule, traits_of
-from dgpo.core.credit import gated_scores, redistribution_weights
-from dgpo.core.hindsight import hindsight_advantages
-from dgpo.core.token_stats import HINDSIGHT_STATS, TokenStats
-from dgpo.core.weights import (
-    capped_weights,
-    effective_share_weights,
-    floored_weights,
-    future_kl_weights,
-    group_entropy_weights,
-    one_sided_weights,
-    top_entropy_weights,
-)
+from dgpo import core
+from dgpo.core import RuleTraits, TokenStats, credit_rule, traits_of
+from dgpo.core.numbers import check_not_negative, check_positive
+from dgpo.core.token_stats import HINDSIGHT_STATS
 from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean, import_function
 from dgpo.secrets import hide_secrets
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo.core import RuleResult
 
 __all__ = ["BUILT_IN", "CreditRule", "credit_rule", "resolve"]
 
 
 def _scores(stats: TokenStats, kappa: float) -> Tensor:
     assert stats.hellinger_sq is not None
-    return gated_scores(stats.hellinger_sq, stats.entropy, vocab_size=stats.vocab_size, kappa=kappa)
+    return core.gated_scores(stats.hellinger_sq, stats.entropy, vocab_size=stats.vocab_size, kappa=kappa)
 
 
 @credit_rule(reads=("hellinger_sq",))
 def dgpo(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0) -> Tensor:
     """Return the paper's weights: a softmax of s = d h^kappa (arXiv:2605.03327)."""
-    return redistribution_weights(_scores(stats, kappa), stats.completion_mask, tau=tau)
+    return core.redistribution_weights(_scores(stats, kappa), stats.completion_mask, tau=tau)
 
 
 @credit_rule(reads=())
@@ -53,27 +49,27 @@ def even(stats: TokenStats) -> Tensor:
 @credit_rule(reads=())
 def entropy(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0) -> Tensor:
     """Return a softmax of the normalised entropy alone, as if d were 1 everywhere."""
-    ones = torch.ones_like(stats.entropy)
-    scores = gated_scores(ones, stats.entropy, vocab_size=stats.vocab_size, kappa=kappa)
-    return redistribution_weights(scores, stats.completion_mask, tau=tau)
+    ones = stats.entropy.new_ones(stats.entropy.shape)
+    scores = core.gated_scores(ones, stats.entropy, vocab_size=stats.vocab_size, kappa=kappa)
+    return core.redistribution_weights(scores, stats.completion_mask, tau=tau)
 
 
 @credit_rule(reads=("hellinger_sq",))
 def inverse(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0) -> Tensor:
     """Return a softmax of -s: less credit where the policy has moved away from its reference."""
-    return redistribution_weights(-_scores(stats, kappa), stats.completion_mask, tau=tau)
+    return core.redistribution_weights(-_scores(stats, kappa), stats.completion_mask, tau=tau)
 
 
 @credit_rule(reads=("hellinger_sq",))
 def capped(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0, cap: float = 2.0) -> Tensor:
     """Return the paper's weights with a largest one; what is cut off is spread evenly."""
-    return capped_weights(dgpo(stats, tau=tau, kappa=kappa), stats.completion_mask, cap=cap)
+    return core.capped_weights(dgpo(stats, tau=tau, kappa=kappa), stats.completion_mask, cap=cap)
 
 
 @credit_rule(reads=("hellinger_sq",))
 def floored(stats: TokenStats, *, tau: float = 0.5, kappa: float = 1.0, floor: float = 0.5) -> Tensor:
     """Return the paper's weights mixed with even ones, floor + (1 - floor) w, so that no token is starved."""
-    return floored_weights(dgpo(stats, tau=tau, kappa=kappa), stats.completion_mask, floor=floor)
+    return core.floored_weights(dgpo(stats, tau=tau, kappa=kappa), stats.completion_mask, floor=floor)
 
 
 @credit_rule(reads=("hellinger_sq",))
@@ -84,19 +80,19 @@ def one_sided(
     if sign not in ("positive", "negative"):
         raise ValueError(f"sign is {sign!r}; it is 'positive' or 'negative', the sign of the advantage.")
     weights = dgpo(stats, tau=tau, kappa=kappa)
-    return one_sided_weights(weights, stats.completion_mask, stats.advantages, positive=sign == "positive")
+    return core.one_sided_weights(weights, stats.completion_mask, stats.advantages, positive=sign == "positive")
 
 
 @credit_rule(reads=("hellinger_sq",), batch_wide=True)
 def effective_share(stats: TokenStats, *, share: float = 0.8, kappa: float = 1.0) -> Tensor:
     """Return the paper's weights at the tau for which this share of the batch's tokens holds the credit (ESS / T)."""
-    return effective_share_weights(_scores(stats, kappa), stats.completion_mask, effective_share=share)
+    return core.effective_share_weights(_scores(stats, kappa), stats.completion_mask, effective_share=share)
 
 
 @credit_rule(reads=(), mean_one=False, batch_wide=True)
 def top_entropy(stats: TokenStats, *, fraction: float = 0.2) -> Tensor:
     """Return 1 for the batch's most uncertain tokens and 0 for the others ("80/20", arXiv:2506.01939)."""
-    return top_entropy_weights(stats.entropy, stats.completion_mask, fraction=fraction)
+    return core.top_entropy_weights(stats.entropy, stats.completion_mask, fraction=fraction)
 
 
 @credit_rule(reads=(), mean_one=False, whole_groups=True)
@@ -104,13 +100,13 @@ def gtpo(stats: TokenStats, *, bonus: float = 0.5) -> Tensor:
     """Return entropy shares over the completions of a prompt at the same position (after GTPO, arXiv:2508.04349)."""
     assert stats.group is not None
     mask, advantages = stats.completion_mask, stats.advantages
-    return group_entropy_weights(stats.entropy, mask, advantages, group=stats.group, bonus=bonus)
+    return core.group_entropy_weights(stats.entropy, mask, advantages, group=stats.group, bonus=bonus)
 
 
 @credit_rule(reads=(), mean_one=False)
 def fipo(stats: TokenStats, *, gamma: float = 0.95, low: float = 0.8, high: float = 1.2) -> Tensor:
     """Return weights from the policy's change over all later tokens (FIPO, arXiv:2603.19835); 1 at the first update."""
-    return future_kl_weights(stats.logps, stats.old_logps, stats.completion_mask, gamma=gamma, low=low, high=high)
+    return core.future_kl_weights(stats.logps, stats.old_logps, stats.completion_mask, gamma=gamma, low=low, high=high)
 
 
 @credit_rule(reads=HINDSIGHT_STATS, signed=True)
@@ -119,7 +115,7 @@ def hindsight(stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0, floor: 
     assert stats.hindsight_log_ratio is not None
     assert stats.hindsight_hellinger_sq is not None
     log_ratio, distance = stats.hindsight_log_ratio, stats.hindsight_hellinger_sq
-    return hindsight_advantages(
+    return core.hindsight_advantages(
         stats.advantages, log_ratio, distance, stats.completion_mask, mix=mix, clip=clip, floor=floor
     )
 
@@ -174,6 +170,8 @@ class CreditRule:
 def resolve(rule: str | Callable[..., RuleResult] | CreditRule, /, **options: Any) -> CreditRule:
     """Return the rule of a name with its options, tried once on a small batch of made-up statistics.
 
+    A built-in rule whose options are its defaults, tau and kappa aside, needs no trial, and no torch.
+
     Args:
         rule: A name of `BUILT_IN`, an import path `"my_package.rules:capped"`, a file `"my_rules.py:capped"`, relative
             to the working directory, or a function.
@@ -201,7 +199,7 @@ def resolve(rule: str | Callable[..., RuleResult] | CreditRule, /, **options: An
     else:
         name, function = getattr(rule, "__name__", type(rule).__name__), rule
     resolved = CreditRule(name, function, _checked_options(name, function, options), _source_of(function))
-    return replace(resolved, batch_wide=_try(resolved))
+    return replace(resolved, batch_wide=resolved.traits.batch_wide if _is_proven(resolved) else _try(resolved))
 
 
 def _function_of(name: str) -> Callable[..., RuleResult]:
@@ -242,12 +240,31 @@ def _source_of(function: Callable[..., RuleResult]) -> str:
         return ""
 
 
+def _is_proven(rule: CreditRule) -> bool:
+    """Return whether this is a built-in rule with its own defaults, tau and kappa aside: the tests try all of those.
+
+    The trial loads torch, which takes seconds.
+    """
+    if BUILT_IN.get(rule.name) is not rule.function:
+        return False
+    try:
+        for name, check in (("tau", check_positive), ("kappa", check_not_negative)):
+            if name in rule.options:
+                check(name, rule.options[name], "")
+    except ValueError:
+        return False  # the trial says why
+    defaults = {item.name: item.default for item in inspect.signature(rule.function).parameters.values()}
+    return all(value is defaults[name] for name, value in rule.options.items() if name not in ("tau", "kappa"))
+
+
 def _try(rule: CreditRule) -> bool:
     """Try the rule on two prompts of two completions; return whether it compares them.
 
     What is wrong shows before a model is loaded. A rule compares completions if a completion's weights change where
     others are left out.
     """
+    import torch
+
     random = torch.Generator().manual_seed(0)
     values = torch.rand(4, 5, generator=random)
     mask = torch.arange(5) < torch.tensor([5, 3, 4, 1])[:, None]
@@ -263,17 +280,17 @@ def _try(rule: CreditRule) -> bool:
         **dict.fromkeys(rule.traits.reads, values.flip(0) / 2),
     )
     try:
-        credit = assign_credit(stats, rule)
+        credit = core.assign_credit(stats, rule)
     except Exception as error:  # whatever a rule of somebody's raises
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ConfigError(f"The credit rule {rule} does not work: {kind}{error}") from error
     if not rule.traits.per_completion:
         return rule.traits.batch_wide
     rows = [0, 2]
-    some: dict[str, Any] = {name: x[rows] if isinstance(x, Tensor) else x for name, x in stats._asdict().items()}
+    some: dict[str, Any] = {name: x[rows] if isinstance(x, torch.Tensor) else x for name, x in stats._asdict().items()}
     try:
         return not torch.allclose(
-            assign_credit(TokenStats(**some), rule).token_advantages, credit.token_advantages[rows]
+            core.assign_credit(TokenStats(**some), rule).token_advantages, credit.token_advantages[rows]
         )
     except Exception:  # it works on all rows, and not on some of them
         return True

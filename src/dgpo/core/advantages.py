@@ -4,7 +4,8 @@ from typing import Literal
 
 import torch
 
-from dgpo.core.checks import check_not_negative, power_of_two
+from dgpo.core.checks import power_of_two
+from dgpo.core.numbers import check_not_negative
 from dgpo.tensor_types import Float, Tensor
 
 Scale = Literal["group", "batch", "none"]

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from dgpo.core.checks import check_mask
 from dgpo.core.credit import entropy_gate, gated_scores, redistribute
-from dgpo.core.token_stats import HINDSIGHT_STATS, REFERENCE_STATS, TokenStats
+from dgpo.core.rule_traits import RuleTraits, traits_of
+from dgpo.core.token_stats import REFERENCE_STATS, TokenStats
 from dgpo.core.totals import CreditTotals
 from dgpo.tensor_types import Tensor
 
@@ -18,7 +19,6 @@ RuleResult = Tensor | tuple[Tensor, Mapping[str, Tensor]]
 Rule = Callable[[TokenStats], RuleResult]
 """A credit rule whose options are set."""
 
-_Function = TypeVar("_Function", bound=Callable[..., RuleResult])
 _MEAN_WITHIN = 1e-3
 
 RESERVED_COLUMNS = (
@@ -26,96 +26,6 @@ RESERVED_COLUMNS = (
     "sampling_log_ratio",
 )
 """Names that a rule cannot give to a column of its own: the log has numbers of these names."""
-
-
-@dataclass(frozen=True)
-class RuleTraits:
-    """What an engine must know of a rule before it runs.
-
-    Attributes:
-        reads: Statistics that cost extra and that the rule reads, of `REFERENCE_STATS`. Without any, no reference is
-            built. A rule that is not marked is taken to read `hellinger_sq` and `ref_logps`.
-        signed: Whether it gives token advantages in place of weights that multiply the completion's advantage.
-        whole_groups: Whether it must see all completions of a prompt at once.
-        mean_one: Whether its weights have mean 1 over the trained tokens of each completion, which is then checked.
-        batch_wide: Whether a completion's weights depend on the other completions of the batch, so that it must see
-            those whose advantage is 0 as well, which an engine leaves out otherwise. `dgpo.rules.resolve` tries a rule
-            that is not marked.
-    """
-
-    reads: tuple[str, ...] = ("hellinger_sq", "ref_logps")
-    signed: bool = False
-    whole_groups: bool = False
-    mean_one: bool = True
-    batch_wide: bool = False
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether a reference must be scored."""
-        return bool(self.reads)
-
-    @property
-    def per_completion(self) -> bool:
-        """Whether each completion has weights of its own, which multiply its advantage."""
-        return not (self.signed or self.whole_groups or self.batch_wide)
-
-    @property
-    def needs_hint(self) -> bool:
-        """Whether the reference must also be scored with a hint."""
-        return bool(set(self.reads) & set(HINDSIGHT_STATS))
-
-
-def credit_rule(
-    *,
-    reads: tuple[str, ...] = RuleTraits.reads,
-    signed: bool = False,
-    whole_groups: bool = False,
-    mean_one: bool = True,
-    batch_wide: bool = False,
-) -> Callable[[_Function], _Function]:
-    """Mark a rule with what an engine must know of it; the function itself stays as it is.
-
-    Args:
-        reads: Which statistics of `REFERENCE_STATS` it reads.
-        signed: It gives token advantages in place of weights.
-        whole_groups: It must see all completions of a prompt at once.
-        mean_one: Its weights have mean 1 over each completion.
-        batch_wide: A completion's weights depend on the other completions of the batch.
-
-    Returns:
-        A decorator.
-
-    Raises:
-        ValueError: If `reads` names something else.
-
-    Example:
-        >>> @credit_rule(reads=())
-        ... def last_token(stats, *, share=0.5):
-        ...     mask = stats.completion_mask.float()
-        ...     last = mask * (mask.cumsum(-1) == mask.sum(-1, keepdim=True)) * mask.sum(-1, keepdim=True)
-        ...     return (1 - share) * mask + share * last
-        >>> traits_of(last_token).needs_reference
-        False
-    """
-    for name in reads:
-        if name not in REFERENCE_STATS:
-            raise ValueError(
-                f"reads={name!r} is not a statistic that costs extra; there are {', '.join(REFERENCE_STATS)}. All other"
-                " fields of TokenStats are always there."
-            )
-    traits = RuleTraits(tuple(reads), signed, whole_groups, mean_one, batch_wide)
-
-    def mark(function: _Function) -> _Function:
-        function.traits = traits  # type: ignore[attr-defined]
-        return function
-
-    return mark
-
-
-def traits_of(rule: Callable[..., Any]) -> RuleTraits:
-    """Return what a rule is marked with, or the traits of a rule that is not marked."""
-    traits = getattr(rule, "traits", None)
-    return traits if isinstance(traits, RuleTraits) else RuleTraits()
 
 
 @dataclass(frozen=True)
@@ -167,7 +77,7 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
         ...     old_logps=torch.zeros(1, 2),
         ...     vocab_size=4,
         ... )
-        >>> assign_credit(stats, credit_rule(reads=())(lambda stats: torch.tensor([[0.5, 1.5]]))).token_advantages
+        >>> assign_credit(stats, dgpo.credit_rule(reads=())(lambda stats: torch.tensor([[0.5, 1.5]]))).token_advantages
         tensor([[1., 3.]])
     """
     mask, traits = stats.completion_mask, traits_of(rule)

@@ -1,8 +1,5 @@
 """Checks that several modules of the core share; each error names the value and the remedy."""
 
-import math
-from typing import SupportsFloat
-
 import torch
 
 from dgpo.tensor_types import Tensor
@@ -30,33 +27,6 @@ def check_two_dimensions(name: str, values: Tensor) -> None:
             f"{name} must have two dimensions (B, T), got shape {tuple(values.shape)}. Pass one row per completion and"
             " one column per token: x[None] for a single completion."
         )
-
-
-def check_positive(name: str, value: float, remedy: str) -> float:
-    """Return a number as a float; raise if it is not a finite number above 0."""
-    number = _number(value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}. {remedy}")
-    return number
-
-
-def check_not_negative(name: str, value: float, remedy: str) -> float:
-    """Return a number as a float; raise if it is not a finite number of at least 0."""
-    number = _number(value)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}. {remedy}")
-    return number
-
-
-def _number(value: object) -> float:
-    """Return a real number of any library as a float, and nan for everything else, booleans and strings included."""
-    is_bool = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
-    if is_bool or not isinstance(value, SupportsFloat):
-        return math.nan
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # an array of several, an integer beyond float
-        return math.nan
 
 
 def check_per_completion(name: str, values: Tensor, num_completions: int) -> None:

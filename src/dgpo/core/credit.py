@@ -8,13 +8,8 @@ import math
 import torch
 import torch.distributed as dist
 
-from dgpo.core.checks import (
-    check_advantages,
-    check_mask,
-    check_not_negative,
-    check_positive,
-    check_two_dimensions,
-)
+from dgpo.core.checks import check_advantages, check_mask, check_two_dimensions
+from dgpo.core.numbers import check_not_negative, check_positive
 from dgpo.core.sequence_parallel import finite_scores, sequence_parallel_weights, temperature_in_range
 from dgpo.tensor_types import Bool, Float, Tensor
 

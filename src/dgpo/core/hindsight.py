@@ -2,7 +2,8 @@
 
 import torch
 
-from dgpo.core.checks import check_mask, check_per_completion, check_positive
+from dgpo.core.checks import check_mask, check_per_completion
+from dgpo.core.numbers import check_positive
 from dgpo.tensor_types import Bool, Float, Tensor
 
 

@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 
-from dgpo.core.checks import check_advantages, check_mask, check_not_negative, check_positive
+from dgpo.core.checks import check_advantages, check_mask
+from dgpo.core.numbers import check_not_negative, check_positive
 from dgpo.tensor_types import Bool, Float, Tensor
 
 Reduction = Literal["token_mean", "sequence_mean", "sum"]

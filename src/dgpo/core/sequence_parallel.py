@@ -8,7 +8,8 @@ no longer give exactly 1.
 import torch
 import torch.distributed as dist
 
-from dgpo.core.checks import check_mask, check_positive
+from dgpo.core.checks import check_mask
+from dgpo.core.numbers import check_positive
 from dgpo.core.ranks import check_process_group, compare_calls, device_of, gather_ranks
 from dgpo.tensor_types import Bool, Float, Tensor
 

@@ -1,8 +1,11 @@
 """What a credit rule may read of one batch."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
-from dgpo.tensor_types import Tensor
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # what a rule reads is known without torch, which takes seconds to load
+    from torch import Tensor
 
 HINDSIGHT_STATS = ("hindsight_hellinger_sq", "hindsight_log_ratio")
 """Fields of `TokenStats` for which a reference must be scored with and without a hint."""

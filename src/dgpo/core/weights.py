@@ -1,14 +1,12 @@
-"""Building blocks of credit rules besides the paper's softmax: small functions of tensors, without state.
-
-`dgpo.rules` makes rules of them; a rule of your own can use them too.
-"""
+"""Functions of tensors that `dgpo.rules` makes credit rules of, besides the paper's softmax; for your own rules too."""
 
 import math
 
 import torch
 
-from dgpo.core.checks import check_group, check_mask, check_per_completion, check_positive
+from dgpo.core.checks import check_group, check_mask, check_per_completion
 from dgpo.core.credit import redistribution_weights
+from dgpo.core.numbers import check_positive
 from dgpo.tensor_types import Bool, Float, Int, Tensor
 
 

@@ -72,6 +72,8 @@ def resolve_model(name: str) -> str:
     path = Path(name).expanduser()
     if name and os.path.isdir(path):
         return str(path)
+    if name and os.path.isfile(path):
+        raise ConfigError(f"model {name!r} is a file; give the folder that holds config.json and model.safetensors.")
     if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(
             f"model {name!r}: there is no such folder. Give a folder with config.json and model.safetensors, or a "

@@ -98,26 +98,27 @@ class Progress:
         if held_out is not None:
             self._held_out = held_out
 
-    def advance(self, step: int, *, may_print: bool = True) -> None:
+    def advance(self, step: int, *, known: bool = True) -> None:
         """Show that a step was made.
 
         Args:
             step: Steps made in all.
-            may_print: Whether a plain line may be printed; not before the figures of the step are known.
+            known: Whether the figures of the step are; a plain line waits for them, but not for minutes.
         """
         self._step = step
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=self._figures())
-        elif may_print and (self._label == TRAINING or step < self._total) and self._due(step):
+        elif (self._label == TRAINING or step < self._total) and self._due(step, known):
             parts = (f"{self._label} {step}/{self._total}", self._figures(), self._remaining())
             self.say("  ".join(part for part in parts if part))
 
-    def _due(self, step: int) -> bool:
+    def _due(self, step: int, known: bool) -> bool:
         """Whether a plain line is due: for the first figures, about every tenth of the way, and once a minute."""
         tenth, now = 10 * step // max(1, self._total), time.monotonic()
-        due = tenth > self._tenth or now - self._said > _LONGEST_SILENCE
+        due = (known and tenth > self._tenth) or now - self._said > _LONGEST_SILENCE
         if due:
-            self._tenth, self._said = max(tenth, self._tenth), now
+            self._said = now
+            self._tenth = max(tenth, self._tenth) if known else self._tenth
         return due
 
     def _figures(self) -> str:

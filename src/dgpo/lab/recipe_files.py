@@ -68,13 +68,19 @@ def find_recipe(name: str) -> Path:
         The path as given if it is a file; else the installed recipe of that name; else the path, which is not there.
 
     Raises:
-        RecipeError: If the file is a configuration of verl, which another command starts.
+        RecipeError: If it is a configuration of verl, which another command starts, data, or the directory of a run.
 
     Example:
         >>> find_recipe("quickstart").name
         'quickstart.yaml'
     """
     path = Path(name).expanduser()
+    if path.suffix in (".jsonl", ".csv", ".parquet"):
+        raise RecipeError(
+            f"{path} is a file of data, and `dgpo train` takes a recipe: a YAML file with a line `task: {path}`."
+        )
+    if (path / "recipe.yaml").is_file():
+        raise RecipeError(f"{path} is the directory of a run; continue it with `dgpo train --resume {path}`.")
     if not path.is_file():
         return installed_recipes().get(name, path)
     try:

@@ -2,7 +2,7 @@
 
 import torch
 
-from dgpo.core.checks import check_positive
+from dgpo.core.numbers import check_positive
 from dgpo.lm_head.types import Head, LogitTransform
 from dgpo.tensor_types import Tensor
 

@@ -103,6 +103,15 @@ def test_an_unknown_command_is_refused(capsys):
     assert "`dgpo train recipes/quickstart.yaml`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["train", "eval", "compare", "report", "inspect"])
+def test_a_command_without_words_shows_its_help_and_has_done_nothing(capsys, command):
+    assert main([command]) == 2
+    shown = capsys.readouterr().out
+    for words in (["help", command], [command, "--help"]):
+        assert main(words) == 0
+        assert capsys.readouterr().out == shown
+
+
 def test_the_words_are_sorted(monkeypatch):
     asked = []
     monkeypatch.setattr("dgpo.lab.train.train.train", lambda request: asked.append(request) or 0)

@@ -45,6 +45,13 @@ def test_the_summary_of_a_run():
     assert (summary["steps"], summary["train_seconds"], summary["status"]) == (20, 20.0, "complete")
 
 
+def test_the_first_and_last_logs_of_a_short_run_are_not_the_same():
+    short = [{"step": n, "phase": "train", "reward": n / 10} for n in range(1, 5)]
+    summary = summarize(short, reward_name="right", eval_prompts=0, facts={})
+    assert summary["reward_first_10_logs"] == pytest.approx(0.15)
+    assert summary["reward_last_10_logs"] == pytest.approx(0.35)
+
+
 def test_a_run_that_measured_nothing_has_a_summary():
     summary = summarize([], reward_name="right", eval_prompts=0, facts={})
     assert summary["held_out_accuracy"]["after"] is None
@@ -66,7 +73,7 @@ def lines_of(total, steps, done=0):
     progress.begin(TRAINING, total, done)
     for step in steps:
         progress.note(reward=step / total, accuracy=0.5)
-        progress.advance(step, may_print=False)
+        progress.advance(step, known=False)
         progress.advance(step)
     return text.getvalue().splitlines()
 
@@ -89,6 +96,19 @@ def test_a_slow_run_is_not_silent_for_longer_than_a_minute(monkeypatch):
     steps = [int(line.split()[1].split("/")[0]) for line in lines_of(1000, range(1, 100))]
     assert len(steps) > 10
     assert max(after - before for before, after in pairwise(steps)) <= 9
+
+
+def test_a_slow_run_that_logs_seldom_is_not_silent_either(monkeypatch):
+    clock = iter(range(0, 100_000, 25))  # each look at it is 25 seconds later
+    monkeypatch.setattr("dgpo.lab.progress.time.monotonic", lambda: next(clock))
+    text = io.StringIO()
+    progress = Progress(console=Console(file=text, width=200))
+    progress.begin(TRAINING, 10)
+    for step in range(1, 10):
+        progress.advance(step, known=False)
+    shown = [line.split()[1] for line in text.getvalue().splitlines()]
+    assert len(shown) >= 3
+    assert all(line.startswith("training ") and "left" in line for line in text.getvalue().splitlines())
 
 
 def test_in_a_pipe_what_takes_long_is_announced_once():

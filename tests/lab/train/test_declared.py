@@ -10,6 +10,7 @@ from dgpo.lab.train import declared, planned, schema
 from dgpo.lab.train.assemble import build_config
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.values import _enum_choices
+from train_project import make_tokenizer
 
 _RECIPES = {
     "defaults": {},
@@ -101,18 +102,24 @@ def test_another_layout_of_the_source_is_not_guessed(monkeypatch):
         declared.declared_classes.cache_clear()
 
 
-def test_dry_run_of_a_file_loads_neither_trl_nor_datasets(tmp_path):
+def test_dry_run_of_a_file_loads_neither_torch_nor_trl_nor_datasets(tmp_path):
     (tmp_path / "sums.jsonl").write_text(
         "".join(f'{{"question": "{i} + 1?", "answer": "{i + 1}"}}\n' for i in range(40))
     )
-    (tmp_path / "sums.yaml").write_text("task: sums.jsonl\nmodel_name_or_path: forks\nbf16: false\nmax_steps: 2\n")
-    heavy = ("trl", "datasets", "accelerate", "transformers", "pandas", "peft", "wandb", "trackio")
+    words = "task: sums.jsonl\nbf16: false\nmax_steps: 2\nmax_completion_length: 8\n"
+    (tmp_path / "sums.yaml").write_text(f"{words}model_name_or_path: model\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 64}')
+    (tmp_path / "model" / "model.safetensors").touch()  # no weight is read
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    heavy = ("torch", "trl", "datasets", "accelerate", "pandas", "peft", "wandb", "trackio")
     program = (
-        "import sys; from dgpo.lab.cli.main import main; code = main(['train', 'sums.yaml', '--dry-run']);"
+        "import sys; from dgpo.lab.cli.main import main; code = main('train sums.yaml --dry-run --tau .1'.split());"
         f"print('loaded:', [name for name in {heavy} if name in sys.modules]); sys.exit(code)"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "36 training prompts, 4 held out" in result.stdout
+    assert '"<s>u:0 + 1?</s><s>a:"' in result.stdout
     assert result.stdout.endswith("loaded: []\n")
     assert not Path(tmp_path / "runs").exists()

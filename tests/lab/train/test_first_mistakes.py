@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from dgpo.lab.cli.main import main
+from dgpo.lab.train import packages
 from train_project import make_model, make_tokenizer
 
 GOOD = {"question": "1?", "answer": "1"}
@@ -43,7 +44,14 @@ def folder(tmp_path_factory):
     for name, rows in files.items():
         (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "broken.jsonl").write_text(json.dumps(GOOD) + "\n{question: 1}\n")
-    (path / "rewards.py").write_text("def score(completions, answer, scale=1.0):\n    return [1.0]\n")
+    (path / "rewards.py").write_text(
+        "def score(completions, answer, scale=1.0):\n    return [1.0]\n\n\nclass Idle:\n    pass\n\n\ndef graded(completions, grade, **columns):\n    return [1.0]\n"
+    )
+    (path / "semicolons.csv").write_text("question;answer\n1?;1\n")
+    for name, config in {"weightless": {}, "encoder": {"model_type": "bert", "architectures": ["BertModel"]}}.items():
+        tokenizer.save_pretrained(path / name)
+        (path / name / "config.json").write_text(json.dumps(config))
+        (path / name / ("model.safetensors" if config else "pytorch_model.bin")).touch()
     (path / "own.yaml").write_text(
         "task: pairs.jsonl\nmodel_name_or_path: model\nmax_completion_length: 4\nnum_generations: 4\nbf16: false\n"
         "per_device_train_batch_size: 16\neval_size: 2\nper_device_eval_batch_size: 4\n"
@@ -166,9 +174,72 @@ CASES = [
         "eval model --task pairs.jsonl --reward exact_match",
         "dgpo eval has no option '--reward'. Did you mean '--rewards'? See `dgpo eval --help`.",
     ),
+    (
+        "train pairs.jsonl",
+        "pairs.jsonl is a file of data, and `dgpo train` takes a recipe: a YAML file with a line `task: pairs.jsonl`.",
+    ),
+    ("train --resume pairs.jsonl", "There is no run directory pairs.jsonl to resume; check the path."),
+    ("train own.yaml --resume model", "model is not a run directory of `dgpo train`: it has no recipe.yaml."),
+    (
+        "train own.yaml --task model",
+        "task 'model' is a folder; name a file in it, such as model/data.jsonl (.jsonl, .json, .csv, .parquet).",
+    ),
+    ("train own.yaml --max_steps -5", "command line: max_steps is -5, so nothing would be trained; use -1 for epochs"),
+    ("train own.yaml --num_train_epochs 0", "command line: num_train_epochs is 0, and must be above 0"),
+    ("train own.yaml --seed -1", "command line: seed is -1, and must be from 0 to 2^32 - 1"),
+    ("train own.yaml --beta -1", "command line: beta is -1, and must be 0 or more: it weighs a KL penalty"),
+    ("train own.yaml --reward_weights '[0]'", "command line: reward_weights are all 0, so nothing would be learned"),
+    (
+        "train own.yaml --use_vllm true",
+        "command line: use_vllm is True, which needs the package vllm, and it is not installed; `pip install vllm`, or leave use_vllm out",
+    ),
+    (
+        "train own.yaml --optim adamw_8bit",
+        "command line: optim is adamw_8bit, which needs the package bitsandbytes, and it is not installed; `pip install bitsandbytes`, or optim: adamw_torch",
+    ),
+    (
+        "train own.yaml --attn_implementation flash_attention_2",
+        "command line: attn_implementation is flash_attention_2, which needs the package flash-attn, and it is not installed; `pip install flash-attn`, or attn_implementation: sdpa",
+    ),
+    (
+        "train own.yaml --rewards '[rewards.py:Idle]'",
+        "the reward rewards.py:Idle is a class without __call__, so that it cannot score; give it one.",
+    ),
+    (
+        "train own.yaml --rewards '[rewards.py:graded]'",
+        "the reward graded wants 'grade', and neither TRL nor the data has it. It can get: prompts, completions, completion_ids, answer, trainer_state, log_extra, log_metric.",
+    ),
+    (
+        "train own.yaml --model_name_or_path pairs.jsonl",
+        "model 'pairs.jsonl' is a file; give the folder that holds config.json and model.safetensors.",
+    ),
+    (
+        "train own.yaml --model_name_or_path weightless",
+        "The model weightless has no weights: there is no model.safetensors in weightless. Weights in .bin are pickles, which run code, and are not read.",
+    ),
+    (
+        "train own.yaml --model_name_or_path encoder",
+        "The model encoder is a BertModel (architectures in its config.json), which has no head to generate text with; take a causal language model, such as a ...ForCausalLM.",
+    ),
+    (
+        "eval encoder --task pairs.jsonl",
+        "The model encoder is a BertModel (architectures in its config.json), which has no head to generate text with; take a causal language model, such as a ...ForCausalLM.",
+    ),
+    (
+        "train own.yaml --task semicolons.csv",
+        "semicolons.csv has no prompt column and no answer column that is recognised; it has: question;answer. Columns of a .csv are separated by commas. Expected one of problem, question, prompt for the prompt and one of answer, final_answer, ground_truth, solution, reward_model.ground_truth for the gold answer; or name yours with prompt_column and answer_column.",
+    ),
+    ("tasks forks", "`dgpo tasks` lists all of them, and takes nothing else: 'forks'."),
     ("eval --run nowhere", "nowhere is no directory of a run: it has no recipe.yaml."),
 ]
 """What is typed, and the line that answers; `<here>` is the working directory."""
+
+
+@pytest.fixture(autouse=True)
+def few_packages(monkeypatch):
+    """Of the packages that these mistakes name none is there, whatever this machine has."""
+    installed, absent = packages._installed, {"vllm", "bitsandbytes", "flash_attn", "kernels"}
+    monkeypatch.setattr(packages, "_installed", lambda *modules: not absent & set(modules) and installed(*modules))
 
 
 @pytest.mark.parametrize(("words", "line"), CASES, ids=[words for words, _ in CASES])

@@ -76,6 +76,7 @@ def test_training_and_its_evaluations_ask_the_same_question(project, tmp_path, c
     [
         (["--task_args.chat=false", "--max_completion_length=1"], "Likeliest cause:"),
         (["--rewards=[never.py:never]"], "all wrong, or all alike"),
+        (["--rewards=[never.py:never]", "--max_completion_length=1"], " % of the completions are cut off"),
         (["--rewards=[never.py:always]"], "every completion is right already"),
     ],
 )

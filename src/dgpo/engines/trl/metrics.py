@@ -56,6 +56,8 @@ class CreditMetrics:
     def _call_rollout_callbacks(self) -> None:
         """Tell every callback that has `on_rollout_end` what was sampled."""
         given = {"logs": self._logs, "seconds": self._sampling_seconds, "mode": self._mode}
+        cut_off = self._metrics[self._mode].get("completions/clipped_ratio")
+        given["truncated"] = cut_off[-1] if cut_off else None
         for callback in self.callback_handler.callbacks:
             on_rollout_end = getattr(callback, "on_rollout_end", None)
             if on_rollout_end is not None:

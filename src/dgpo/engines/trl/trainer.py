@@ -49,8 +49,9 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         eval_dataset: Held-out prompts.
         processing_class: A tokenizer.
         reward_processing_classes: Tokenizers of reward models.
-        callbacks: `TrainerCallback`s. A method `on_rollout_end(args, state, control, logs, seconds, mode)` is called
-            after each rollout with TRL's `_logs`, the seconds spent sampling, and `"train"` or `"eval"`.
+        callbacks: `TrainerCallback`s. A method `on_rollout_end(args, state, control, logs, seconds, mode, truncated)`
+            is called after each rollout with TRL's `_logs`, the seconds spent sampling, `"train"` or `"eval"`, and the
+            share of completions that were cut off.
         optimizers: Optimizer and scheduler.
         quantization_config: Of bitsandbytes.
         peft_config: An adapter to train.

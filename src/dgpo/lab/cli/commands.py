@@ -23,7 +23,7 @@ def train(words: Sequence[str]) -> int:
     if wants_help(words):
         usage = "RECIPE.yaml [--key value ...] [--dry-run[=full]] [--resume [RUN_DIR]]"
         print(f"usage: dgpo train {usage}\n\n{texts.TRAIN}")
-        return OK
+        return OK if words else BAD_INPUT
     if "--help-all" in words:
         from dgpo.lab.train.schema import describe_fields
 
@@ -68,7 +68,7 @@ def parse_train(words: Sequence[str]) -> "Request":
             elif following is not None and not following.endswith((".yaml", ".yml")):
                 resume_dir = Path(following).expanduser()
                 position += 1
-        elif name in ("--dry-run", "--dry_run"):
+        elif name in ("--dry-run", "--dry_run", "--dryrun"):
             if value not in ("", "full"):
                 raise ConfigError(f"--dry-run={value} is not known; write --dry-run or --dry-run=full.")
             dry_run = value or "short"
@@ -153,7 +153,7 @@ def evaluate(words: Sequence[str]) -> int:
     """Measure a model on a task."""
     if wants_help(words):
         _eval_parser().print_help()
-        return OK
+        return OK if words else BAD_INPUT
     request = parse_eval(words)
     from dgpo.lab.evaluation.session import evaluate_model
 
@@ -175,7 +175,7 @@ def compare(words: Sequence[str]) -> int:
     parser = _compare_parser()
     if wants_help(words):
         parser.print_help()
-        return OK
+        return OK if words else BAD_INPUT
     options = parser.parse(words)
     from dgpo.lab.evaluation.folders import compare_folders
 
@@ -188,13 +188,15 @@ def compare(words: Sequence[str]) -> int:
 
 def tasks(words: Sequence[str]) -> int:
     """Print where prompts and answers can come from."""
+    if words and not wants_help(words):
+        raise ConfigError(f"`dgpo tasks` lists all of them, and takes nothing else: {words[0]!r}.")
     print(texts.TASKS)
     if find_spec("math_verify") is None:
         print(
             "Not installed here: math-verify, which math, math_boxed, math_answer, math_hashes and math_last_number "
             "need;\nthe extra brings it: pip install 'dgpo[lab]', or pip install math-verify"
         )
-    return OK if not words or words[0] in ("-h", "--help") else BAD_INPUT
+    return OK
 
 
 def completion(words: Sequence[str]) -> int:

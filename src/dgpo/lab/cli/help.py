@@ -34,6 +34,8 @@ Examples
   accelerate launch -m dgpo.lab.cli.main train RECIPE   several GPUs
 
 DGPO's knobs
+  credit_rule            dgpo      the rule that gives the credit: a name, or your own (my_rules.py:rule); even is GRPO
+  credit_options         {}        options of the rule, such as {cap: 3.0} of capped
   tau                    0.5       temperature of the redistribution: small concentrates the credit, large gives GRPO
   kappa                  1.0       exponent of the entropy gate: 0 ignores how uncertain the policy is
   credit_policy          current   whose distribution gives the credit: current (being updated) or old (that sampled)

@@ -83,6 +83,8 @@ def _one_interrupt() -> Iterator[None]:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if arguments[1:] and arguments[1] in COMMANDS:
+            return COMMANDS[arguments[1]](["--help"])
         print(texts.MAIN)
         return OK
     command, *words = arguments

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dgpo.errors import ConfigError
 from dgpo.lab.cli import help as texts
-from dgpo.lab.cli.parser import OK, CommandParser, mapping, split_options, wants_help
+from dgpo.lab.cli.parser import BAD_INPUT, OK, CommandParser, mapping, split_options, wants_help
 
 
 def report_parser() -> CommandParser:
@@ -35,7 +35,7 @@ def report(words: Sequence[str]) -> int:
     parser = report_parser()
     if wants_help(words):
         parser.print_help()
-        return OK
+        return OK if words else BAD_INPUT
     options = parser.parse(words)
     folders = [Path(run).expanduser() for run in options.runs]
     _refuse_together(options, ("serve", "terminal"), ("serve", "output"), ("terminal", "output"), ("terminal", "open"))
@@ -93,7 +93,7 @@ def inspect(words: Sequence[str]) -> int:
     """Write the page of a text and two models."""
     if wants_help(words):
         inspect_parser().print_help()
-        return OK
+        return OK if words else BAD_INPUT
     words, rule_options = split_options(words, "--options.")
     options = vars(inspect_parser().parse(words))
     del options["_"]  # in the help alone

@@ -10,6 +10,7 @@ from dgpo.lab.foreign_code import loading_fault, refuse_pickled_adapter, refuse_
 from dgpo.lab.models import quiet_saving, resolve_model
 
 _ADAPTER = "adapter_config.json"
+_GENERATES = ("CausalLM", "LMHead", "ForConditionalGeneration")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -56,11 +57,12 @@ def adapter_base(model: str) -> str | None:
     return resolve_model(base)
 
 
-def load_tokenizer(model: str) -> Any:
+def load_tokenizer(model: str, *, planning: bool = False) -> Any:
     """Return the tokenizer of a model, padding on the left.
 
     Args:
         model: A folder or a hub id; an adapter without a tokenizer has that of its model.
+        planning: Load it without torch where its folder says how; whatever is computed with it asks again.
 
     Returns:
         The tokenizer.
@@ -68,25 +70,75 @@ def load_tokenizer(model: str) -> Any:
     Raises:
         ConfigError: If it has none.
     """
-    from transformers import AutoTokenizer
-
     folder = Path(model)
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER):
         base = adapter_base(model)
         if base is not None:
-            return load_tokenizer(base)
+            return load_tokenizer(base, planning=planning)
         raise ConfigError(
             f"The model folder {model} has no tokenizer (none of {', '.join(_TOKENIZER)}). Copy the tokenizer's files"
             " of the model it was trained from into it."
         )
     refuse_remote_code(f"The model {model}", model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=False)
+        loader = (_named_class(folder) if planning else None) or _automatic_class()
+        tokenizer = loader.from_pretrained(model, padding_side="left", trust_remote_code=False)
     except Exception as error:  # whatever the files of somebody's make the libraries raise
         raise ConfigError(loading_fault(f"The tokenizer of {model}", error)) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return tokenizer
+
+
+def refuse_unusable_folder(name: str, model: str) -> None:
+    """Raise for a model folder that holds no weights that are read, or another kind of model.
+
+    Args:
+        name: What messages call the model.
+        model: A folder; a hub id passes.
+
+    Raises:
+        ConfigError: With what is missing.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return
+    if not any(folder.glob("*.safetensors")):
+        pickled = " Weights in .bin are pickles, which run code, and are not read." if any(folder.glob("*.bin")) else ""
+        raise ConfigError(f"{name} has no weights: there is no model.safetensors in {folder}.{pickled}")
+    try:
+        kinds = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+        kinds = [str(kind) for kind in kinds]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if kinds and not any(mark in kind for mark in _GENERATES for kind in kinds):
+        raise ConfigError(
+            f"{name} is a {', '.join(kinds)} (architectures in its config.json), which has no head to generate text "
+            "with; take a causal language model, such as a ...ForCausalLM."
+        )
+
+
+def _automatic_class() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
+def _named_class(folder: Path) -> Any:
+    """The class that a folder's tokenizer names; None where AutoTokenizer (which loads torch) may choose another."""
+    import transformers
+
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        name = str(config["tokenizer_class"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    of_library = name.endswith(("Tokenizer", "TokenizerFast")) or name == "TokenizersBackend"
+    # Of LlamaTokenizer AutoTokenizer looks into the files.
+    if not of_library or name.startswith("LlamaTokenizer") or not (folder / "tokenizer.json").is_file():
+        return None
+    kind = getattr(transformers, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedTokenizerFast) else None
 
 
 def refuse_foreign_tokens(name: str, tokenizer: Any, vocabulary: int | None, largest: int) -> None:
@@ -136,6 +188,7 @@ def load_model(model: str, *, dtype: str = "auto", device: str | None = None) ->
     if base is not None:
         refuse_pickled_adapter(model)
     refuse_remote_code(f"The model {base or model}", base or model)
+    refuse_unusable_folder(f"The model {base or model}", base or model)
     first = torch.float32 if base is not None else kind  # a small change would be rounded away in 16 bits
     try:
         with quiet_saving():

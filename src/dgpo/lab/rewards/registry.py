@@ -213,12 +213,39 @@ def _own_reward(name: str, options: dict[str, Any]) -> RewardFn:
         _refuse_options(name, options, tuple(option for option in known if option not in _OF_TRL))
     if inspect.isclass(function):
         made: Any = function(**options)
+        if not callable(made):
+            raise RecipeError(f"the reward {name} is a class without __call__, so that it cannot score; give it one.")
         return made  # type: ignore[no-any-return]
     if not options:
         return function  # type: ignore[no-any-return]
     bound: Any = functools.partial(function, **options)
     bound.__name__ = getattr(function, "__name__", name.rpartition(":")[2])
     return bound  # type: ignore[no-any-return]
+
+
+def refuse_unknown_arguments(reward: RewardFn, columns: Sequence[str]) -> None:
+    """Raise if a reward wants an argument that it will not get.
+
+    Args:
+        reward: The function.
+        columns: Columns of the data, which it gets by their names.
+
+    Raises:
+        RecipeError: Naming the argument, and those there are.
+    """
+    given = list(dict.fromkeys([*_OF_TRL, *columns]))
+    try:
+        parameters = inspect.signature(reward).parameters.values()
+    except (TypeError, ValueError):  # one in C says nothing of itself
+        return
+    for item in parameters:
+        wanted = item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY) and item.default is item.empty
+        if wanted and item.name not in given:
+            name = getattr(reward, "__name__", type(reward).__name__)
+            raise RecipeError(
+                f"the reward {name} wants {item.name!r}, and neither TRL nor the data has it."
+                f"{did_you_mean(item.name, given)} It can get: {', '.join(given)}."
+            )
 
 
 def _refuse_options(name: str, options: dict[str, Any], valid: Sequence[str]) -> None:

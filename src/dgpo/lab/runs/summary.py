@@ -98,6 +98,7 @@ def summarize(
         A mapping for `summary.json`; figures that are unknown are `None`.
     """
     rewards = _values([line for line in metrics if line.get("phase") == TRAIN], "reward")
+    few = max(1, min(10, len(rewards) // 2))  # of a short run, its halves
     shares = _values(metrics, "differing_groups")
     return {
         **facts,
@@ -108,8 +109,8 @@ def summarize(
             AFTER: accuracy(metrics, AFTER, reward_name, eval_prompts),
         },
         "differing_groups": _mean(shares),
-        "reward_first_10_logs": _mean(rewards[:10]),
-        "reward_last_10_logs": _mean(rewards[-10:]),
+        "reward_first_10_logs": _mean(rewards[:few]),
+        "reward_last_10_logs": _mean(rewards[-few:]),
         "train_seconds": max(_values(metrics, "wall_seconds"), default=0.0),
     }
 

@@ -32,6 +32,10 @@ class Columns:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
+    def names(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self._values)
+
     def row(self, index: int) -> dict[str, Any]:
         """Return one row."""
         return {name: column[index] for name, column in self._values.items()}

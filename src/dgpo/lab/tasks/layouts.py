@@ -90,8 +90,9 @@ def find_columns(
         missing = " and no ".join(
             kind for kind, name in (("prompt column", prompt), ("answer column", answer)) if name is None
         )
+        apart = " Columns of a .csv are separated by commas." if len(columns) == 1 and ";" in columns[0] else ""
         raise DataError(
-            f"{where} has no {missing} that is recognised; it has: {', '.join(columns)}. Expected one of "
+            f"{where} has no {missing} that is recognised; it has: {', '.join(columns)}.{apart} Expected one of "
             f"{', '.join(PROMPT_COLUMNS)} for the prompt and one of {', '.join(ANSWER_COLUMNS)}, {VERL_ANSWER} for "
             "the gold answer; or name yours with prompt_column and answer_column."
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import ConfigError, DataError
-from dgpo.lab.rewards.registry import can_score, get_reward, is_own, reward_names
+from dgpo.lab.rewards.registry import can_score, get_reward, is_own, refuse_unknown_arguments, reward_names
 from dgpo.lab.tasks.base import RewardFn, Task
 from dgpo.lab.tasks.files import load_file, load_hub
 from dgpo.lab.tasks.forks.task import load_forks
@@ -65,20 +65,23 @@ def load_task(
     options = _by_name(reward_options or {}, names or ())
     if name == "forks":
         _check_options(name, load_forks, task_args)
-        task = load_forks(seed=seed, eval_size=eval_size, **task_args)
-        return replace(_with_rewards(task, names, options), chat=chat)
-    if name.startswith(_GYM):
+        task = _with_rewards(load_forks(seed=seed, eval_size=eval_size, **task_args), names, options)
+    elif name.startswith(_GYM):
         from dgpo.lab.tasks.reasoning_gym import load_reasoning_gym
 
         own_scorer = names is None or "task" in names
         gym = load_reasoning_gym(
             name.removeprefix(_GYM), seed=seed, eval_size=eval_size, **{**task_args, "own_scorer": own_scorer}
         )
-        return replace(_with_rewards(gym, names, options), chat=chat)
-    load = load_hub if on_hub(name) else load_file
-    _check_options(name, load, task_args)
-    given: dict[str, Any] = {**task_args, "rewards": names, "reward_options": options, "chat": chat}
-    return load(name, seed=seed, eval_size=eval_size, **given)
+        task = _with_rewards(gym, names, options)
+    else:
+        load = load_hub if on_hub(name) else load_file
+        _check_options(name, load, task_args)
+        given: dict[str, Any] = {**task_args, "rewards": names, "reward_options": options, "chat": chat}
+        task = load(name, seed=seed, eval_size=eval_size, **given)
+    for reward in task.reward_funcs:
+        refuse_unknown_arguments(reward, [column for column in task.train.names() if column != "prompt"])
+    return replace(task, chat=chat)
 
 
 def on_hub(name: str) -> bool:
@@ -139,6 +142,8 @@ def _is_file(name: str) -> bool:
 def _unknown(name: str) -> str:
     from dgpo.lab.tasks.reasoning_gym import dataset_names
 
+    if os.path.isdir(name):
+        return f"task {name!r} is a folder; name a file in it, such as {name}/data.jsonl ({', '.join(FORMATS)})."
     short = re.split(r"[:/]", name)[-1]
     # A bare `chain_sum` is nearest to `reasoning_gym:chain_sum`, which as a whole looks quite different.
     valid = {"forks": "forks"} | {gym: _GYM + gym for gym in dataset_names()}

@@ -87,6 +87,7 @@ class RunRecorder(TrainerCallback):
         logs: Any = None,
         seconds: float = 0.0,
         mode: str = TRAIN,
+        truncated: float | None = None,
         **kwargs: Any,
     ) -> None:
         """Add the time of sampling, and take the completions of a training rollout.
@@ -100,19 +101,21 @@ class RunRecorder(TrainerCallback):
             logs: TRL's `_logs`: prompt, completion, advantages and rewards of the last rollout.
             seconds: Time that the sampling took.
             mode: `"train"` or `"eval"`.
+            truncated: Share of the completions that were cut off.
             **kwargs: What other versions add.
         """
         if self.phase == TRAIN:
             self.generation_seconds += seconds
         if mode == TRAIN and self._signal is not None:
             self._signal.add(logs)
+            self._truncated = truncated
         if mode == TRAIN and self._directory is not None and self._completions_every:
             self._unwritten = _rows(logs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember the step, which an error message will name, and move the bar."""
         self.step = state.global_step
-        self._progress.advance(self.step, may_print=False)
+        self._progress.advance(self.step, known=False)
         if self._signal is not None and self._signal.due():
             self._progress.say(self.no_signal())
 
@@ -128,10 +131,9 @@ class RunRecorder(TrainerCallback):
         # The trainer's closing line holds averages over the run; they stand in summary.json.
         if self._directory is None or not logs or "train_runtime" in logs:
             return
-        if "loss" in logs and self._signal is not None:
-            self._truncated = logs.get("completions/clipped_ratio")
-            if (share := self._signal.take_share()) is not None:
-                logs["differing_groups"] = share
+        share = self._signal.take_share() if "loss" in logs and self._signal is not None else None
+        if share is not None:
+            logs["differing_groups"] = share
         line = {"step": state.global_step, "phase": self.phase, "wall_seconds": round(self.seconds, 3)} | logs
         # So that a checkpoint holds what the file holds, which can be restored from it.
         state.log_history[-1].update(line)

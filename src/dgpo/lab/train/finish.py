@@ -221,7 +221,7 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("signal", f"{100 * share:.1f} % of the groups had differing rewards; the others taught nothing"))
     first, last = summary["reward_first_10_logs"], summary["reward_last_10_logs"]
     if first is not None and last is not None:
-        rows.append(("training reward", f"{first:.3f}  ->  {last:.3f}   (first and last 10 logged steps)"))
+        rows.append(("training reward", f"{first:.3f}  ->  {last:.3f}   (first and last logged steps, 10 at most)"))
     share = summary["generation_share"]
     sampling = f", {100 * share:.0f} % of it sampling" if share else ""
     rows.append(("training", f"{summary['steps']} steps in {duration(summary['train_seconds'])}{sampling}"))

@@ -130,14 +130,14 @@ def _read_task(recipe: Recipe, config: Any) -> tuple[Any, list[tuple[str, str]]]
     if on_hub(recipe["task"]):
         check_task_of_hub(recipe)
         if model is not None:
-            read_model(recipe["model_name_or_path"], model)
+            read_model(recipe["model_name_or_path"], model, planning=True)
         return None, []
     task = load_task(recipe)
     check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     notes, kwargs = list(task.notes), config.chat_template_kwargs
     prompt = _one_line(task.train["prompt"][0])
     if model is not None:
-        facts = read_model(recipe["model_name_or_path"], model)
+        facts = read_model(recipe["model_name_or_path"], model, planning=True)
         task, more = fit_task(recipe, task, facts, kwargs)
         notes += more
         prompt = rendered(task.train["prompt"][0], task.prompt_format(kwargs), facts.tokenizer)

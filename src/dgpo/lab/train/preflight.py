@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.errors import ConfigError, DataError, RecipeError
-from dgpo.lab.evaluation.loading import load_tokenizer, refuse_foreign_tokens
+from dgpo.lab.evaluation.loading import load_tokenizer, refuse_foreign_tokens, refuse_unusable_folder
 from dgpo.lab.foreign_code import loading_fault, refuse_remote_code
 from dgpo.lab.tasks.prompting import PromptFormat
 from dgpo.lab.train.recipe import Recipe
@@ -34,12 +34,13 @@ class ModelFacts:
     vocabulary: int | None = None
 
 
-def read_model(name: str, model: str) -> ModelFacts:
+def read_model(name: str, model: str, *, planning: bool = False) -> ModelFacts:
     """Return the facts of a model without its weights.
 
     Args:
         name: What the recipe calls it.
         model: Its folder or hub id.
+        planning: See `load_tokenizer`.
 
     Returns:
         The facts.
@@ -64,11 +65,14 @@ def read_model(name: str, model: str) -> ModelFacts:
     if not isinstance(config, dict):
         raise RecipeError(f"The model folder {model} has no config.json that can be read: it holds no mapping.")
     refuse_remote_code(f"The model {name}", model)
+    refuse_unusable_folder(f"The model {name}", model)
     inner = config.get("text_config")
     text = {**config, **(inner if isinstance(inner, dict) else {})}
     context = next((text[key] for key in _POSITIONS if isinstance(text.get(key), int)), None)
     vocabulary = text.get("vocab_size")
-    return ModelFacts(name, load_tokenizer(model), context, vocabulary if isinstance(vocabulary, int) else None)
+    return ModelFacts(
+        name, load_tokenizer(model, planning=planning), context, vocabulary if isinstance(vocabulary, int) else None
+    )
 
 
 def check_data_fills_a_step(rows: int, prompts: int) -> str | None:

@@ -172,7 +172,9 @@ def _read(path: Path) -> tuple[list[tuple[str, Any, int]], list[tuple[int, str]]
 
 def _siblings(path: Path) -> str:
     folders = [folder for folder in (path.parent, Path("recipes")) if folder.is_dir()]
-    recipes = sorted({str(file) for folder in folders for file in folder.glob("*.yaml")} | installed_recipes().keys())
+    recipes = sorted(
+        {str(file) for folder in folders for file in folder.glob("[!.]*.yaml")} | installed_recipes().keys()
+    )
     return did_you_mean(str(path), recipes) or (f" There are: {', '.join(recipes[:8])}." if recipes else "")
 
 

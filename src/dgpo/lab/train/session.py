@@ -83,11 +83,13 @@ def resume_directory(request: Request, schema: dict[str, Any]) -> Path | None:
         The directory named after `--resume`, or else the recipe's `output_dir`.
 
     Raises:
-        RecipeError: If `--resume` stands there and neither it nor the recipe names a directory.
+        RecipeError: If `--resume` stands there and neither it nor the recipe names a directory, or it names no run.
     """
     if not request.resume:
         return None
     if request.resume_dir is not None:
+        if not (request.resume_dir / ENVIRONMENT).is_file():
+            checkpoints.refuse_without_recipe(request.resume_dir)
         return request.resume_dir
     if request.recipe is not None:
         output_dir = load_recipe(request.recipe, request.overrides, schema)["output_dir"]

@@ -1,6 +1,5 @@
 """What can be refused before anything is loaded: values that cannot work, a directory that cannot be written."""
 
-import importlib.util
 import math
 import os
 import shutil
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from dgpo.errors import ConfigError, RecipeError, TrainingError
 from dgpo.lab.foreign_code import refused_options
+from dgpo.lab.train.packages import missing_packages
 from dgpo.lab.train.recipe import Recipe
-from dgpo.names import did_you_mean
 from dgpo.secrets import find_secrets
 
 # A run writes its curve, metrics and completions in any case; checkpoints come on top.
@@ -29,6 +28,14 @@ _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "gradient_accumulation_steps": ("1 or more", lambda x: x >= 1),
     "max_completion_length": ("1 or more", lambda x: x >= 1),
     "learning_rate": ("0 or more", lambda x: x >= 0),
+    "num_train_epochs": ("above 0", lambda x: x > 0),
+    "logging_steps": ("above 0", lambda x: x > 0),
+    "beta": ("0 or more: it weighs a KL penalty", lambda x: x >= 0),
+    "epsilon": ("0 or more", lambda x: x >= 0),
+    "epsilon_high": ("0 or more", lambda x: x >= 0),
+    "top_k": ("0 or more", lambda x: x >= 0),
+    "seed": ("from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
+    "data_seed": ("from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
     "temperature": ("above 0", lambda x: x > 0),
     "top_p": ("above 0 and at most 1", lambda x: 0 < x <= 1),
     "eval_size": ("0 or more", lambda x: x >= 0),
@@ -69,8 +76,12 @@ def check_recipe(recipe: Recipe) -> list[str]:
         value = recipe[name] if name in recipe.schema else None
         if value is not None and not holds(value):
             problems.append(f"{recipe.place(name)}: {name} is {value}, and must be {rule}")
-    if recipe["max_steps"] == 0:
-        problems.append(f"{recipe.place('max_steps')}: max_steps is 0, so nothing would be trained; use -1 for epochs")
+    if (steps := recipe["max_steps"]) == 0 or steps < -1:
+        problems.append(
+            f"{recipe.place('max_steps')}: max_steps is {steps}, so nothing would be trained; use -1 for epochs"
+        )
+    if recipe["reward_weights"] and not any(recipe["reward_weights"]):
+        problems.append(f"{recipe.place('reward_weights')}: reward_weights are all 0, so nothing would be learned")
     if recipe["eval_every"] and not recipe["eval_task"]:
         problems.append(
             f"{recipe.place('eval_every')}: eval_every is {recipe['eval_every']}, and there is no eval_task; "
@@ -80,7 +91,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
     problems += _check_batches(recipe)
     problems += _check_foreign_code(recipe)
     problems += _check_secrets(recipe)
-    problems += _check_trackers(recipe)
+    problems += missing_packages(recipe)
     return problems
 
 
@@ -147,45 +158,6 @@ def _check_secrets(recipe: Recipe) -> list[str]:
         "login` for the hub, WANDB_API_KEY for W&B"
         for option in dict.fromkeys(find_secrets(recipe.values))
     ]
-
-
-_TRACKERS = {
-    "tensorboard": ("tensorboard", "tensorboardX"),
-    "wandb": ("wandb",),
-    "mlflow": ("mlflow",),
-    "comet_ml": ("comet_ml",),
-    "trackio": ("trackio",),
-    "neptune": ("neptune",),
-    "swanlab": ("swanlab",),
-    "clearml": ("clearml",),
-    "dvclive": ("dvclive",),
-    "codecarbon": ("codecarbon",),
-    "flyte": ("flytekit",),
-    "dagshub": ("dagshub",),
-    "azure_ml": ("azureml",),
-}
-"""Packages of which one must be installed for a value of `report_to`."""
-
-
-def _check_trackers(recipe: Recipe) -> list[str]:
-    """Each tracker's package must be there; transformers looks for it only when the trainer is built."""
-    given = recipe["report_to"] or []
-    problems = []
-    for name in [given] if isinstance(given, str) else given:
-        if name in ("none", "all"):
-            continue
-        if name not in _TRACKERS:
-            hint = did_you_mean(str(name), [*_TRACKERS, "none"])
-            known = "" if hint else f" Known are: none, {', '.join(_TRACKERS)}."
-            problems.append(f"{recipe.place('report_to')}: report_to names {name!r}, which is no tracker.{hint}{known}")
-            continue
-        package, *others = _TRACKERS[name]
-        if not any(map(importlib.util.find_spec, (package, *others))):
-            problems.append(
-                f"{recipe.place('report_to')}: report_to names {name}, and its package is not installed; "
-                f"`pip install {package}`, or report_to: none"
-            )
-    return problems
 
 
 def check_device(recipe: Recipe) -> list[str]:
