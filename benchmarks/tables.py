@@ -260,7 +260,7 @@ def watching() -> str:
         for tokens, cases in result["tokens"].items()
         for name, case in cases.items()
     ]  # fmt: skip
-    head = ["tokens of prompt + completion", "watched against", "s more in a logged step", "s of a forward pass", "ratio"]
+    head = ["prompt + completion", "watched against", "s more in a logged step", "s of a forward pass", "ratio"]
     return table([*head, "µs in any other step"], rows) + origin(result)
 
 

@@ -2,11 +2,12 @@
 
     python benchmarks/watching.py                # writes benchmarks/results/watching.json
 
-A model of SmolLM2-135M's shape with random weights, completions of one prompt, all of them logged; the prompt is short,
-or about as long as a question of GSM8K with a system prompt. In turns, on one thread: TRL's loss (forward), the same loss in a logged step with everything that `dgpo.watch` does in it, and TRL's
-forward pass of the logged completions without a gradient. What a logged step costs more is divided by the latter, in
-each round. The hook of a step that is not logged is timed alone. All in seconds of processor time, which other work on
-the machine does not count into.
+A model of SmolLM2-135M's shape with random weights, completions of one prompt, all of them logged; the prompt is
+short, or about as long as a question of GSM8K with a system prompt. In turns, on one thread: TRL's loss (forward),
+the same loss in a logged step with everything that `dgpo.watch` does in it, and TRL's forward pass of the logged
+completions without a gradient. What a logged step costs more is divided by the latter, in each round. The hook of a
+step that is not logged is timed alone. All in seconds of processor time, which other work on the machine does not
+count into.
 """
 
 import argparse

@@ -168,11 +168,16 @@ def _check(completion: CompletionCredit) -> None:
         _typed(name, getattr(completion, name), kind)
     for value in completion.rewards.values():
         _typed("rewards", value, number)
+    for value in (completion.advantage, completion.reward, completion.effective_share, *completion.rewards.values()):
+        float(value or 0)  # OverflowError: an integer beyond all floats
     for name, kind in (("ids", int), ("tokens", str)):
         for odd in set(map(type, getattr(completion, name))) - {kind}:
             raise TypeError(f"{name} holds a value of type {odd.__name__}")
-    if not 0 <= completion.head <= len(completion.ids) <= completion.num_tokens:
+    if not 0 <= completion.head <= len(completion.ids) <= completion.num_tokens < 2**53:
         raise ValueError(f"head {completion.head} and num_tokens {completion.num_tokens} do not fit its tokens")
+    for place in completion.alternatives:
+        if not 0 <= place < len(completion.ids):
+            raise ValueError(f"alternatives are given for token {place} of {len(completion.ids)}")
 
 
 def _numbers(name: str, values: Any) -> Column:
@@ -187,7 +192,7 @@ def _place(place: Any) -> Any:
     for top in _typed("alternatives", place, dict).values():
         for text, probability in top:
             _typed("alternatives", text, str)
-            _typed("alternatives", probability, (int, float))
+            float(_typed("alternatives", probability, (int, float)))
     return place
 
 

@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 _ATTENTION = (DynamicLayer, DynamicSlidingWindowLayer)
-"""Layers of a cache that hold keys and values alone, from which attention continues; recurrent ones hold a state too."""
+"""Layers of a cache that hold keys and values alone, from which attention continues; others have a state."""
 
 
 def fits(model: Any) -> bool:
