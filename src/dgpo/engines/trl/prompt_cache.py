@@ -17,6 +17,9 @@ def fits(model: Any) -> bool:
 
     Args:
         model: Without wrappers; the base model of an adapter.
+
+    Returns:
+        False for recurrent models, whose state is more than keys and values.
     """
     takes_cache = "past_key_values" in inspect.signature(model.base_model.forward).parameters
     return takes_cache and all(type(layer) in _ATTENTION for layer in DynamicCache(config=model.config).layers)

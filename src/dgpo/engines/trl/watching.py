@@ -49,7 +49,8 @@ def watch(
     Step 1, every n-th step and the last one log whole groups of completions with prompt, gold answer, rewards and
     advantage, and per token the entropy and the log-ratio to the policy that sampled; against a reference also the
     squared Hellinger distance, the score and the log-ratio. A logged step costs the reference's forward pass of the
-    logged completions and one pass over the heads; the steps in between cost nothing. No bit of the training changes.
+    logged completions, in which the prompt of a group runs once, and one pass over the heads; the steps in between cost
+    nothing. No bit of the training changes.
 
     Args:
         trainer: A `GRPOTrainer` of TRL or of a subclass, before `train()`. In a run of several processes every one of
