@@ -21,6 +21,7 @@ from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
 from dgpo.engines.trl import checks, heads
 from dgpo.engines.trl.compat import WATCHED
 from dgpo.engines.trl.listener import Listener
+from dgpo.engines.trl.logged_settings import logged_settings
 from dgpo.engines.trl.reference import AUTO, Reference, find_reference
 from dgpo.engines.trl.rollout import GROUP, groups_of, log_columns
 from dgpo.engines.trl.step_log import SAMPLING_LOG_RATIO, PickedRows, StepLog, advantages_of, given_columns
@@ -86,6 +87,7 @@ def watch(
         vocab_size=trainer.model.config.get_text_config().vocab_size,
         engine="watch",
         temperature=trainer.temperature,
+        trainer=logged_settings(trainer.args, trainer.model),
     )
     log = CreditLog(output_dir or trainer.args.output_dir, settings, every=every, max_completions=completions)
     if trainer.accelerator.is_main_process or (compared is not None and compared.is_shared):

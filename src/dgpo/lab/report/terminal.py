@@ -77,7 +77,7 @@ def print_step(step: LoggedStep, console: Console) -> None:
 
 
 def _measure(group: Sequence[CompletionCredit]) -> tuple[str, float]:
-    """What the tokens are coloured by, and the value of the strongest colour: the credit, or else distance or entropy."""
+    """What the tokens are coloured by, and the value of the strongest colour: credit, or else distance or entropy."""
     columns = {n: [x for completion in group for x in getattr(completion, n) if x is not None] for n in "awdh"}
     name = next((n for n, values in columns.items() if any(_far(n, x) for x in values)), "w")
     sizes = [abs(_far(name, x)) for completion in group for x in getattr(completion, name) if x is not None]
@@ -128,7 +128,11 @@ def _largest(completion: CompletionCredit, name: str) -> str:
     """The tokens that differ most from the rest, with their numbers: what a terminal without colours shows as well."""
     values = zip(getattr(completion, name), completion.tokens, strict=True)
     known = sorted(((x, token) for x, token in values if x is not None), key=lambda pair: -abs(_far(name, pair[0])))
-    names = {"w": "weights farthest from 1", "a": "largest token advantages", "d": "largest squared Hellinger distances"}
+    names = {
+        "w": "weights farthest from 1",
+        "a": "largest token advantages",
+        "d": "largest squared Hellinger distances",
+    }
     what = names.get(name, "highest entropies")
     return f"{what}: " + ", ".join(f"{visible(token)!r} {x:.3g}" for x, token in known[:LISTED]) if known else ""
 
