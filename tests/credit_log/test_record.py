@@ -106,6 +106,8 @@ DAMAGE = {
     "alternatives of no token": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "alternatives": {"1": {}}}',
     "a whole number beyond all floats": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "reward": 1%s}' % (b"0" * 400),
     "a reward beyond all floats": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "rewards": {"f": 1%s}}' % (b"0" * 400),
+    "a value nested too deeply": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "group": %s}'
+    % (b"[" * 900 + b"]" * 900),
     "an unknown field": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "odd": 1}',
 }
 

@@ -65,7 +65,7 @@ def read_intact_steps(run_directory: Path | str) -> tuple[list[LoggedStep], list
         for number, line in enumerate(lines[1:], start=1):
             try:
                 completions.append(_completion(line, header["schema"]))
-            except (TypeError, ValueError, KeyError, OverflowError) as error:
+            except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
                 reasons.append(f"completion {number} does not have the fields of one ({error})")
         if reasons and not completions:
             problems.append(f"{path} is left out, as it cannot be read: {'; '.join(reasons)}.")
@@ -138,7 +138,11 @@ def _header(line: Any, path: Path, reasons: list[str]) -> dict[str, Any] | None:
     if not isinstance(line.get("rule"), str) or not isinstance(line.get("options"), dict):
         reasons.append("its header names no credit rule")
         return None
-    return dict(finite(line))
+    try:
+        return dict(finite(line))
+    except RecursionError:
+        reasons.append("its header is nested too deeply")
+        return None
 
 
 def _completion(line: Any, schema: str) -> CompletionCredit:
