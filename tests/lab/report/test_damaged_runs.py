@@ -102,6 +102,7 @@ DEEP = b"[" * 900 + b"]" * 900  # within what Python parses, beyond what its rec
         *(gzip.compress(header, mtime=0) for header in (b"", b"\xff", b"[1]")),
         gzip.compress(b'{"schema": "dgpo-credit/2", "rule": "even", "options": {}, "trainer": %s}' % DEEP, mtime=0),
     ],
+    ids=["empty", "no gzip", "no line", "no UTF-8", "no mapping", "nested too deeply"],
 )
 def test_a_log_without_an_intact_file_leaves_the_curves(run, content):
     (run / "credit" / "step-000001.jsonl.gz").write_bytes(content)
