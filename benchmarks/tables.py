@@ -253,14 +253,15 @@ def watching() -> str:
     """Cost of a logged step of `dgpo.watch`."""
     result = load("watching")
     rows = [
-        [name, f"{case['more_in_a_logged_step']['median']:.2f}",
+        [tokens.replace("+", " + "), name, f"{case['more_in_a_logged_step']['median']:.2f}",
          f"{statistics.median(case['seconds']['forward']):.2f}",
          f"{case['forwards_of_the_logged_completions']['median']:.2f}",
          f"{case['microseconds_between_logged_steps']:.1f}"]
-        for name, case in result["cases"].items()
+        for tokens, cases in result["tokens"].items()
+        for name, case in cases.items()
     ]  # fmt: skip
-    head = ["watched against", "s more in a logged step", "s of a forward pass", "ratio", "µs in any other step"]
-    return table(head, rows) + origin(result)
+    head = ["prompt + completion", "watched against", "s more in a logged step", "s of a forward pass", "ratio"]
+    return table([*head, "µs in any other step"], rows) + origin(result)
 
 
 TABLES: dict[str, Callable[[], str]] = {

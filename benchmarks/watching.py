@@ -2,11 +2,12 @@
 
     python benchmarks/watching.py                # writes benchmarks/results/watching.json
 
-A model of SmolLM2-135M's shape with random weights, completions of one prompt, all of them logged. In turns, on one
-thread: TRL's loss (forward), the same loss in a logged step with everything that `dgpo.watch` does in it, and TRL's
-forward pass of the logged completions without a gradient. What a logged step costs more is divided by the latter, in
-each round. The hook of a step that is not logged is timed alone. All in seconds of processor time, which other work on
-the machine does not count into.
+A model of SmolLM2-135M's shape with random weights, completions of one prompt, all of them logged; the prompt is
+short, or about as long as a question of GSM8K with a system prompt. In turns, on one thread: TRL's loss (forward),
+the same loss in a logged step with everything that `dgpo.watch` does in it, and TRL's forward pass of the logged
+completions without a gradient. What a logged step costs more is divided by the latter, in each round. The hook of a
+step that is not logged is timed alone. All in seconds of processor time, which other work on the machine does not
+count into.
 """
 
 import argparse
@@ -42,7 +43,7 @@ NONE, MODEL, ADAPTER = "no reference", "TRL's reference model", "adapter switche
 CASES = (NONE, MODEL, ADAPTER)
 
 
-def make_trainer(case: str, folder: Path, shape: dict[str, int], count: int, length: int) -> Any:
+def make_trainer(case: str, folder: Path, shape: dict[str, int], count: int, prompt: int, length: int) -> Any:
     """Return a trainer whose completions are random tokens, so that no time goes into sampling."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -68,7 +69,7 @@ def make_trainer(case: str, folder: Path, shape: dict[str, int], count: int, len
         LlamaForCausalLM.from_pretrained(folder / "model"),
         lambda completion_ids, **columns: [float(sum(ids) % 7) for ids in completion_ids],
         GRPOConfig(
-            output_dir=str(folder / case.replace(" ", "-")),
+            output_dir=str(folder / f"{case}-{prompt}".replace(" ", "-")),
             per_device_train_batch_size=count,
             num_generations=count,
             max_completion_length=length,
@@ -79,20 +80,22 @@ def make_trainer(case: str, folder: Path, shape: dict[str, int], count: int, len
             use_cpu=True,
             disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_dict({"prompt": ["w5 w6 w7 w8 " * 4] * 8, "answer": ["4"] * 8}),
+        train_dataset=Dataset.from_dict({"prompt": ["w5 " * prompt] * 8, "answer": ["4"] * 8}),
         processing_class=PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"),
         peft_config=adapter,
     )
 
 
-def measure(case: str, folder: Path, shape: dict[str, int], count: int, length: int, repeats: int) -> dict[str, Any]:
+def measure(
+    case: str, folder: Path, shape: dict[str, int], count: int, prompt: int, length: int, repeats: int
+) -> dict[str, Any]:
     """Return seconds of each contender, a round an entry, and what a logged step costs beside one forward pass."""
     from trl import GRPOTrainer
 
     import dgpo
     from dgpo.engines.trl.watching import Watch
 
-    trainer = make_trainer(case, folder, shape, count, length)
+    trainer = make_trainer(case, folder, shape, count, prompt, length)
     dgpo.watch(trainer, every=1, completions=count)
     watch = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Watch))
     trainer.state.max_steps, trainer.current_gradient_accumulation_steps = 10**9, 1
@@ -142,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="smollm2")
     parser.add_argument("--completions", type=int, default=8)
-    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--tokens", nargs="+", default=["16+64", "96+128"], help="of a prompt and of its completions")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", type=Path, default=RESULTS / "watching.json")
     options = parser.parse_args()
@@ -151,12 +154,15 @@ def main() -> None:
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        sizes = (SHAPES[options.shape], options.completions, options.length, options.repeats)
-        cases = {case: measure(case, Path(folder), *sizes) for case in CASES}
+        found: dict[str, dict[str, Any]] = {}
+        for tokens in options.tokens:
+            prompt, length = map(int, tokens.split("+"))
+            sizes = (SHAPES[options.shape], options.completions, prompt, length, options.repeats)
+            found[tokens] = {case: measure(case, Path(folder), *sizes) for case in CASES}
     result = {
-        "what": f"{options.completions} completions of {options.length} tokens, all logged; float32, {options.shape}",
+        "what": f"{options.completions} completions of a prompt, all logged, by tokens; float32, {options.shape}",
         "shape": SHAPES[options.shape],
-        "cases": cases,
+        "tokens": found,
     }
     print(json.dumps(result, indent=2))
     save(options.output, result, "torch", "trl", "transformers", "peft")

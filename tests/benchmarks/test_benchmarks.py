@@ -24,9 +24,9 @@ def test_documented_tables_are_up_to_date():
 
 def test_watching(tmp_path):
     found = tmp_path / "found.json"
-    sizes = ("--shape", "tiny", "--completions", "4", "--length", "8", "--repeats", "1")
+    sizes = ("--shape", "tiny", "--completions", "4", "--tokens", "3+8", "--repeats", "1")
     run("watching", *sizes, "--output", str(found))
-    cases = json.loads(found.read_text())["cases"]
+    cases = json.loads(found.read_text())["tokens"]["3+8"]
     assert set(cases) == {"no reference", "TRL's reference model", "adapter switched off"}
     assert all(set(case["seconds"]) == {"loss", "logged step", "forward"} for case in cases.values())
     assert str(tmp_path.parent) not in found.read_text()

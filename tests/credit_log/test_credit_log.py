@@ -37,6 +37,7 @@ def test_what_is_written_comes_back(tmp_path, settings, completion):
         "engine": "trl",
         "credit_policy": "current",
         "temperature": 1.0,
+        "trainer": {},
         "dgpo": step.header["dgpo"],
         "every": 20,
         "completions": 2,

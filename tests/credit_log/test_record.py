@@ -103,6 +103,11 @@ DAMAGE = {
     "fewer tokens than ids": b'{"prompt": "p", "ids": [1, 2], "tokens": ["a"]}',
     "a head beyond its tokens": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "head": 5}',
     "odd alternatives": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "alternatives": {"0": {"policy": [1]}}}',
+    "alternatives of no token": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "alternatives": {"1": {}}}',
+    "a whole number beyond all floats": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "reward": 1%s}' % (b"0" * 400),
+    "a reward beyond all floats": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "rewards": {"f": 1%s}}' % (b"0" * 400),
+    "a value nested too deeply": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "group": %s}'
+    % (b"[" * 900 + b"]" * 900),
     "an unknown field": b'{"prompt": "p", "ids": [1], "tokens": ["a"], "odd": 1}',
 }
 

@@ -51,6 +51,12 @@ def test_a_signed_rule_sends_token_advantages(board, completion):
     assert trackers._row(1, made)["most_credited"] == "'b' -2.00, 'a' 0.50"
 
 
+def test_of_even_weights_none_are_listed(completion):
+    """As of a trainer that is watched: its weights are GRPO's."""
+    row = trackers._row(1, completion("a", "b", w=[1.0, 1.0]))
+    assert (row["weight_max"], row["most_credited"]) == (1.0, "")
+
+
 def test_a_long_completion_keeps_its_end(completion):
     long = completion(*("ab" * 3000), num_tokens=9000, head=3000)
     text = trackers._row(1, long)["completion"]

@@ -65,7 +65,7 @@ def read_intact_steps(run_directory: Path | str) -> tuple[list[LoggedStep], list
         for number, line in enumerate(lines[1:], start=1):
             try:
                 completions.append(_completion(line, header["schema"]))
-            except (TypeError, ValueError, KeyError, OverflowError) as error:
+            except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
                 reasons.append(f"completion {number} does not have the fields of one ({error})")
         if reasons and not completions:
             problems.append(f"{path} is left out, as it cannot be read: {'; '.join(reasons)}.")
@@ -138,7 +138,11 @@ def _header(line: Any, path: Path, reasons: list[str]) -> dict[str, Any] | None:
     if not isinstance(line.get("rule"), str) or not isinstance(line.get("options"), dict):
         reasons.append("its header names no credit rule")
         return None
-    return dict(finite(line))
+    try:
+        return dict(finite(line))
+    except RecursionError:
+        reasons.append("its header is nested too deeply")
+        return None
 
 
 def _completion(line: Any, schema: str) -> CompletionCredit:
@@ -168,11 +172,16 @@ def _check(completion: CompletionCredit) -> None:
         _typed(name, getattr(completion, name), kind)
     for value in completion.rewards.values():
         _typed("rewards", value, number)
+    for value in (completion.advantage, completion.reward, completion.effective_share, *completion.rewards.values()):
+        float(value or 0)  # OverflowError: an integer beyond all floats
     for name, kind in (("ids", int), ("tokens", str)):
         for odd in set(map(type, getattr(completion, name))) - {kind}:
             raise TypeError(f"{name} holds a value of type {odd.__name__}")
-    if not 0 <= completion.head <= len(completion.ids) <= completion.num_tokens:
+    if not 0 <= completion.head <= len(completion.ids) <= completion.num_tokens < 2**53:
         raise ValueError(f"head {completion.head} and num_tokens {completion.num_tokens} do not fit its tokens")
+    for place in completion.alternatives:
+        if not 0 <= place < len(completion.ids):
+            raise ValueError(f"alternatives are given for token {place} of {len(completion.ids)}")
 
 
 def _numbers(name: str, values: Any) -> Column:
@@ -187,7 +196,7 @@ def _place(place: Any) -> Any:
     for top in _typed("alternatives", place, dict).values():
         for text, probability in top:
             _typed("alternatives", text, str)
-            _typed("alternatives", probability, (int, float))
+            float(_typed("alternatives", probability, (int, float)))
     return place
 
 

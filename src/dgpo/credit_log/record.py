@@ -28,6 +28,7 @@ class CreditSettings:
         engine: `"trl"`, `"verl"`, `"inspect"`, or `"watch"`: the run was trained without the rule.
         credit_policy: `"current"` or `"old"`: whose distribution gave the credit.
         temperature: Of the sampling; both distributions are taken at it.
+        trainer: Settings of the trainer by name, as far as an engine gives them.
 
     Example:
         >>> from dgpo.rules import resolve
@@ -42,6 +43,7 @@ class CreditSettings:
     engine: str
     credit_policy: str = "current"
     temperature: float = 1.0
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

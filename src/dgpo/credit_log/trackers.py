@@ -55,6 +55,7 @@ def _trackio_table(trackio: Any, rows: list[dict[str, Any]]) -> Any:
 def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
     pairs = zip(completion.credit, completion.tokens, strict=True)
     credited = sorted(((x, token) for x, token in pairs if x is not None), key=lambda pair: abs(pair[0]), reverse=True)
+    differ = len({x for x, _ in credited}) > 1  # of equal ones the first say nothing
     values = (
         step,
         completion.group,
@@ -66,7 +67,7 @@ def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
         completion.advantage,
         completion.effective_share,
         credited[0][0] if credited else None,
-        ", ".join(f"{token!r} {x:.2f}" for x, token in credited[:_LISTED]),
+        ", ".join(f"{token!r} {x:.2f}" for x, token in credited[:_LISTED]) if differ else "",
     )
     return dict(zip(_COLUMNS, values, strict=True))
 

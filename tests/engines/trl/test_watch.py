@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 import dgpo
 from dgpo.credit_log import read_credit_log
+from dgpo.lab.report.differences import run_labels, seed_bands
 from dgpo.lab.runs.reader import read_run
 
 HERE = __file__
@@ -248,6 +249,20 @@ def test_the_page_has_curves_and_groups_of_a_run_without_checkpoints(checkpoint,
     assert [step for step, _ in run.curves["reward"]] == [1, 2, 3, 4, 5]
     assert run.notes == []
     assert run.config["engine"] == "watch"
+
+
+def test_runs_of_plain_trainers_are_called_by_what_differs(checkpoint, tmp_path):
+    runs = []
+    for rate, seed in ((0.05, 0), (0.5, 0), (0.05, 1)):
+        options = {"learning_rate": rate, "seed": seed, "max_steps": 1, "hub_token": "secret"}
+        train_watched(checkpoint, tmp_path / f"{rate}-{seed}", watched={"every": 1}, **options)
+        runs.append(read_run(tmp_path / f"{rate}-{seed}"))
+    assert run_labels(runs[:2]) == ["learning_rate 0.05", "learning_rate 0.5"]
+    assert [row["runs"] for row in seed_bands(runs)] == [[0, 2], [1]]
+    config = runs[0].config
+    assert (config["num_generations"], config["max_grad_norm"], config["model_name_or_path"]) == (4, 0.0, checkpoint)
+    assert "secret" not in str(config)
+    assert str(tmp_path) not in str(config | {"model_name_or_path": ""})
 
 
 def test_a_log_elsewhere_leaves_the_output_directory_alone(checkpoint, tmp_path):

@@ -92,9 +92,17 @@ def test_completions_are_left_out(run, damage):
     assert any("step-000001.jsonl.gz is damaged" in note for note in page["notes"])
 
 
+DEEP = b"[" * 900 + b"]" * 900  # within what Python parses, beyond what its recursion limit leaves for the rest
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no gzip", gzip.compress(b"", mtime=0), gzip.compress(b"\xff", mtime=0), gzip.compress(b"[1]", mtime=0)],
+    [
+        *(b"", b"no gzip"),
+        *(gzip.compress(header, mtime=0) for header in (b"", b"\xff", b"[1]")),
+        gzip.compress(b'{"schema": "dgpo-credit/2", "rule": "even", "options": {}, "trainer": %s}' % DEEP, mtime=0),
+    ],
+    ids=["empty", "no gzip", "no line", "no UTF-8", "no mapping", "nested too deeply"],
 )
 def test_a_log_without_an_intact_file_leaves_the_curves(run, content):
     (run / "credit" / "step-000001.jsonl.gz").write_bytes(content)

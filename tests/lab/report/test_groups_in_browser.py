@@ -89,6 +89,9 @@ def test_even_credit_is_not_called_uneven(browser, completion, tmp_path):
     steps = [LoggedStep(step, {}, [completion(*"ab", w=[1.0, 1.0])]) for step in (1, 2)]
     browser.open(write(tmp_path / "page.html", [Run("", steps=steps)]))
     assert "least even" not in text_of(browser, "#credit-lead")
+    # Nor are tokens named that would have more credit than others.
+    assert "All weights are 1." in text_of(browser, "#side")
+    assert browser.run("document.querySelectorAll('#side table, #side svg').length") == 0
 
 
 def test_a_link_leads_to_its_token(browser, completion, tmp_path):
@@ -214,7 +217,8 @@ def test_axe_finds_nothing(browser, completion, hostile, tmp_path, dark, width):
     silent = group_of(completion, 2, [0.0, 0.0], prompt="a prompt that scrolls\n" * 50)
     curves = {"reward": [(step, step / 9) for step in range(9)]}
     one = Run("one", curves, {"tau": 0.5}, {"steps": "9"}, [LoggedStep(1, {}, [*mixed, *silent])], ["a note"])
-    for name, runs in {"one": [one], "two": [one, hostile]}.items():
+    others = [Run(f"run {tau}", curves, {"tau": tau}) for tau in (1, 2, 3, 4)]  # a colour each
+    for name, runs in {"one": [one], "several": [one, *others, hostile]}.items():
         browser.open(write(tmp_path / f"{name}.html", runs), dark=dark, width=width)
         browser.run("document.querySelector('.keys').open = true")
         assert violations(browser) == []

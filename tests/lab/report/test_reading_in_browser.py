@@ -45,6 +45,15 @@ def test_everything_is_within_reach_of_the_keyboard(browser, completion, tmp_pat
     assert browser.problems == []
 
 
+def test_a_long_prompt_shows_its_question_and_scrolls_by_keyboard(browser, completion, tmp_path):
+    """After a system prompt or examples, the question stands at the end."""
+    pair = pair_of(completion, 1, prompt="an example\n" * 20 + "the question")
+    browser.open(write(tmp_path / "page.html", [Run("", steps=[LoggedStep(1, {}, pair)])]), width=390, height=844)
+    prompt = "document.querySelector('.prompt')"
+    assert browser.run(f"[{prompt}.tabIndex, {prompt}.scrollTop > 0]") == [0, True]
+    assert browser.run(f"{prompt}.scrollHeight - {prompt}.clientHeight - {prompt}.scrollTop < 2")
+
+
 def test_an_address_says_what_the_tokens_are_coloured_by(browser, completion, tmp_path):
     column = {"columns": {"sur&prise #1": [0.1, 0.2, 0.3, 0.4]}}
     page = write(tmp_path / "page.html", [Run("", steps=[LoggedStep(7, {}, pair_of(completion, 7, **column))])])

@@ -70,9 +70,16 @@ def test_hostile_text_commands_nothing(completion, colour):
 
 
 def test_a_log_without_credit_is_coloured_by_the_entropy(completion):
-    text = printed(LoggedStep(1, {}, [completion("a", "b", w=[None, None])]), colour=True)
+    text = printed(LoggedStep(1, {}, [completion("a", "b", w=[None, None], d=[None, None])]), colour=True)
     assert "highest entropies: 'b' 0.667, 'a' 0.333" in text
     assert "\x1b[9m" not in text  # not struck through: no rule left these tokens out
+
+
+def test_weights_that_are_all_1_are_not_listed(completion):
+    """As of a trainer that is watched: its weights are GRPO's."""
+    step = LoggedStep(1, {}, [completion("a", "b", w=[1.0, 1.0])])
+    assert "largest squared Hellinger distances: 'b' 0.333, 'a' 0.167" in printed(step)
+    assert "weights" not in printed(LoggedStep(1, {}, [completion("a", w=[1.0], d=[0.0])]))
 
 
 def test_long_completions_keep_their_ends(completion):

@@ -9,6 +9,7 @@ from dgpo.core import Credit
 from dgpo.credit_log import CreditLog, CreditSettings
 from dgpo.credit_log.collect import PER_TOKEN, rows_of_whole_groups
 from dgpo.engines.trl.likeliest import LikeliestObserver
+from dgpo.engines.trl.logged_settings import logged_settings
 from dgpo.engines.trl.rollout import GROUP, log_columns
 from dgpo.engines.trl.step_log import SAMPLING_LOG_RATIO, PickedRows, StepLog, given_columns
 from dgpo.rules import CreditRule
@@ -32,6 +33,7 @@ class CreditLogging(StepLog):
             engine="trl",
             credit_policy=args.credit_policy,
             temperature=args.temperature,
+            trainer=logged_settings(args, trainer.model),
         )
         sizes = {"every": args.credit_log_steps, "max_completions": args.credit_log_completions}
         super().__init__(trainer, CreditLog(args.output_dir, settings, **sizes))

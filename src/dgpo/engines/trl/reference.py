@@ -12,7 +12,7 @@ from transformers import ProcessorMixin
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_adapter
 
-from dgpo.engines.trl import checks, heads
+from dgpo.engines.trl import checks, heads, prompt_cache
 from dgpo.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -55,10 +55,17 @@ class Reference:
         """
         trainer = self._trainer
         with self._model() as model, heads.reference_pass(copy_head=self.is_shared) as passed:
-            # TRL's own method, whatever a subclass makes of it.
-            GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, ids, mask, length)
-        (reference,) = passed
-        return reference
+            if self.is_shared or not self._score_after_prompts(model, ids, mask, length):
+                # TRL's own method, whatever a subclass makes of it.
+                GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, ids, mask, length)
+        return passed[-1]
+
+    def _score_after_prompts(self, model: Any, ids: Tensor, mask: Tensor, length: int) -> bool:
+        """Score the rows with each prompt run once, if the model allows it, and return whether it did."""
+        plain = self._trainer.accelerator.unwrap_model(model)
+        plain = plain.get_base_model() if hasattr(plain, "peft_config") else plain
+        with self._trainer.accelerator.autocast():
+            return prompt_cache.fits(plain) and prompt_cache.score_after_prompts(model, plain.config, ids, mask, length)
 
     @contextmanager
     def _model(self) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
 from dgpo.engines.trl import checks, heads
 from dgpo.engines.trl.compat import WATCHED
 from dgpo.engines.trl.listener import Listener
+from dgpo.engines.trl.logged_settings import logged_settings
 from dgpo.engines.trl.reference import AUTO, Reference, find_reference
 from dgpo.engines.trl.rollout import GROUP, groups_of, log_columns
 from dgpo.engines.trl.step_log import SAMPLING_LOG_RATIO, PickedRows, StepLog, advantages_of, given_columns
@@ -49,7 +50,8 @@ def watch(
     Step 1, every n-th step and the last one log whole groups of completions with prompt, gold answer, rewards and
     advantage, and per token the entropy and the log-ratio to the policy that sampled; against a reference also the
     squared Hellinger distance, the score and the log-ratio. A logged step costs the reference's forward pass of the
-    logged completions and one pass over the heads; the steps in between cost nothing. No bit of the training changes.
+    logged completions, in which the prompt of a group runs once, and one pass over the heads; the steps in between cost
+    nothing. No bit of the training changes.
 
     Args:
         trainer: A `GRPOTrainer` of TRL or of a subclass, before `train()`. In a run of several processes every one of
@@ -85,6 +87,7 @@ def watch(
         vocab_size=trainer.model.config.get_text_config().vocab_size,
         engine="watch",
         temperature=trainer.temperature,
+        trainer=logged_settings(trainer.args, trainer.model),
     )
     log = CreditLog(output_dir or trainer.args.output_dir, settings, every=every, max_completions=completions)
     if trainer.accelerator.is_main_process or (compared is not None and compared.is_shared):

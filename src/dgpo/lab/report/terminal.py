@@ -10,7 +10,6 @@ from rich.style import Style
 from rich.text import Text
 
 from dgpo.credit_log import CompletionCredit, LoggedStep
-from dgpo.credit_log.record import Column
 from dgpo.lab.foreign_text import say, visible, visible_lines
 from dgpo.lab.report.files import read_runs
 from dgpo.lab.report.groups import groups_of, most_telling_group
@@ -78,14 +77,11 @@ def print_step(step: LoggedStep, console: Console) -> None:
 
 
 def _measure(group: Sequence[CompletionCredit]) -> tuple[str, float]:
-    """What the tokens are coloured by, and the value of the strongest colour: the credit, or else the entropy."""
-    name = next((n for n in ("a", "w", "h") if any(_has(getattr(completion, n)) for completion in group)), "w")
+    """What the tokens are coloured by, and the value of the strongest colour: credit, or else distance or entropy."""
+    columns = {n: [x for completion in group for x in getattr(completion, n) if x is not None] for n in "awdh"}
+    name = next((n for n, values in columns.items() if any(_far(n, x) for x in values)), "w")
     sizes = [abs(_far(name, x)) for completion in group for x in getattr(completion, name) if x is not None]
     return name, max([*sizes, 1e-3])
-
-
-def _has(column: Column) -> bool:
-    return any(value is not None for value in column)
 
 
 def _far(name: str, value: float) -> float:
@@ -118,11 +114,11 @@ def _tokens(whole: CompletionCredit, name: str, reach: float) -> Text:
 
 def _style(name: str, value: float | None, reach: float) -> Style:
     if value is None:
-        return Style(dim=True, strike=True) if name != "h" else Style()  # not trained
+        return Style(dim=True, strike=True) if name in "aw" else Style()  # not trained
     far = _far(name, value) / reach
     if abs(far) < _FAINTEST:
         return Style()
-    colour = _OTHER if name == "h" else _MORE if far > 0 else _LESS
+    colour = _OTHER if name in "dh" else _MORE if far > 0 else _LESS
     # Mixed with the dark background that nearly all terminals have; white letters can be read on all of it.
     red, green, blue = (round(30 + (part - 30) * min(1.0, abs(far))) for part in colour)
     return Style(color="white", bgcolor=f"rgb({red},{green},{blue})", underline=far > 0.5)
@@ -132,7 +128,12 @@ def _largest(completion: CompletionCredit, name: str) -> str:
     """The tokens that differ most from the rest, with their numbers: what a terminal without colours shows as well."""
     values = zip(getattr(completion, name), completion.tokens, strict=True)
     known = sorted(((x, token) for x, token in values if x is not None), key=lambda pair: -abs(_far(name, pair[0])))
-    what = {"w": "weights farthest from 1", "a": "largest token advantages", "h": "highest entropies"}[name]
+    names = {
+        "w": "weights farthest from 1",
+        "a": "largest token advantages",
+        "d": "largest squared Hellinger distances",
+    }
+    what = names.get(name, "highest entropies")
     return f"{what}: " + ", ".join(f"{visible(token)!r} {x:.3g}" for x, token in known[:LISTED]) if known else ""
 
 

@@ -66,7 +66,7 @@ def read_run(path: Path) -> Run:
     recipe = {name: value for name, value in recipe.items() if name not in settings.get("credit_options", {})}
     environment, summary = (intact_mapping(path / name, problems) for name in (ENVIRONMENT, SUMMARY))
     versions = if_intact(_versions, environment, ENVIRONMENT, problems)
-    run.config = _flat({**recipe, **settings, **versions})
+    run.config = _flat({**(recipe or _of_trainer(run.steps)), **settings, **versions})
     run.figures = if_intact(_figures, summary, SUMMARY, problems)
     if not run.steps:
         run.notes.append(
@@ -157,6 +157,12 @@ def _settings(steps: list[LoggedStep]) -> dict[str, Any]:
     names = {"rule": "credit_rule", "options": "credit_options", "source": "credit_source"}
     names |= {name: name for name in ("credit_policy", "temperature", "vocab_size", "engine")}
     return {ours: header[name] for name, ours in names.items() if name in header}
+
+
+def _of_trainer(steps: list[LoggedStep]) -> dict[str, Any]:
+    """The settings of the trainer in the last header, of a run without a recipe."""
+    trainer = steps[-1].header.get("trainer") if steps else None
+    return trainer if isinstance(trainer, dict) else {}
 
 
 def _versions(environment: dict[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,11 @@ function drawCards() {
   $("cards").replaceChildren(...cards);
   $("cards").className = `cards${state.numbers ? " numbers" : ""}${runs.length > 1 ? ` beside-${runs.length}` : ""}`;
   $("columns").classList.toggle("beside", runs.length > 1);
-  // A prompt that scrolls must be in reach of the keyboard.
+  // A prompt that scrolls shows its end, where the question is, and must be in reach of the keyboard.
   for (const prompt of document.querySelectorAll(".prompt")) {
-    if (prompt.scrollHeight > prompt.clientHeight) for (const [name, value] of [["tabindex", 0], ["role", "group"], ["aria-label", "Prompt"]]) prompt.setAttribute(name, value);
+    if (prompt.scrollHeight <= prompt.clientHeight) continue;
+    prompt.scrollTop = prompt.scrollHeight;
+    for (const [name, value] of [["tabindex", 0], ["role", "group"], ["aria-label", "Prompt"]]) prompt.setAttribute(name, value);
   }
 }
 

@@ -12,13 +12,15 @@ function sideOf({ summary, rule }) {
   const where = DATA.kind === "inspect" ? "text" : step < 0 ? "logged steps" : `step ${state.step}`;
   const panel = el("div", { class: "panel" }, el("h3", { text: `${summary.signed ? "Token advantages" : "Weights"}, ${where}` }),
     el("p", { class: "big", text: share === null ? "–" : number(share, 4) }),
-    el("p", { text: "effective share: 1 = every token counts alike (GRPO), 1/T = one token has it all" }), histogram(summary, counts));
+    el("p", { text: "effective share: 1 = every token counts alike (GRPO), 1/T = one token has it all" }));
+  const isEven = !summary.signed && summary.low === 1 && summary.high === 1;
+  panel.append(isEven ? el("p", { text: "All weights are 1." }) : histogram(summary, counts));
   if (rule) panel.append(el("p", { text: `rule: ${rule}` }));
   const parts = [panel];
   // Of all logged steps, whichever of them is chosen: a step alone holds too few of most tokens.
   const whole = DATA.kind === "inspect" ? "the text" : "the run";
   for (const [title, rows] of [[`Most credited tokens of ${whole}`, summary.most], [`Least credited tokens of ${whole}`, summary.least]]) {
-    if (rows.length) parts.push(el("div", { class: "panel" }, el("h3", { text: title }), tokenTable(rows, summary)));
+    if (rows.length && !isEven) parts.push(el("div", { class: "panel" }, el("h3", { text: title }), tokenTable(rows, summary)));
   }
   const range = summary.low === null ? "" : `; ${summary.signed ? "token advantages" : "weights"} from ${number(summary.low, 4)} to ${number(summary.high, 4)}`;
   parts.push(el("div", { class: "panel" }, el("p", { text: `${counted(summary.tokens, "token")} of ${counted(summary.completions, "completion")}${range}.` })));
