@@ -206,8 +206,10 @@ def _function_of(name: str) -> Callable[..., RuleResult]:
     if name in BUILT_IN:
         return BUILT_IN[name]
     if ":" not in name:
+        file = f" Name the function in it: {name}:function." if name.endswith(".py") else ""
+        hint = file or did_you_mean(name, BUILT_IN)
         raise ConfigError(
-            f"There is no credit rule {name!r}.{did_you_mean(name, BUILT_IN)} Rules: {', '.join(BUILT_IN)}; or one of"
+            f"There is no credit rule {name!r}.{hint} Rules: {', '.join(BUILT_IN)}; or one of"
             " your own as 'module:function' or 'file.py:function'."
         )
     function: Callable[..., RuleResult] = import_function(name)

@@ -3,6 +3,7 @@
 import functools
 import glob
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -74,6 +75,8 @@ def resolve_model(name: str) -> str:
         return str(path)
     if name and os.path.isfile(path):
         raise ConfigError(f"model {name!r} is a file; give the folder that holds config.json and model.safetensors.")
+    if (url := re.fullmatch(r"https?://[^/]+/([^/]+/[^/?#]+).*", name)) is not None:
+        raise ConfigError(f"model {name!r} is an address; a model of the hub is named by its id: {url[1]}.")
     if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(
             f"model {name!r}: there is no such folder. Give a folder with config.json and model.safetensors, or a "

@@ -229,6 +229,35 @@ CASES = [
         "train own.yaml --task semicolons.csv",
         "semicolons.csv has no prompt column and no answer column that is recognised; it has: question;answer. Columns of a .csv are separated by commas. Expected one of problem, question, prompt for the prompt and one of answer, final_answer, ground_truth, solution, reward_model.ground_truth for the gold answer; or name yours with prompt_column and answer_column.",
     ),
+    (
+        "train own.yaml --chat_template_kwargs no",
+        "command line: chat_template_kwargs must be a mapping (or null), got 'no' (text)",
+    ),
+    (
+        "train own.yaml --generation_kwargs no",
+        "command line: generation_kwargs must be a mapping (or null), got 'no' (text)",
+    ),
+    ("train own.yaml --adam_beta2 2", "command line: adam_beta2 is 2, and must be at least 0 and below 1"),
+    (
+        "train own.yaml --task https://huggingface.co/datasets/openai/gsm8k",
+        "task 'https://huggingface.co/datasets/openai/gsm8k' is an address; a data set of the hub is named by its id: openai/gsm8k.",
+    ),
+    (
+        "train own.yaml --model_name_or_path https://huggingface.co/owner/name",
+        "model 'https://huggingface.co/owner/name' is an address; a model of the hub is named by its id: owner/name.",
+    ),
+    (
+        "train own.yaml --output_dir model",
+        "The run directory model is not empty. It holds no checkpoint to resume from; delete it, or choose another one with --output_dir.",
+    ),
+    (
+        "train own.yaml --output_dir model --dry-run",
+        "The run directory model is not empty. It holds no checkpoint to resume from; delete it, or choose another one with --output_dir.",
+    ),
+    (
+        "train own.yaml --credit_rule rewards.py",
+        "There is no credit rule 'rewards.py'. Name the function in it: rewards.py:function. Rules: dgpo, even, entropy, inverse, capped, floored, one_sided, effective_share, top_entropy, gtpo, fipo, hindsight; or one of your own as 'module:function' or 'file.py:function'.",
+    ),
     ("tasks forks", "`dgpo tasks` lists all of them, and takes nothing else: 'forks'."),
     ("eval --run nowhere", "nowhere is no directory of a run: it has no recipe.yaml."),
 ]

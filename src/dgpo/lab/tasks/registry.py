@@ -144,6 +144,8 @@ def _unknown(name: str) -> str:
 
     if os.path.isdir(name):
         return f"task {name!r} is a folder; name a file in it, such as {name}/data.jsonl ({', '.join(FORMATS)})."
+    if (url := re.fullmatch(r"https?://[^/]+/datasets/([^/]+/[^/?#]+).*", name)) is not None:
+        return f"task {name!r} is an address; a data set of the hub is named by its id: {url[1]}."
     short = re.split(r"[:/]", name)[-1]
     # A bare `chain_sum` is nearest to `reasoning_gym:chain_sum`, which as a whole looks quite different.
     valid = {"forks": "forks"} | {gym: _GYM + gym for gym in dataset_names()}

@@ -115,7 +115,8 @@ class RunRecorder(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remember the step, which an error message will name, and move the bar."""
         self.step = state.global_step
-        self._progress.advance(self.step, known=False)
+        if not control.should_log:
+            self._progress.advance(self.step, known=False)
         if self._signal is not None and self._signal.due():
             self._progress.say(self.no_signal())
 

@@ -88,9 +88,10 @@ def _trackers(recipe: Recipe) -> Iterator[str]:
             known = "" if hint else f" Known are: none, {', '.join(_TRACKERS)}."
             yield f"{recipe.place('report_to')}: report_to names {name!r}, which is no tracker.{hint}{known}"
         elif not _installed(*_TRACKERS[name]):
+            package = _TRACKERS[name][0]
             yield (
                 f"{recipe.place('report_to')}: report_to names {name}, and its package is not installed; "
-                f"`pip install {_TRACKERS[name][0]}`, or report_to: none"
+                f"`pip install {package}`, or report_to: none"
             )
 
 

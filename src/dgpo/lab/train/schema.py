@@ -125,6 +125,9 @@ def _schema(model: type, config: type, base: type) -> dict[str, Field]:
         **config_fields(config, base),
     }
     # TRL documents booleans for this one as well, and converts them.
+    # A text in place of a mapping is JSON to TRL and transformers, and a word that fails late where it is none.
+    for name in [name for name in schema if name.endswith("_kwargs")]:
+        schema[name] = dataclasses.replace(schema[name], hint=dict[str, Any] | None)
     schema["scale_rewards"] = dataclasses.replace(schema["scale_rewards"], hint=str | bool)
     schema["loss_type"] = dataclasses.replace(schema["loss_type"], choices=SUPPORTED_LOSS_TYPES)
     return schema

@@ -102,8 +102,9 @@ def _refuse_bad_values(recipe: Recipe, path: Path, *, new: bool, dry_run: bool) 
     problems = recipe.problems + validate.check_recipe(recipe) + validate.check_device(recipe)
     try:
         validate.check_output_dir(path, create=False)
-        if validate.is_main_process() and not dry_run:
-            RunDirectory(path).refuse_if_locked()
+        if validate.is_main_process():
+            if not dry_run:
+                RunDirectory(path).refuse_if_locked()
             if new:
                 RunDirectory(path).refuse_if_used()
     except ConfigError as error:
