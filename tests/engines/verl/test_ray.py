@@ -38,6 +38,9 @@ AT_ONCE = (
     "actor_rollout_ref.actor.ppo_epochs=2",
 )
 
+# One cluster of Ray at a time: each takes a third of the memory of a small machine.
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 class Run:
     """A run in a process of its own; what it printed, measured and noted."""

@@ -242,6 +242,7 @@ def test_run_sh_takes_data_and_a_reward_of_ones_own(tmp_path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_the_quick_recipe_runs(tmp_path) -> None:
     """Two rollouts of two updates through Ray: nothing to redistribute at first, the policy's own distance after it."""
     few = ("trainer.total_training_steps=2", "trainer.val_before_train=False", "trainer.test_freq=-1")

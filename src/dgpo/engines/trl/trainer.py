@@ -30,6 +30,7 @@ from dgpo.engines.trl.reference import undisturbed
 from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
 from dgpo.engines.trl.scores import Scores, is_reference, reference_policy
 from dgpo.engines.trl.stop_strings import StopStrings
+from dgpo.engines.trl.vllm_cpu import prepare_vllm
 
 
 class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, ModelCard, GRPOTrainer):
@@ -117,6 +118,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
             "environment_factory": environment_factory,
         }
         reward_funcs = all_checked(reward_funcs, args.output_dir)
+        prepare_vllm(args)
         with building_reference(args, self._uses_reference):
             super().__init__(model, reward_funcs, args, **data, **processing, **extensions)
         self.beta = args.beta

@@ -14,13 +14,14 @@ _GENERATES = ("CausalLM", "LMHead", "ForConditionalGeneration")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
-def named_model(name: str, task_args: Mapping[str, Any] | None = None, *, seed: int = 0) -> str:
+def named_model(name: str, task_args: Mapping[str, Any] | None = None, *, seed: int = 0, for_vllm: bool = False) -> str:
     """Return the path or hub id of a model: a folder, a hub id, or `forks`, which is made on first use.
 
     Args:
         name: The name, as every command takes it.
         task_args: Options of the task, of which the model of `forks` follows `num_forks` and `correctness`.
         seed: Of that model.
+        for_vllm: Whether vLLM samples, whose attention needs wider heads than that model has otherwise.
 
     Returns:
         What `from_pretrained` takes.
@@ -30,7 +31,7 @@ def named_model(name: str, task_args: Mapping[str, Any] | None = None, *, seed: 
     from dgpo.lab.tasks.forks import warm_up_model
 
     options = {key: value for key, value in (task_args or {}).items() if key in ("num_forks", "correctness")}
-    return str(warm_up_model(**options, seed=seed))
+    return str(warm_up_model(**options, seed=seed, num_heads=2 if for_vllm else 4))
 
 
 def adapter_base(model: str) -> str | None:

@@ -143,7 +143,9 @@ def _explained(kept: list[Path]) -> Iterator[None]:
 
 def _evaluate(request: EvaluationRequest, kept: list[Path]) -> dict[str, Any]:
     protocol = request.resolved_protocol()
-    backend = choose_backend(request.backend)
+    # The model of forks is too small for vLLM: another one would be made.
+    wanted = "transformers" if (request.model, request.backend) == ("forks", "auto") else request.backend
+    backend = choose_backend(wanted)
     batch_size = request.batch_size if request.batch_size is not None else DEFAULT_BATCH_SIZES[backend]
     request = replace(request, backend=backend, batch_size=batch_size)
     _check(request, protocol, batch_size)
@@ -274,7 +276,8 @@ def _check(request: EvaluationRequest, protocol: Protocol, batch_size: int) -> N
 def _model_path(request: EvaluationRequest) -> str:
     from dgpo.lab.evaluation.loading import named_model
 
-    return named_model(request.model, request.task_args if request.task == "forks" else {})
+    for_vllm = request.backend == "vllm"
+    return named_model(request.model, request.task_args if request.task == "forks" else {}, for_vllm=for_vllm)
 
 
 def _sampler(model: str, request: EvaluationRequest, prompts: PromptFormat) -> Sampler:

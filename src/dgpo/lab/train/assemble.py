@@ -122,7 +122,7 @@ def model_path(recipe: Recipe, config: Any) -> str:
 
     # Only one process makes the model of forks; the others take it from the cache.
     with config.main_process_first(desc="warm-up model"):
-        model = named_model(recipe["model_name_or_path"], task_args, seed=recipe["seed"])
+        model = named_model(recipe["model_name_or_path"], task_args, seed=recipe["seed"], for_vllm=config.use_vllm)
     refuse_adapter(model, recipe.place("model_name_or_path"))
     return model
 

@@ -40,6 +40,7 @@ class WarmUpConfig:
         learning_rate: The peak; it rises over the first 30 updates, then falls along a cosine to 5 %.
         hidden_size: Width of the model.
         num_layers: Depth of the model.
+        num_heads: Attention heads.
     """
 
     num_forks: int = 4
@@ -50,16 +51,18 @@ class WarmUpConfig:
     learning_rate: float = 3e-3
     hidden_size: int = 64
     num_layers: int = 2
+    num_heads: int = 4
 
     def __post_init__(self) -> None:
-        for field in ("num_forks", "steps", "batch_size", "hidden_size", "num_layers"):
+        for field in ("num_forks", "steps", "batch_size", "hidden_size", "num_layers", "num_heads"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"forks: {field} is {value!r}; it must be a whole number of at least 1.")
         if not 0 <= self.correctness <= 1:
             raise ConfigError(f"forks: correctness is {self.correctness!r}; it is a probability, from 0 to 1.")
-        if self.hidden_size % 8:
-            raise ConfigError(f"forks: hidden_size is {self.hidden_size}; 4 heads need a multiple of 8.")
+        if self.hidden_size % (2 * self.num_heads):
+            needed = f"{self.num_heads} heads need a multiple of {2 * self.num_heads}"
+            raise ConfigError(f"forks: hidden_size is {self.hidden_size}; {needed}.")
 
     def key(self) -> str:
         """Return the name of the cache folder: every option, hashed, and the format.
@@ -71,7 +74,10 @@ class WarmUpConfig:
             >>> WarmUpConfig().key() == WarmUpConfig(seed=1).key()
             False
         """
-        options = json.dumps({**dataclasses.asdict(self), "format": _FORMAT, "words": language.WORDS}, sort_keys=True)
+        values = dataclasses.asdict(self)
+        if self.num_heads == 4:
+            del values["num_heads"]  # models have been cached without it
+        options = json.dumps({**values, "format": _FORMAT, "words": language.WORDS}, sort_keys=True)
         return f"forks-{self.num_forks}-{hashlib.sha256(options.encode()).hexdigest()[:16]}"
 
 
@@ -132,8 +138,8 @@ def build_model(config: WarmUpConfig) -> "LlamaForCausalLM":
                 hidden_size=config.hidden_size,
                 intermediate_size=3 * config.hidden_size,
                 num_hidden_layers=config.num_layers,
-                num_attention_heads=4,
-                num_key_value_heads=4,
+                num_attention_heads=config.num_heads,
+                num_key_value_heads=config.num_heads,
                 max_position_embeddings=max(128, length),
                 tie_word_embeddings=True,
                 pad_token_id=ids[language.PAD],
@@ -153,6 +159,7 @@ def warm_up_model(
     learning_rate: float = 3e-3,
     hidden_size: int = 64,
     num_layers: int = 2,
+    num_heads: int = 4,
     progress: bool = True,
 ) -> Path:
     """Return a folder with a model of the language of forks that picks by chance; it is made at the first call.
@@ -167,8 +174,9 @@ def warm_up_model(
         steps: Updates.
         batch_size: Demonstrations per update.
         learning_rate: The peak of the schedule.
-        hidden_size: Width of the model, a multiple of 8.
+        hidden_size: Width of the model, a multiple of twice the heads.
         num_layers: Depth of the model.
+        num_heads: Attention heads. vLLM needs heads of 32 or more: 2 of them.
         progress: Show a progress bar on the standard error.
 
     Returns:
@@ -195,6 +203,7 @@ def warm_up_model(
         learning_rate=learning_rate,
         hidden_size=hidden_size,
         num_layers=num_layers,
+        num_heads=num_heads,
     )
 
     def build(folder: Path) -> None:
