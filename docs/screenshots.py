@@ -22,7 +22,13 @@ FORKS = {
     for seed in SEEDS
     for rule, options in RULES.items()
 }
-SHORT = ("--max_steps=12", "--per_device_train_batch_size=16", "--eval_size=16", "--credit_log_steps=4")
+SHORT = (
+    "--max_steps=12",
+    "--per_device_train_batch_size=16",
+    "--eval_size=16",
+    "--credit_log_steps=4",
+    "--dtype=float32",
+)
 SMOLLM2 = {"smollm2-chain-sum": ["smollm2-chain-sum.yaml", *SHORT]}
 MOST_BYTES = 300_000
 
