@@ -85,7 +85,7 @@ $(STAMP_VLLM): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 	@touch $@
 
 test-vllm: $(STAMP_VLLM)  ## evaluation and training with a real vLLM on the CPU, in .venv-vllm (3.5 GB)
-	OMP_NUM_THREADS=1 $(BIN_VLLM)/python -m pytest -q tests/vllm
+	OMP_NUM_THREADS=1 $(BIN_VLLM)/python -m pytest -q tests/vllm_cpu
 
 test: lint test-trl test-verl  ## everything CI checks
 

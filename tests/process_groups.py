@@ -1,12 +1,17 @@
 """Process groups of a test: one process a rank, a store in which they find each other, and a common end."""
 
+import os
+import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -59,14 +64,23 @@ def run_processes(
     Raises:
         AssertionError: If a rank ended with another code than 0, or not in time.
     """
-    with rendezvous(ranks) as variables, tempfile.TemporaryDirectory() as folder:
+
+    def start(variables: Mapping[str, str], out: Path, err: Path) -> subprocess.Popen[bytes]:
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            return subprocess.Popen(command, env={**environment, **variables}, stdout=stdout, stderr=stderr)
+
+    return _run(start, ranks, patience, " ".join(command))
+
+
+def _run(start: Callable[..., Any], ranks: int | None, patience: float, what: str) -> list[str]:
+    group = nullcontext([{}]) if ranks is None else rendezvous(ranks)
+    ranks = ranks or 1
+    with group as variables, tempfile.TemporaryDirectory() as folder:
         outputs = [[Path(folder, f"{rank}.{name}") for name in ("out", "err")] for rank in range(ranks)]
-        processes: list[subprocess.Popen[bytes]] = []
+        processes: list[Any] = []
         try:
             for of_rank, (out, err) in zip(variables, outputs, strict=True):
-                with out.open("wb") as stdout, err.open("wb") as stderr:
-                    env = {**environment, **of_rank}
-                    processes.append(subprocess.Popen(command, env=env, stdout=stdout, stderr=stderr))
+                processes.append(start(of_rank, out, err))
             codes = _exit_codes(processes, patience)
         finally:
             for process in processes:
@@ -77,11 +91,89 @@ def run_processes(
                 f"--- rank {rank}, exit code {code}:\n{_tail(out)}\n{_tail(err)}"
                 for rank, (code, (out, err)) in enumerate(zip(codes, outputs, strict=True))
             )
-            raise AssertionError(f"{' '.join(command)}: not all of {ranks} ranks ended with 0\n{quoted}")
+            raise AssertionError(f"{what}: not all of {ranks} ranks ended with 0\n{quoted}")
         return [out.read_text(errors="replace") for out, _ in outputs]
 
 
-def _exit_codes(processes: Sequence[subprocess.Popen], patience: float) -> list[int | None]:
+class Forked:
+    """A forked child that calls a function, with what a test needs of `subprocess.Popen`.
+
+    Args:
+        function: Called in the child; what it returns is the exit code.
+        variables: Of the child's environment.
+        out: Gets what it prints.
+        err: Gets its errors.
+    """
+
+    def __init__(self, function: Callable[[], int | None], variables: Mapping[str, str], out: Path, err: Path) -> None:
+        self.code: int | None = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                for number, path in ((1, out), (2, err)):
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+                sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+                # Of processes on a CPU, accelerate would set the threads otherwise.
+                os.environ.update(variables, OMP_NUM_THREADS="1")
+                code = function() or 0
+                if "RANK" in variables:
+                    store = dist.TCPStore(variables["MASTER_ADDR"], int(variables["MASTER_PORT"]), is_master=False)
+                    wait_for_all_ranks(store, int(variables["RANK"]), int(variables["WORLD_SIZE"]))
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(bool(error.code))
+                if isinstance(error.code, str):
+                    print(error.code, file=sys.stderr)
+            except BaseException:
+                traceback.print_exc()
+                code = code or 1
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def kill(self) -> None:
+        """End it."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        if self.poll() is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def run_forked(function: Callable[[], int | None], *, ranks: int | None, patience: float = 600) -> list[str]:
+    """Call a function in one forked process a rank, which need not import anything again; as `run_processes` else.
+
+    Args:
+        function: Called in every rank; what it returns is the exit code.
+        ranks: How many; None for one process without a group.
+        patience: Seconds after which all are taken to hang.
+
+    Returns:
+        The standard output of each rank.
+
+    Raises:
+        AssertionError: If a rank ended with another code than 0, or not in time.
+    """
+
+    def start(variables: Mapping[str, str], out: Path, err: Path) -> Forked:
+        return Forked(function, variables, out, err)
+
+    return _run(start, ranks, patience, getattr(function, "__name__", "a function"))
+
+
+def _exit_codes(processes: Sequence[Any], patience: float) -> list[int | None]:
     """Exit codes when all have ended or one has failed; None: still running."""
     end = time.monotonic() + patience
     while True:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from process_groups import run_processes
+from process_groups import run_forked, run_processes
 
 HEAD = "import os, sys, time; from pathlib import Path; rank = int(os.environ['RANK'])\n"
 
@@ -45,3 +45,19 @@ def test_a_rank_that_prints_much_before_the_others_are_done_does_not_wait_for_a_
 def test_ranks_that_hang_are_ended():
     with pytest.raises(AssertionError, match=r"(?s)rank 0, exit code None:.*rank 1, exit code None:"):
         run("time.sleep(1000)", patience=1)
+
+
+def test_forked_ranks_are_quoted_and_ended_too():
+    def fail():
+        print("I am", os.environ["RANK"])
+        if os.environ["RANK"] == "1":
+            raise ValueError("the real reason")
+        time.sleep(1000)
+
+    with pytest.raises(
+        AssertionError, match=r"(?s)fail: .*exit code None:\nI am 0.*exit code 1:\nI am 1.*the real reason"
+    ):
+        run_forked(fail, ranks=2)
+    assert run_forked(lambda: print("I am", os.environ["RANK"]), ranks=2) == ["I am 0\n", "I am 1\n"]
+    with pytest.raises(AssertionError, match="exit code 3"):
+        run_forked(lambda: 3, ranks=1)

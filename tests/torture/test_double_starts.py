@@ -69,7 +69,8 @@ def test_many_at_once(small, sandbox, name):
     folder = sandbox()
     started = [start(small.words[name], folder, name=f".{number}") for number in range(3)]
     ends = sorted((ended(*one) for one in started), key=lambda one: one.code)
-    assert [one.code for one in ends] == [0, 2, 2], ends
+    # An evaluation that begins when another has ended finds everything done.
+    assert [one.code for one in ends] in ([[0, 2, 2]] if name == "train" else [[0, 2, 2], [0, 0, 2], [0, 0, 0]]), ends
     assert all("Traceback" not in one.err for one in ends)
     if name == "train":
         assert facts_of_run(folder / "run") == small.facts["train"]

@@ -13,8 +13,8 @@ from dgpo.credit_log import read_credit_log
 WORKER = Path(__file__).with_name("worker.py")
 
 
-def run_worker(scenario: str, folder: Path, checkpoint: str, world_size: int) -> None:
-    command = [sys.executable, str(WORKER), scenario, str(folder), checkpoint, str(world_size)]
+def run_worker(scenario: str, folder: Path, checkpoint: str, *world_sizes: int) -> None:
+    command = [sys.executable, str(WORKER), scenario, str(folder), checkpoint, *map(str, world_sizes)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
 
@@ -22,8 +22,7 @@ def run_worker(scenario: str, folder: Path, checkpoint: str, world_size: int) ->
 @pytest.fixture(scope="module")
 def ranks(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    for world_size in (1, 2):
-        run_worker("ranks", folder, checkpoint, world_size)
+    run_worker("ranks", folder, checkpoint, 1, 2)
     return [torch.load(folder / f"ranks_{world_size}.pt", weights_only=False) for world_size in (1, 2)]
 
 
@@ -57,8 +56,7 @@ def test_two_ranks_log_the_metrics_of_one(ranks, case):
 @pytest.fixture(scope="module")
 def sharded(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    for world_size in (1, 2):
-        run_worker("sharded", folder, checkpoint, world_size)
+    run_worker("sharded", folder, checkpoint, 1, 2)
     return [torch.load(folder / f"sharded_{world_size}.pt", weights_only=False) for world_size in (1, 2)]
 
 
@@ -78,8 +76,7 @@ def test_a_model_sharded_by_fsdp2_gives_the_gradients_of_one_process(sharded, ca
 @pytest.fixture(scope="module")
 def watched(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("watched")
-    for world_size in (1, 2):
-        run_worker("watch", folder, checkpoint, world_size)
+    run_worker("watch", folder, checkpoint, 1, 2)
     return folder, torch.load(folder / "watched_2.pt", weights_only=False)
 
 

@@ -1,7 +1,7 @@
 """Runs trainings in processes of their own: ranks that must agree, and runs that are killed and resumed.
 
-`python worker.py <scenario> <folder>` imports everything once and forks a process for each rank, so that a killed run
-takes nothing else with it. Results are written to the folder.
+`python worker.py <scenario> <folder> <model> <world sizes>` imports everything once and forks a process for each rank,
+so that a killed run takes nothing else with it. Results are written to the folder.
 """
 
 import faulthandler
@@ -281,6 +281,7 @@ def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
 
 
 if __name__ == "__main__":
-    scenario, target, model, processes = sys.argv[1:]
+    scenario, target, model, *sizes = sys.argv[1:]
     scenarios = {"ranks": train_ranks, "sharded": train_sharded, "resume": train_resume, "watch": train_watched}
-    scenarios[scenario](Path(target), model, int(processes))
+    for size in sizes:
+        scenarios[scenario](Path(target), model, int(size))

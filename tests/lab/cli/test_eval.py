@@ -217,19 +217,6 @@ def kill_and_resume(arguments, folder, cwd, rng, most, wanted):
     return kills
 
 
-def test_forks_killed_and_resumed_gives_the_same_file(tiny_model, tmp_path):
-    more = ["--limit=9", "--n=32", "--batch-size=7"]
-    whole = words(tiny_model, tmp_path / "whole", *more)
-    part = words(tiny_model, tmp_path / "part", *more)
-    assert main(whole) == 0
-    assert kill_and_resume(part, tmp_path / "part", tmp_path, random.Random(0), most=1, wanted=9 * 32) == 1
-    for name in ("samples.jsonl", "result.json", "settings.json"):
-        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    with (tmp_path / "part" / "samples.jsonl").open() as file:
-        seen = [(row["problem"], row["sample"]) for row in map(json.loads, file)]
-    assert seen == [(str(problem), sample) for problem in range(9) for sample in range(32)]
-
-
 @pytest.mark.slow
 def test_smollm2_killed_and_resumed_gives_the_same_file(tmp_path):
     from dgpo.lab.models import resolve_model

@@ -3,61 +3,13 @@
 # The lines are whole, as users get them.
 # ruff: noqa: E501
 
-import json
 import shlex
 
 import pytest
 
 from dgpo.lab.cli.main import main
-from dgpo.lab.train import packages
-from train_project import make_model, make_tokenizer
 
-GOOD = {"question": "1?", "answer": "1"}
-ROWS = [{"question": f"{' ' * pad}{digit}?", "answer": str(digit)} for pad in range(2) for digit in range(10)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Models and files as first users have them."""
-    path = tmp_path_factory.mktemp("mistakes")
-    tokenizer = make_tokenizer()
-    for name, changes in {"model": {}, "short": {"max_position_embeddings": 12}}.items():
-        make_model(tokenizer, **changes).save_pretrained(path / name)
-        tokenizer.save_pretrained(path / name)
-    base = make_tokenizer(chat_template=None)
-    make_model(base).save_pretrained(path / "base")
-    base.save_pretrained(path / "base")
-    padded = make_tokenizer()
-    make_model(padded).save_pretrained(path / "padded")
-    padded.add_special_tokens({"pad_token": "[PAD]"})
-    padded.save_pretrained(path / "padded")
-    (path / "adapter").mkdir()
-    facts = {"base_model_name_or_path": str(path / "model"), "peft_type": "LORA"}
-    (path / "adapter" / "adapter_config.json").write_text(json.dumps(facts))
-    files = {
-        "pairs.jsonl": ROWS,
-        "few.jsonl": ROWS[:3],
-        "columns.jsonl": [{"text": "1?", "label": "1"}],
-        "blank.jsonl": [{"question": "1?", "answer": ""}],
-        "words.jsonl": [{"question": f"{i}?", "answer": "yes"} for i in range(9)],
-    }
-    for name, rows in files.items():
-        (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (path / "broken.jsonl").write_text(json.dumps(GOOD) + "\n{question: 1}\n")
-    (path / "rewards.py").write_text(
-        "def score(completions, answer, scale=1.0):\n    return [1.0]\n\n\nclass Idle:\n    pass\n\n\ndef graded(completions, grade, **columns):\n    return [1.0]\n"
-    )
-    (path / "semicolons.csv").write_text("question;answer\n1?;1\n")
-    for name, config in {"weightless": {}, "encoder": {"model_type": "bert", "architectures": ["BertModel"]}}.items():
-        tokenizer.save_pretrained(path / name)
-        (path / name / "config.json").write_text(json.dumps(config))
-        (path / name / ("model.safetensors" if config else "pytorch_model.bin")).touch()
-    (path / "own.yaml").write_text(
-        "task: pairs.jsonl\nmodel_name_or_path: model\nmax_completion_length: 4\nnum_generations: 4\nbf16: false\n"
-        "per_device_train_batch_size: 16\neval_size: 2\nper_device_eval_batch_size: 4\n"
-    )
-    return path
-
+pytestmark = pytest.mark.usefixtures("few_packages")
 
 CASES = [
     ("trian own.yaml", "there is no command 'trian'. Did you mean 'dgpo train'?"),
@@ -264,13 +216,6 @@ CASES = [
 """What is typed, and the line that answers; `<here>` is the working directory."""
 
 
-@pytest.fixture(autouse=True)
-def few_packages(monkeypatch):
-    """Of the packages that these mistakes name none is there, whatever this machine has."""
-    installed, absent = packages._installed, {"vllm", "bitsandbytes", "flash_attn", "kernels"}
-    monkeypatch.setattr(packages, "_installed", lambda *modules: not absent & set(modules) and installed(*modules))
-
-
 @pytest.mark.parametrize(("words", "line"), CASES, ids=[words for words, _ in CASES])
 def test_a_mistake_gets_its_line(folder, monkeypatch, capsys, words, line):
     monkeypatch.chdir(folder)
@@ -286,49 +231,3 @@ def test_the_dry_run_finds_it_too(folder, monkeypatch, capsys, words):
     monkeypatch.chdir(folder)
     assert main([*shlex.split(words), "--dry-run"]) == 2
     assert capsys.readouterr().err == f"dgpo: {dict(CASES)[words]}\n".replace("<here>", str(folder))
-
-
-# What no data has to be downloaded for, whatever the task is.
-KNOWN_WITHOUT_THE_HUB = [
-    ("--task nonsense", "there is no task 'nonsense'. "),
-    ("--task quickstrat:x", "there is no task 'quickstrat:x'."),
-    ("--task reasoning_gym:chian_sum", "Did you mean 'chain_sum'?"),
-    ("--task nowhere/data.jsonl", "nowhere/data.jsonl does not exist, nor does its folder nowhere."),
-    ("--task /nowhere/data", "/nowhere/data does not exist, nor does its folder /nowhere."),
-    ("--model_name_or_path model/none", "there is a folder model here, and no folder none in it."),
-    ("--model_name_or_path /nowhere/model", "there is no such folder."),
-    ("--task owner/name --model_name_or_path ./none", "there is no such folder."),
-    ("--task owner/name --model_name_or_path empty", "The model folder empty has no config.json that can be read"),
-    ("--task owner/name --rewards '[nothing]'", "there is no reward 'nothing'."),
-    ("--task owner/name --rewards '[rewards.py:scor]'", "rewards.py has no function 'scor'. Did you mean 'score'?"),
-    ("--task owner/name --reward_options.x.y 1", "reward_options are given for 'x', and the recipe names no rewards."),
-    ("--task owner/name --task_args.eval_file none.jsonl", "none.jsonl does not exist."),
-    ("--task owner/name --task_args.splt x", "task owner/name has no option 'splt'. Did you mean 'split'?"),
-    ("--task owner/name --task_args.split 5", "split is 5; it must be a text"),
-    ("--task owner/name --task_args.seed 5", "task_args holds seed; it is a key of the recipe itself."),
-    ("--eval_task aime42", "command line: eval_task: there is no task 'aime42'. Did you mean 'aime25'?"),
-    ("--eval_task aime42 --eval_every 5 --task owner/name", "eval_task: there is no task 'aime42'."),
-    ("--eval_task none.jsonl", "none.jsonl does not exist."),
-    ("--credit_rule none.py:rule", "There is no file none.py."),
-    (
-        "--accelerator_config none.json",
-        "TRL refuses this configuration: [Errno 2] No such file or directory: 'none.json'",
-    ),
-]
-
-
-@pytest.mark.parametrize(("words", "reason"), KNOWN_WITHOUT_THE_HUB, ids=[words for words, _ in KNOWN_WITHOUT_THE_HUB])
-def test_the_dry_run_refuses_what_is_not_there(folder, monkeypatch, capsys, words, reason):
-    monkeypatch.chdir(folder)
-    (folder / "empty").mkdir(exist_ok=True)
-    assert main(["train", "own.yaml", *shlex.split(words), "--dry-run"]) == 2
-    captured = capsys.readouterr()
-    assert reason in captured.err
-    assert "Traceback" not in captured.err
-    assert captured.out == ""
-
-
-def test_the_dry_run_of_a_task_of_the_hub_reads_nothing_of_it(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    assert main(["train", "own.yaml", "--task", "owner/name", "--eval_task", "aime24", "--dry-run"]) == 0
-    assert "owner/name (not read: it may have to be downloaded)" in capsys.readouterr().out

@@ -1,8 +1,6 @@
 """Held-out evaluation inside training: what is logged, and that the training does not notice."""
 
 import json
-import os
-import sys
 import types
 
 import pytest
@@ -11,7 +9,7 @@ from dgpo.errors import RecipeError
 from dgpo.lab.cli.main import main
 from dgpo.lab.runs.files import read_jsonl
 from dgpo.lab.train.held_out import HeldOutEvaluation
-from process_groups import run_processes
+from process_groups import run_forked
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +82,7 @@ def train_on(world_size, tiny_model, recipe, directory):
     held_out = ["--eval_task=forks", "--eval_every=1", "--eval_samples=3", "--max_steps=2", "--learning_rate=0"]
     batch = [f"--per_device_train_batch_size={8 // world_size}", "--per_device_eval_batch_size=2", "--eval_size=5"]
     words = [str(recipe), f"--model_name_or_path={tiny_model}", f"--output_dir={directory}", *held_out, *batch]
-    code = "import sys; from dgpo.lab.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
-    common = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run_processes([sys.executable, "-c", code, *words], {**os.environ, **common}, ranks=world_size)
+    run_forked(lambda: main(["train", "--use_cpu=true", *words]), ranks=world_size)
     lines = [line for line in read_jsonl(directory / "metrics.jsonl") if "eval/avg@3" in line]
     return [{name: value for name, value in line.items() if name.startswith("eval/")} for line in lines]
 

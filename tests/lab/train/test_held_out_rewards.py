@@ -1,14 +1,12 @@
 """Held-out accuracy is a mean over the completions that were scored, whatever the batch size and number of ranks."""
 
 import json
-import os
-import sys
 
 import pytest
 
 from dgpo.lab.cli.main import main
 from dgpo.lab.runs.files import read_jsonl
-from process_groups import run_processes
+from process_groups import run_forked
 
 REWARDS = """\
 def right(completions, answer):
@@ -48,11 +46,8 @@ def test_one_of_nine_is_a_ninth_for_every_batch_size(nine, tmp_path, capsys, bat
 
 
 def test_one_of_nine_is_a_ninth_on_two_ranks(nine, tmp_path):
-    code = "import sys; from dgpo.lab.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    common = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    more = ["--per_device_eval_batch_size=2", "--per_device_train_batch_size=8"]
-    command = [sys.executable, "-c", code, *nine(tmp_path / "run", *more)]
-    run_processes(command, {**os.environ, **common}, ranks=2)
+    more = ["--per_device_eval_batch_size=2", "--per_device_train_batch_size=8", "--use_cpu=true"]
+    run_forked(lambda: main(nine(tmp_path / "run", *more)), ranks=2)
     assert measured(tmp_path / "run") == (pytest.approx(1 / 9), 9, 9)
 
 

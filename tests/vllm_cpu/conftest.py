@@ -1,4 +1,7 @@
-"""vLLM on a CPU, in an environment of its own: `make test-vllm`. Elsewhere these tests are skipped."""
+"""vLLM on a CPU, in an environment of its own: `make test-vllm`. Elsewhere these tests are not collected.
+
+The folder is not called vllm: what looks for that package would find it.
+"""
 
 import os
 import sys
