@@ -67,7 +67,7 @@ $(STAMP_VERL): pyproject.toml constraints-verl.txt | $(filter .uv/bin/uv,$(UV))
 test-verl: $(STAMP_VERL)  ## the verl engine, in .venv-verl: workers, and real Ray runs on the CPU
 	$(BIN_VERL)/mypy src/dgpo/engines/verl
 	$(BIN_VERL)/python -m pytest -q --doctest-modules src/dgpo/engines/verl src/dgpo/engines/inert.py
-	$(BIN_VERL)/python -m pytest -q -n 2 --dist loadgroup tests/engines/verl
+	$(BIN_VERL)/python -m pytest -q -n 2 --dist loadfile tests/engines/verl
 
 verl-check: $(STAMP_VERL)  ## validate every run of recipes/verl without a GPU, and say what each would do
 	$(BIN_VERL)/python recipes/verl/check.py

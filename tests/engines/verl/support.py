@@ -48,6 +48,12 @@ BASE = (
 DGPO = ("trainer.v1.trainer_mode=dgpo",)
 
 
+def shell(**more: str) -> dict[str, str]:
+    """The environment of a user's shell: without what the tests of this folder set for their own processes."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DGPO_", "VERL_"))}
+    return {**inherited, "PYTHON": sys.executable, **more}
+
+
 def environment(**more: str) -> dict[str, str]:
     """Environment of a process in which verl runs on the CPU."""
     settings = {

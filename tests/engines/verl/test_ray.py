@@ -1,9 +1,10 @@
 """Whole runs of verl through Ray, TransferQueue, agent loop and weight sync, on the CPU.
 
-Two runs: one of three steps that saves a checkpoint, and one that resumes from it, with a credit rule from a file,
-until its worker is killed. A run takes a minute or more before its first step, so that the first has many things at
-once: dynamic sampling, a KL penalty, packed micro-batches, and rollouts of 12 completions for updates of 8, which verl
-fills up with padding.
+All of them are in this file, which one process of pytest runs: two clusters of Ray at once would fill a small machine.
+The quick recipe, and two runs: one of three steps that saves a checkpoint, and one that resumes from it, with a credit
+rule from a file, until its worker is killed. A run takes a minute or more before its first step, so that the first has
+many things at once: dynamic sampling, a KL penalty, packed micro-batches, and rollouts of 12 completions for updates of
+8, which verl fills up with padding.
 """
 
 import json
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import HERE, environment
+from support import HERE, RECIPES, environment, shell
 
 from dgpo.credit_log import read_credit_log
 from dgpo.lab.runs.reader import read_run
@@ -37,9 +38,6 @@ AT_ONCE = (
     "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=256",
     "actor_rollout_ref.actor.ppo_epochs=2",
 )
-
-# One cluster of Ray at a time: each takes a third of the memory of a small machine.
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 class Run:
@@ -239,3 +237,26 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
         assert "ActorDiedError" in resumed.output.read_text(errors="replace"), resumed.tail()
     finally:
         resumed.end()
+
+
+@pytest.mark.slow
+def test_the_quick_recipe_runs(tmp_path) -> None:
+    """Two rollouts of two updates through Ray: nothing to redistribute at first, the policy's own distance after it."""
+    few = ("trainer.total_training_steps=2", "trainer.val_before_train=False", "trainer.test_freq=-1")
+    done = subprocess.run(
+        [RECIPES / "run.sh", "quick", *few],
+        env=shell(DGPO_DATA=str(tmp_path / "data"), HF_HUB_OFFLINE="1"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    steps = dict(re.findall(r"step:(\d+) - (.*)", done.stdout))
+    distance = {
+        step: float(re.search(r"dgpo/hellinger_sq/max:(?:np\.\w+\()?([\d.e+-]+)", line)[1])
+        for step, line in steps.items()
+    }
+    assert distance["1"] == 0.0
+    assert distance["2"] > 0.0
+    assert "response_length/max:30.0" in steps["1"]  # four forks: no completion is cut off

@@ -7,9 +7,6 @@ import pytest
 import torch
 from support import run_ranks
 
-# All of its runs are made at once, for one process of pytest.
-pytestmark = pytest.mark.xdist_group("workers")
-
 SGD = (
     *("actor_rollout_ref.actor.optim.optimizer=SGD", "actor_rollout_ref.actor.optim.lr=0.5"),
     *("actor_rollout_ref.actor.optim.weight_decay=0.0", "actor_rollout_ref.actor.optim.clip_grad=1e6"),

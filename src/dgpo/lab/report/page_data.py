@@ -108,21 +108,20 @@ def _within(steps: Sequence[LoggedStep], budget: int) -> tuple[list[dict[str, An
     """Cut alternatives first, then long completions, then steps, until the rest has room."""
     attempts = [(_TOKEN_STEPS[0], places) for places in _PLACES_STEPS] + [(tokens, 0) for tokens in _TOKEN_STEPS[1:]]
     notes: list[str] = []
-    rows: list[dict[str, Any]] = []
+    sized: list[tuple[dict[str, Any], int]] = []  # sizes take the time: each is measured once
     for tokens, places in attempts:
-        rows = [_step(step, tokens, places) for step in steps]
-        if sum(map(_size, rows)) <= budget:
+        sized = [(row, _size(row)) for row in (_step(step, tokens, places) for step in steps)]
+        if _total(sized) <= budget:
             break
     else:
-        sizes = list(map(_size, rows))
-        count = max(1, int(len(rows) * budget / sum(sizes)))
-        rows = _thinned(rows, count)
-        while len(rows) > 1 and sum(map(_size, rows)) > budget:
-            rows = _thinned(rows, len(rows) - 1)
+        sized = _thinned(sized, max(1, int(len(sized) * budget / _total(sized))))
+        while len(sized) > 1 and _total(sized) > budget:
+            sized = _thinned(sized, len(sized) - 1)
         notes.append(
-            f"Shown are {len(rows)} of {len(steps)} logged steps; all of them are in the run's credit/ folder."
+            f"Shown are {len(sized)} of {len(steps)} logged steps; all of them are in the run's credit/ folder."
         )
-        notes += _fewer_completions(rows[-1], budget) if sum(map(_size, rows)) > budget else []
+        notes += _fewer_completions(sized[-1][0], budget) if _total(sized) > budget else []
+    rows = [row for row, _ in sized]
     if any(len(c.ids) > tokens for step in steps for c in step.completions):
         notes.append(f"Of long completions {tokens:,} tokens are shown, the first and the last ones.")
     if places < _PLACES_STEPS[0] and any(c.alternatives for step in steps for c in step.completions):
@@ -141,6 +140,10 @@ def _fewer_completions(row: dict[str, Any], budget: int) -> list[str]:
             groups.pop()
     shown = sum(len(group["completions"]) for group in groups)
     return [f"Of that step's {logged} completions, {shown} have room."]
+
+
+def _total(sized: Sequence[tuple[dict[str, Any], int]]) -> int:
+    return sum(size for _, size in sized)
 
 
 def _size(row: dict[str, Any]) -> int:
