@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from dgpo.errors import ConfigError, RecipeError, TrainingError
@@ -178,14 +179,20 @@ def check_device(recipe: Recipe) -> list[str]:
     """
     if recipe["use_cpu"] or (recipe["bf16"] is False and not recipe["fp16"]):
         return []
-    import torch
-
-    if torch.accelerator.is_available():
+    if _has_accelerator():
         return []
     if recipe["fp16"]:
         return [f"{recipe.place('fp16')}: fp16 needs a GPU, and there is none here; set fp16: false and bf16: false"]
     given = f"{recipe.place('bf16')}: bf16 is on" if recipe["bf16"] else "bf16 is on, which is TRL's default"
     return [f"{given}, and there is no GPU here; add `bf16: false`"]
+
+
+def _has_accelerator() -> bool:
+    if version("torch").endswith("+cpu"):
+        return False  # a build that knows none, and need not be loaded for the answer
+    import torch
+
+    return torch.accelerator.is_available()
 
 
 def check_output_dir(directory: Path, *, create: bool) -> None:
