@@ -20,9 +20,8 @@ def prepare_vllm(args: Any) -> None:
     """
     if not args.use_vllm or args.vllm_mode != "colocate" or args.device.type != "cpu":
         return
-    from vllm.model_executor.layers import utils as layers
-
     import vllm
+    from vllm.model_executor.layers import utils as layers
 
     if not hasattr(layers, "dispatch_cpu_unquantized_gemm"):
         raise UnsupportedVersionError(
