@@ -69,6 +69,7 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
             the name of something that the log holds already.
 
     Example:
+        >>> from dgpo.core import credit_rule
         >>> stats = TokenStats(
         ...     completion_mask=torch.tensor([[True, True]]),
         ...     advantages=torch.tensor([2.0]),
@@ -77,7 +78,7 @@ def assign_credit(stats: TokenStats, rule: Rule) -> Credit:
         ...     old_logps=torch.zeros(1, 2),
         ...     vocab_size=4,
         ... )
-        >>> assign_credit(stats, dgpo.credit_rule(reads=())(lambda stats: torch.tensor([[0.5, 1.5]]))).token_advantages
+        >>> assign_credit(stats, credit_rule(reads=())(lambda stats: torch.tensor([[0.5, 1.5]]))).token_advantages
         tensor([[1., 3.]])
     """
     mask, traits = stats.completion_mask, traits_of(rule)
