@@ -121,6 +121,7 @@ def test_every_option_is_part_of_the_cache_key() -> None:
         "learning_rate": 1e-3,
         "hidden_size": 72,
         "num_layers": 3,
+        "num_heads": 2,
     }
     assert others.keys() == {field.name for field in dataclasses.fields(base)}
     keys = {base.key()} | {dataclasses.replace(base, **{name: value}).key() for name, value in others.items()}

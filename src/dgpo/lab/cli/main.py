@@ -78,7 +78,9 @@ def _one_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # After a Ctrl-C this process ends; one more, while it does, would leave a traceback.
+        if last == -math.inf:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _dispatch(arguments: list[str]) -> int:

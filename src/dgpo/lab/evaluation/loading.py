@@ -31,7 +31,9 @@ def named_model(name: str, task_args: Mapping[str, Any] | None = None, *, seed: 
     from dgpo.lab.tasks.forks import warm_up_model
 
     options = {key: value for key, value in (task_args or {}).items() if key in ("num_forks", "correctness")}
-    return str(warm_up_model(**options, seed=seed, num_heads=2 if for_vllm else 4))
+    if for_vllm:
+        options["num_heads"] = 2
+    return str(warm_up_model(**options, seed=seed))
 
 
 def adapter_base(model: str) -> str | None:
