@@ -93,7 +93,7 @@ test-trl: $(STAMP)
 	$(BIN)/python -m pytest -q --doctest-modules src/dgpo experiments --ignore src/dgpo/engines/verl
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore tests/engines/verl
 
-torture: $(STAMP)  ## faults at every file operation, damage of every file, double starts, full disks, lost processes (25 minutes)
+torture: $(STAMP)  ## faults at every file operation, damage of every file, double starts, full disks, lost processes (12 minutes)
 	TORTURE=all $(BIN)/python -m pytest -q -n 2 tests/torture
 
 test-fast: $(STAMP)  ## the tests that take seconds
