@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,14 +102,6 @@ def ended(pid: int, out: Path, err: Path) -> Ended:
     """Wait for what was started."""
     status = os.waitpid(pid, 0)[1]
     return Ended(os.waitstatus_to_exitcode(status), out.read_text(), err.read_text())
-
-
-def wait_for_step(run: Path, step: int, pid: int) -> None:
-    """Wait until a run has logged a training step; fail if the process ended before."""
-    metrics = run / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count('"phase": "train"') >= step):
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it came to that step"
-        time.sleep(0.01)
 
 
 def training(model, *more) -> list[str]:

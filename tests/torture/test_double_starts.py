@@ -5,8 +5,8 @@ import signal
 import time
 
 import pytest
-from commands import dgpo, ended, facts_of_evaluation, facts_of_run, start, wait_for_step
-from file_operations import STOP, Faults
+from commands import dgpo, ended, facts_of_evaluation, facts_of_run, start
+from file_operations import KILL, STOP, Faults
 
 RESUME = ["train", "--resume", "run"]
 
@@ -40,10 +40,7 @@ def is_told(words, folder, pid, command) -> None:
 def test_a_run_that_is_alive(small, sandbox, is_resumed):
     words, folder = small.words["train"], sandbox()
     if is_resumed:
-        pid, out, err = start(words, folder)
-        wait_for_step(folder / "run", 3, pid)
-        os.kill(pid, signal.SIGKILL)
-        assert ended(pid, out, err).code == -signal.SIGKILL
+        assert dgpo(words, folder, Faults(folder, KILL, small.closed + 1)).code == -signal.SIGKILL
     first = start_and_stop(RESUME if is_resumed else words, folder, 12 if is_resumed else small.counts["train"] // 2)
     for others in (RESUME, words, [*RESUME, "--max_steps=8"]):
         is_told(others, folder, first[0], "dgpo train")

@@ -6,7 +6,8 @@ import signal
 import time
 
 import pytest
-from commands import continue_training, dgpo, ended, facts_of_evaluation, facts_of_run, start, wait_for_step
+from commands import continue_training, dgpo, ended, facts_of_evaluation, facts_of_run
+from file_operations import KILL, Faults
 from test_double_starts import start_and_stop
 
 LONG = "x" * 300
@@ -43,10 +44,7 @@ def test_a_folder_that_is_taken_away(small, sandbox, name):
 
 def test_a_link_to_a_checkpoint_that_is_not_whole(small, sandbox):
     folder = sandbox()
-    pid, out, err = start(small.words["train"], folder)
-    wait_for_step(folder / "run", 3, pid)
-    os.kill(pid, signal.SIGKILL)
-    assert ended(pid, out, err).code == -signal.SIGKILL
+    assert dgpo(small.words["train"], folder, Faults(folder, KILL, small.closed + 1)).code == -signal.SIGKILL
     other = folder / "elsewhere"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"half")
@@ -60,9 +58,9 @@ def test_a_link_to_a_checkpoint_that_is_not_whole(small, sandbox):
 @pytest.mark.parametrize("seconds", [None, 0, 0.003, 0.02])
 def test_ctrl_c_once_and_twice(small, sandbox, seconds):
     words, folder = small.words["train"], sandbox()
-    pid, out, err = start(words, folder)
-    wait_for_step(folder / "run", 3, pid)
+    pid, out, err = start_and_stop(words, folder, small.closed + 1)
     os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGCONT)
     if seconds is not None:
         time.sleep(seconds)
         os.kill(pid, signal.SIGINT)
@@ -79,11 +77,10 @@ def test_ctrl_c_once_and_twice(small, sandbox, seconds):
 @pytest.mark.parametrize("is_twice", [False, True])
 def test_ctrl_c_in_an_evaluation(small, sandbox, is_twice):
     words, folder = small.words["eval"], sandbox()
-    pid, out, err = start(words, folder)
-    while not (folder / "measured" / "samples.jsonl").exists():
-        time.sleep(0.001)
+    pid, out, err = start_and_stop(words, folder, small.counts["eval"] // 2)
     for _ in range(1 + is_twice):
         os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGCONT)
     end = ended(pid, out, err)
     assert end.code == 130, end
     assert "Traceback" not in end.err + end.out

@@ -3,26 +3,42 @@
 import contextlib
 import os
 import signal
+import time
+from types import SimpleNamespace
 
 import pytest
-from commands import Ended, ended, facts_of_run, start, wait_for_step
+from commands import Ended, ended, facts_of_run, start
+from file_operations import KILL, STOP, Faults
+from test_double_starts import stopped
 
 from process_groups import rendezvous
 
-PATIENCE = 5
+PATIENCE = 15
 """Seconds that a process waits for one that was stopped."""
 
 
 class Pair:
     """A command in two processes of one group."""
 
-    def __init__(self, words, folder, first=None) -> None:
+    def __init__(self, words, folder, first=None, faults=None) -> None:
         self.stack = contextlib.ExitStack()
         self.started = [
-            start(words, folder, name=f".{rank}", variables=variables, first=first if rank else None)
+            start(
+                words,
+                folder,
+                None if rank else faults,
+                name=f".{rank}",
+                variables=variables,
+                first=first if rank else None,
+            )
             for rank, variables in enumerate(self.stack.enter_context(rendezvous(2)))
         ]
         self.main, self.other = (pid for pid, *_ in self.started)
+
+    def wait_until_main_stops(self) -> None:
+        """Wait until the main process has stopped at its file operation."""
+        while not stopped(self.main):
+            time.sleep(0.01)
 
     def ended(self) -> Ended:
         """How the main process ended."""
@@ -42,13 +58,15 @@ def words(small):
 
 @pytest.fixture(scope="module")
 def expected(words, tmp_path_factory):
-    """The facts of a run of two processes without any fault."""
+    """The facts of a run of two processes without any fault, and at which file operation its checkpoint is closed."""
     folder = tmp_path_factory.mktemp("pair") / "whole"
     folder.mkdir()
-    pair = Pair(words, folder)
+    log = folder.with_suffix(".log")
+    pair = Pair(words, folder, faults=Faults(folder, log=log))
     assert pair.ended().code == 0
     pair.reap()
-    return facts_of_run(folder / "run")
+    closed = next(at for at, line in enumerate(log.read_text().splitlines(), 1) if line.startswith("replace checksums"))
+    return SimpleNamespace(facts=facts_of_run(folder / "run"), closed=closed)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +78,10 @@ def expected(words, tmp_path_factory):
 )
 def test_the_other_process_ends_and_the_run_goes_on(words, expected, sandbox, number, reason):
     folder = sandbox()
-    pair = Pair([*words, f"--ddp_timeout={PATIENCE}"], folder)
-    wait_for_step(folder / "run", 3, pair.main)
+    pair = Pair([*words, f"--ddp_timeout={PATIENCE}"], folder, faults=Faults(folder, STOP, expected.closed + 1))
+    pair.wait_until_main_stops()
     os.kill(pair.other, number)
+    os.kill(pair.main, signal.SIGCONT)
     main = pair.ended()
     assert main.code == 1, main
     assert "Traceback" not in main.err
@@ -72,7 +91,7 @@ def test_the_other_process_ends_and_the_run_goes_on(words, expected, sandbox, nu
     again = Pair(["train", "--resume", "run", "--ddp_timeout=600"], folder)
     assert again.ended().code == 0
     again.reap()
-    assert facts_of_run(folder / "run") == expected
+    assert facts_of_run(folder / "run") == expected.facts
 
 
 def die() -> None:
@@ -93,14 +112,12 @@ def test_a_process_that_ends_while_the_directory_is_claimed_keeps_it_from_nobody
     again = Pair(words, folder)
     assert again.ended().code == 0
     again.reap()
-    assert facts_of_run(folder / "run") == expected
+    assert facts_of_run(folder / "run") == expected.facts
 
 
-def test_one_process_is_told_that_the_run_had_two(words, sandbox):
+def test_one_process_is_told_that_the_run_had_two(words, expected, sandbox):
     folder = sandbox()
-    pair = Pair(words, folder)
-    wait_for_step(folder / "run", 3, pair.main)
-    os.kill(pair.main, signal.SIGKILL)
+    pair = Pair(words, folder, faults=Faults(folder, KILL, expected.closed + 1))
     assert pair.ended().code == -signal.SIGKILL
     pair.reap()
     alone = ended(*start(["train", "--resume", "run"], folder))
