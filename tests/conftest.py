@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,20 +16,9 @@ import jaxtyping
 import pytest
 import torch
 
+import shape_checks
 
-def checked_modules() -> list[str]:
-    """The modules whose annotations are checked, shapes included, in every test that reaches them.
-
-    Not the Triton kernels: the hook would wrap the functions under @triton.jit, whose source Triton compiles by itself,
-    with the names of the module that the wrapper comes from.
-    """
-    folder = Path(find_spec("dgpo").origin).parent / "lm_head"
-    plain = (path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "tiles_triton"))
-    return ["dgpo.core", *(f"dgpo.lm_head.{name}" for name in sorted(plain))]
-
-
-jaxtyping.install_import_hook(checked_modules(), "shape_checks.check")
-
+shape_checks.install()
 torch.set_num_threads(1)
 
 # How long an example takes says how busy the machine is, and nothing about the code.

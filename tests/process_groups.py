@@ -1,21 +1,21 @@
 """Process groups of a test: one process a rank, a store in which they find each other, and a common end."""
 
 import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-PATIENCE = 1500
+from forked import Forked
+
+PATIENCE = 500
 """Seconds. Reached only where all ranks hang: on a busy machine everything takes longer."""
 
 
@@ -85,7 +85,7 @@ def _run(start: Callable[..., Any], ranks: int | None, patience: float, what: st
         finally:
             for process in processes:
                 process.kill()
-                process.wait()
+                process.wait(60)
         if codes != [0] * ranks:
             quoted = "\n".join(
                 f"--- rank {rank}, exit code {code}:\n{_tail(out)}\n{_tail(err)}"
@@ -95,68 +95,11 @@ def _run(start: Callable[..., Any], ranks: int | None, patience: float, what: st
         return [out.read_text(errors="replace") for out, _ in outputs]
 
 
-class Forked:
-    """A forked child that calls a function, with what a test needs of `subprocess.Popen`.
-
-    Args:
-        function: Called in the child; what it returns is the exit code.
-        variables: Of the child's environment.
-        out: Gets what it prints.
-        err: Gets its errors.
-    """
-
-    def __init__(self, function: Callable[[], int | None], variables: Mapping[str, str], out: Path, err: Path) -> None:
-        self.code: int | None = None
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                for number, path in ((1, out), (2, err)):
-                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-                sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
-                # Of processes on a CPU, accelerate would set the threads otherwise.
-                os.environ.update(variables, OMP_NUM_THREADS="1")
-                code = function() or 0
-                if "RANK" in variables:
-                    store = dist.TCPStore(variables["MASTER_ADDR"], int(variables["MASTER_PORT"]), is_master=False)
-                    wait_for_all_ranks(store, int(variables["RANK"]), int(variables["WORLD_SIZE"]))
-            except SystemExit as error:
-                code = error.code if isinstance(error.code, int) else int(bool(error.code))
-                if isinstance(error.code, str):
-                    print(error.code, file=sys.stderr)
-            except BaseException:
-                traceback.print_exc()
-                code = code or 1
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if pid else None
-        return self.code
-
-    def kill(self) -> None:
-        """End it."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> None:
-        """Wait for its end."""
-        if self.poll() is None:
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
 def run_forked(function: Callable[[], int | None], *, ranks: int | None, patience: float = 600) -> list[str]:
     """Call a function in one forked process a rank, which need not import anything again; as `run_processes` else.
 
     Args:
-        function: Called in every rank; what it returns is the exit code.
+        function: Called in every rank; what it returns is the exit code. Pickled: no lambda and no closure.
         ranks: How many; None for one process without a group.
         patience: Seconds after which all are taken to hang.
 
@@ -167,19 +110,26 @@ def run_forked(function: Callable[[], int | None], *, ranks: int | None, patienc
         AssertionError: If a rank ended with another code than 0, or not in time.
     """
 
-    def start(variables: Mapping[str, str], out: Path, err: Path) -> Forked:
-        return Forked(function, variables, out, err)
+    called = function if ranks is None else partial(_be_rank, function)
+    return _run(partial(Forked, called), ranks, patience, getattr(function, "__name__", str(function)))
 
-    return _run(start, ranks, patience, getattr(function, "__name__", "a function"))
+
+def _be_rank(function: Callable[[], int | None]) -> int | None:
+    code = function()
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    wait_for_all_ranks(store, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    return code
 
 
 def _exit_codes(processes: Sequence[Any], patience: float) -> list[int | None]:
-    """Exit codes when all have ended or one has failed; None: still running."""
+    """Exit codes when all have ended or one has failed; None: still running, and a forked one has said where."""
     end = time.monotonic() + patience
     while True:
         codes = [process.poll() for process in processes]
-        if None not in codes or any(codes) or time.monotonic() > end:
+        if None not in codes or any(codes):
             return codes
+        if time.monotonic() > end:
+            return [process.wait(0) if isinstance(process, Forked) else process.poll() for process in processes]
         time.sleep(0.05)
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -47,17 +48,41 @@ def test_ranks_that_hang_are_ended():
         run("time.sleep(1000)", patience=1)
 
 
-def test_forked_ranks_are_quoted_and_ended_too():
-    def fail():
-        print("I am", os.environ["RANK"])
-        if os.environ["RANK"] == "1":
-            raise ValueError("the real reason")
-        time.sleep(1000)
+def say_and_fail():
+    print("I am", os.environ["RANK"])
+    if os.environ["RANK"] == "1":
+        raise ValueError("the real reason")
+    time.sleep(1000)
 
+
+def say():
+    print("I am", os.environ["RANK"])
+
+
+def count_threads_of_parent():
+    print(len(os.listdir(f"/proc/{os.getppid()}/task")))
+
+
+def test_forked_ranks_are_quoted_and_ended_too():
     with pytest.raises(
-        AssertionError, match=r"(?s)fail: .*exit code None:\nI am 0.*exit code 1:\nI am 1.*the real reason"
+        AssertionError,
+        match=r"(?s)say_and_fail.*exit code None:\nI am 0.*exit code 1:\nI am 1.*the real reason",
     ):
-        run_forked(fail, ranks=2)
-    assert run_forked(lambda: print("I am", os.environ["RANK"]), ranks=2) == ["I am 0\n", "I am 1\n"]
+        run_forked(say_and_fail, ranks=2)
+    assert run_forked(say, ranks=2) == ["I am 0\n", "I am 1\n"]
     with pytest.raises(AssertionError, match="exit code 3"):
-        run_forked(lambda: 3, ranks=1)
+        run_forked(partial(int, "3"), ranks=1)
+
+
+def test_a_forked_child_that_hangs_says_where():
+    with pytest.raises(AssertionError, match=r"(?s)exit code None:.*line \d+ in hang_here"):
+        run_forked(hang_here, ranks=None, patience=3)
+
+
+def hang_here():
+    time.sleep(1000)
+
+
+def test_children_are_forked_from_a_process_with_one_thread():
+    """Others could hold a lock at that moment, and the child would have the lock without the thread."""
+    assert run_forked(count_threads_of_parent, ranks=None) == ["1\n"]

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,18 @@ from process_groups import run_forked
 ROOT = Path(__file__).parents[2]
 
 
+def be_benchmark(script: str, options: tuple[str, ...]) -> None:
+    """What `python benchmarks/SCRIPT.py OPTIONS` does."""
+    os.chdir(ROOT)
+    sys.argv = [f"benchmarks/{script}.py", *options]
+    sys.path.insert(0, "benchmarks")
+    warnings.simplefilter("ignore")
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 def run(script: str, *options: str) -> str:
     """Run a benchmark in a forked process, which need not load torch and TRL again; return what it prints."""
-
-    def call() -> None:
-        os.chdir(ROOT)
-        sys.argv = [f"benchmarks/{script}.py", *options]
-        sys.path.insert(0, "benchmarks")
-        warnings.simplefilter("ignore")
-        runpy.run_path(sys.argv[0], run_name="__main__")
-
-    (out,) = run_forked(call, ranks=None)
+    (out,) = run_forked(partial(be_benchmark, script, options), ranks=None)
     return out
 
 

@@ -2,22 +2,28 @@
 
 import gc
 import hashlib
-import io
 import json
 import os
+import random
 import re
 import shutil
-import sys
-import traceback
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from file_operations import FULL, INTERRUPT, Faults, install
 
+from forked import Forked
+
 RECIPES = Path(__file__).parents[2] / "recipes"
+ALL = os.environ.get("TORTURE") == "all"
+SEED = int(os.environ.get("TORTURE_SEED", "0"))
 STEPS = 4
+PATIENCE = 300
+"""Seconds until a command is taken to hang; it takes two."""
 EMPTY: Mapping[str, str] = MappingProxyType({})
 # What the clock decides.
 _TIMES = re.compile(r"seconds|runtime|per_second|generation_share|step_time")
@@ -30,6 +36,34 @@ class Ended:
     code: int
     out: str
     err: str
+
+
+@dataclass
+class Started:
+    """A command in a forked child, and where it prints."""
+
+    process: Forked
+    out: Path
+    err: Path
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self.process.pid
+
+    def wait_until_it_stops(self) -> None:
+        """Wait until it has stopped at a file operation."""
+        while not self.process.is_stopped():
+            time.sleep(0.01)
+
+    def ended(self) -> Ended:
+        """Wait for its end; one that hangs fails the test and says where it is."""
+        code = self.process.wait(PATIENCE)
+        if code is None:
+            self.process.kill()
+        ended = Ended(code, self.out.read_text(), self.err.read_text())
+        assert code is not None, f"it hangs: {ended.err[-8000:]}"
+        return ended
 
 
 def _spare() -> None:
@@ -54,8 +88,8 @@ def start(
     name: str = "",
     variables: Mapping[str, str] = EMPTY,
     first=None,
-) -> tuple[int, Path, Path]:
-    """Start a command in a folder, in a forked child; return its pid and where it prints.
+) -> Started:
+    """Start a command in a folder, in a forked child.
 
     Args:
         words: What stands after `dgpo`.
@@ -66,42 +100,25 @@ def start(
         first: Called in the child, before the command.
     """
     out, err = (folder.with_name(f"{folder.name}{name}.{kind}") for kind in ("out", "err"))
-    pid = os.fork()
-    if pid:
-        return pid, out, err
-    code = 99
-    try:
-        os.chdir(folder)
-        for number, path in ((1, out), (2, err)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), write_through=True)
-        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), write_through=True)
-        _spare()
-        os.environ.update(variables)
-        if faults is not None:
-            install(faults)
-        if first is not None:
-            first()
-        from dgpo.lab.cli.main import main
+    command = partial(_be_command, [str(word) for word in words], folder, faults, first)
+    return Started(Forked(command, variables, out, err), out, err)
 
-        code = main([str(word) for word in words])
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+def _be_command(words: list[str], folder: Path, faults: Faults | None, first) -> int:
+    from dgpo.lab.cli.main import main
+
+    os.chdir(folder)
+    _spare()
+    if faults is not None:
+        install(faults)
+    if first is not None:
+        first()
+    return main(words)
 
 
 def dgpo(words, folder: Path, faults: Faults | None = None, first=None) -> Ended:
     """Run a command in a folder, in a forked child, under faults."""
-    return ended(*start(words, folder, faults, first=first))
-
-
-def ended(pid: int, out: Path, err: Path) -> Ended:
-    """Wait for what was started."""
-    status = os.waitpid(pid, 0)[1]
-    return Ended(os.waitstatus_to_exitcode(status), out.read_text(), err.read_text())
+    return start(words, folder, faults, first=first).ended()
 
 
 def training(model, *more) -> list[str]:
@@ -188,3 +205,11 @@ def check_message(ended: Ended, kind: str) -> None:
         assert "No space left" in ended.err or "disk is full" in ended.err, ended.err
     else:
         assert ended.code == 0, ended  # the credit log, and what is cleared away, stop no run
+
+
+def chosen(cases, shard: int, shards: int, few: int, name: str) -> list:
+    """A shard's part of all cases, or of a few that the seed draws."""
+    cases = list(cases)
+    if not ALL:
+        cases = sorted(random.Random(f"{SEED} {name}").sample(cases, min(few, len(cases))))
+    return cases[shard::shards]

@@ -29,7 +29,12 @@ class Faults:
     def __init__(self, folder: Path, kind: str | None = None, at: int = 0, log: Path | None = None) -> None:
         self.folder, self.kind, self.at = str(folder.resolve()), kind, at
         self.count, self.is_full = 0, False
-        self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.log = log
+        self._log: int | None = None
+
+    def begin(self) -> None:
+        """Count from here on, with the functions of `os` as they are now."""
+        self._log = None if self.log is None else os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._write, self._kill = os.write, os.kill
 
     def concerns(self, path) -> bool:
@@ -67,6 +72,7 @@ class Faults:
 
 def install(faults: Faults) -> None:
     """Replace what writes files in this process, for good."""
+    faults.begin()
     _install_open(faults)
     _install_writers(faults)
     for name, grows in (

@@ -4,10 +4,8 @@
 """
 
 import pytest
-from commands import check_message, continue_training, dgpo, facts_of_evaluation, facts_of_run
+from commands import ALL, check_message, chosen, continue_training, dgpo, facts_of_evaluation, facts_of_run
 from file_operations import FULL, INTERRUPT, KILL, Faults
-
-from conftest import ALL, chosen
 
 SHARDS = 12 if ALL else 2
 

@@ -5,10 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import dgpo, facts_of_evaluation, facts_of_run
+from commands import ALL, chosen, dgpo, facts_of_evaluation, facts_of_run
 from file_operations import KILL, Faults
-
-from conftest import ALL, chosen
 
 
 def flip(data: bytes) -> bytes:

@@ -2,27 +2,18 @@
 
 import os
 import signal
-import time
 
 import pytest
-from commands import dgpo, ended, facts_of_evaluation, facts_of_run, start
+from commands import dgpo, facts_of_evaluation, facts_of_run, start
 from file_operations import KILL, STOP, Faults
 
 RESUME = ["train", "--resume", "run"]
 
 
-def stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal; fails if it has ended."""
-    found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
-    assert not found or os.WIFSTOPPED(status), "it ended instead of stopping"
-    return bool(found)
-
-
 def start_and_stop(words, folder, at):
     """Start a command and wait until it stops at a file operation."""
     started = start(words, folder, Faults(folder, STOP, at), name=".first")
-    while not stopped(started[0]):
-        time.sleep(0.01)
+    started.wait_until_it_stops()
     return started
 
 
@@ -43,21 +34,21 @@ def test_a_run_that_is_alive(small, sandbox, is_resumed):
         assert dgpo(words, folder, Faults(folder, KILL, small.closed + 1)).code == -signal.SIGKILL
     first = start_and_stop(RESUME if is_resumed else words, folder, 12 if is_resumed else small.counts["train"] // 2)
     for others in (RESUME, words, [*RESUME, "--max_steps=8"]):
-        is_told(others, folder, first[0], "dgpo train")
+        is_told(others, folder, first.pid, "dgpo train")
     # A run that is alive can be looked at, and an evaluation of its own does not disturb it.
     assert dgpo(["report", "run"], folder).code == 0
-    os.kill(first[0], signal.SIGCONT)
-    assert ended(*first).code == 0
+    os.kill(first.pid, signal.SIGCONT)
+    assert first.ended().code == 0
     assert facts_of_run(folder / "run") == small.facts["train"]
 
 
 def test_an_evaluation_that_is_alive(small, sandbox):
     words, folder = small.words["eval"], sandbox()
     first = start_and_stop(words, folder, small.counts["eval"] // 2)
-    is_told(words, folder, first[0], "dgpo eval")
+    is_told(words, folder, first.pid, "dgpo eval")
     assert dgpo([*words, "--n=2"], folder).code == 2  # other settings are refused anyway
-    os.kill(first[0], signal.SIGCONT)
-    assert ended(*first).code == 0
+    os.kill(first.pid, signal.SIGCONT)
+    assert first.ended().code == 0
     assert facts_of_evaluation(folder / "measured") == small.facts["eval"]
 
 
@@ -65,7 +56,7 @@ def test_an_evaluation_that_is_alive(small, sandbox):
 def test_many_at_once(small, sandbox, name):
     folder = sandbox()
     started = [start(small.words[name], folder, name=f".{number}") for number in range(3)]
-    ends = sorted((ended(*one) for one in started), key=lambda one: one.code)
+    ends = sorted((one.ended() for one in started), key=lambda one: one.code)
     # An evaluation that begins when another has ended finds everything done.
     assert [one.code for one in ends] in ([[0, 2, 2]] if name == "train" else [[0, 2, 2], [0, 0, 2], [0, 0, 0]]), ends
     assert all("Traceback" not in one.err for one in ends)

@@ -3,10 +3,8 @@
 import subprocess
 
 import pytest
-from commands import check_message, continue_training, dgpo, facts_of_evaluation, facts_of_run
+from commands import ALL, check_message, chosen, continue_training, dgpo, facts_of_evaluation, facts_of_run
 from file_operations import FULL
-
-from conftest import ALL, chosen
 
 
 def mount(*words) -> bool:

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from commands import continue_training, dgpo, ended, facts_of_evaluation, facts_of_run
+from commands import continue_training, dgpo, facts_of_evaluation, facts_of_run
 from file_operations import KILL, Faults
 from test_double_starts import start_and_stop
 
@@ -32,8 +32,8 @@ def test_a_folder_that_is_taken_away(small, sandbox, name):
     words, folder = small.words[name], sandbox()
     started = start_and_stop(words, folder, small.counts[name] // 2)
     shutil.rmtree(folder / PLACES[name])
-    os.kill(started[0], signal.SIGCONT)
-    end = ended(*started)
+    os.kill(started.pid, signal.SIGCONT)
+    end = started.ended()
     assert end.code in (0, 1, 2), end
     assert "Traceback" not in end.err + end.out
     if end.code:
@@ -58,13 +58,13 @@ def test_a_link_to_a_checkpoint_that_is_not_whole(small, sandbox):
 @pytest.mark.parametrize("seconds", [None, 0, 0.003, 0.02])
 def test_ctrl_c_once_and_twice(small, sandbox, seconds):
     words, folder = small.words["train"], sandbox()
-    pid, out, err = start_and_stop(words, folder, small.closed + 1)
-    os.kill(pid, signal.SIGINT)
-    os.kill(pid, signal.SIGCONT)
+    started = start_and_stop(words, folder, small.closed + 1)
+    os.kill(started.pid, signal.SIGINT)
+    os.kill(started.pid, signal.SIGCONT)
     if seconds is not None:
         time.sleep(seconds)
-        os.kill(pid, signal.SIGINT)
-    end = ended(pid, out, err)
+        os.kill(started.pid, signal.SIGINT)
+    end = started.ended()
     assert end.code == 130, end
     assert "Traceback" not in end.err + end.out
     assert "nothing was trained" not in end.err
@@ -77,11 +77,11 @@ def test_ctrl_c_once_and_twice(small, sandbox, seconds):
 @pytest.mark.parametrize("is_twice", [False, True])
 def test_ctrl_c_in_an_evaluation(small, sandbox, is_twice):
     words, folder = small.words["eval"], sandbox()
-    pid, out, err = start_and_stop(words, folder, small.counts["eval"] // 2)
+    started = start_and_stop(words, folder, small.counts["eval"] // 2)
     for _ in range(1 + is_twice):
-        os.kill(pid, signal.SIGINT)
-    os.kill(pid, signal.SIGCONT)
-    end = ended(pid, out, err)
+        os.kill(started.pid, signal.SIGINT)
+    os.kill(started.pid, signal.SIGCONT)
+    end = started.ended()
     assert end.code == 130, end
     assert "Traceback" not in end.err + end.out
     assert "Interrupted; what is finished is kept in measured; run the same command again" in end.err

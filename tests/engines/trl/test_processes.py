@@ -1,28 +1,37 @@
 """Ranks do not matter, and a killed run resumes to the same parameters, bit for bit."""
 
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from worker import DEAD_CASES, RANK_CASES, RESUME_CASES, SHARDED_CASES, WATCHED_CASES
+from worker import (
+    DEAD_CASES,
+    RANK_CASES,
+    RESUME_CASES,
+    SHARDED_CASES,
+    WATCHED_CASES,
+    train_ranks,
+    train_resume,
+    train_sharded,
+    train_watched,
+)
 
 from dgpo.credit_log import read_credit_log
+from process_groups import run_forked
 
-WORKER = Path(__file__).with_name("worker.py")
 
-
-def run_worker(scenario: str, folder: Path, checkpoint: str, *world_sizes: int) -> None:
-    command = [sys.executable, str(WORKER), scenario, str(folder), checkpoint, *map(str, world_sizes)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+def run(train: Callable[[Path, str, int], None], folder: Path, checkpoint: str, *world_sizes: int) -> None:
+    """Train in a forked process, which forks the ranks."""
+    for world_size in world_sizes:
+        run_forked(partial(train, folder, checkpoint, world_size), ranks=None)
 
 
 @pytest.fixture(scope="module")
 def ranks(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    run_worker("ranks", folder, checkpoint, 1, 2)
+    run(train_ranks, folder, checkpoint, 1, 2)
     return [torch.load(folder / f"ranks_{world_size}.pt", weights_only=False) for world_size in (1, 2)]
 
 
@@ -56,7 +65,7 @@ def test_two_ranks_log_the_metrics_of_one(ranks, case):
 @pytest.fixture(scope="module")
 def sharded(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    run_worker("sharded", folder, checkpoint, 1, 2)
+    run(train_sharded, folder, checkpoint, 1, 2)
     return [torch.load(folder / f"sharded_{world_size}.pt", weights_only=False) for world_size in (1, 2)]
 
 
@@ -76,7 +85,7 @@ def test_a_model_sharded_by_fsdp2_gives_the_gradients_of_one_process(sharded, ca
 @pytest.fixture(scope="module")
 def watched(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("watched")
-    run_worker("watch", folder, checkpoint, 1, 2)
+    run(train_watched, folder, checkpoint, 1, 2)
     return folder, torch.load(folder / "watched_2.pt", weights_only=False)
 
 
@@ -111,7 +120,7 @@ def test_two_processes_log_what_one_logs(watched, case):
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
 def resumed(request, checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
-    run_worker("resume", folder, checkpoint, request.param)
+    run(train_resume, folder, checkpoint, request.param)
     return [torch.load(folder / f"{kind}_{request.param}.pt") for kind in ("whole", "resumed")]
 
 

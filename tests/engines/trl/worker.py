@@ -1,7 +1,7 @@
-"""Runs trainings in processes of their own: ranks that must agree, and runs that are killed and resumed.
+"""Trainings in processes of their own: ranks that must agree, and runs that are killed and resumed.
 
-`python worker.py <scenario> <folder> <model> <world sizes>` imports everything once and forks a process for each rank,
-so that a killed run takes nothing else with it. Results are written to the folder.
+Each function is called in a forked child, which forks a process for each rank, so that a killed run takes nothing else
+with it. Results are written to the folder.
 """
 
 import faulthandler
@@ -12,12 +12,6 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-# Arrow's allocator would start a thread on import, and no thread should be alive where a process is forked.
-os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 import torch.distributed as dist
@@ -278,10 +272,3 @@ def train_resume(folder: Path, checkpoint: str, world_size: int) -> None:
         codes = fork_ranks(lambda rank, name=name: run_case(name, "killed", rank, kill=True), world_size)
         assert codes == [-signal.SIGKILL] * world_size
     assert fork_ranks(resumed, world_size) == [0] * world_size
-
-
-if __name__ == "__main__":
-    scenario, target, model, *sizes = sys.argv[1:]
-    scenarios = {"ranks": train_ranks, "sharded": train_sharded, "resume": train_resume, "watch": train_watched}
-    for size in sizes:
-        scenarios[scenario](Path(target), model, int(size))

@@ -2,6 +2,7 @@
 
 import json
 import types
+from functools import partial
 
 import pytest
 
@@ -82,7 +83,7 @@ def train_on(world_size, tiny_model, recipe, directory):
     held_out = ["--eval_task=forks", "--eval_every=1", "--eval_samples=3", "--max_steps=2", "--learning_rate=0"]
     batch = [f"--per_device_train_batch_size={8 // world_size}", "--per_device_eval_batch_size=2", "--eval_size=5"]
     words = [str(recipe), f"--model_name_or_path={tiny_model}", f"--output_dir={directory}", *held_out, *batch]
-    run_forked(lambda: main(["train", "--use_cpu=true", *words]), ranks=world_size)
+    run_forked(partial(main, ["train", "--use_cpu=true", *words]), ranks=world_size)
     lines = [line for line in read_jsonl(directory / "metrics.jsonl") if "eval/avg@3" in line]
     return [{name: value for name, value in line.items() if name.startswith("eval/")} for line in lines]
 

@@ -1,6 +1,7 @@
 """Held-out accuracy is a mean over the completions that were scored, whatever the batch size and number of ranks."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_one_of_nine_is_a_ninth_for_every_batch_size(nine, tmp_path, capsys, bat
 
 def test_one_of_nine_is_a_ninth_on_two_ranks(nine, tmp_path):
     more = ["--per_device_eval_batch_size=2", "--per_device_train_batch_size=8", "--use_cpu=true"]
-    run_forked(lambda: main(nine(tmp_path / "run", *more)), ranks=2)
+    run_forked(partial(main, nine(tmp_path / "run", *more)), ranks=2)
     assert measured(tmp_path / "run") == (pytest.approx(1 / 9), 9, 9)
 
 
