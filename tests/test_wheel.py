@@ -31,7 +31,7 @@ def late(stats, *, share):
 def run(*command, variables=None, **options):
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment = inherited | (variables or {})
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, **options)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout.strip()
 
@@ -79,7 +79,7 @@ def test_what_it_needs_can_be_installed(extra, wheel, tmp_path):
     run(UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
     python = ("--python", tmp_path / "venv" / "bin" / "python")
     command = [UV, "pip", "install", "--dry-run", *python, f"dgpo{extra} @ {wheel.as_uri()}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode and re.search("error sending request|Failed to fetch|dns error", done.stderr):
         pytest.skip("the package index cannot be reached")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -94,7 +94,7 @@ def test_a_base_install_warns_of_nothing(wheel, tmp_path):
     needed = [line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
     assert {re.match(r"\w+", line)[0] for line in needed} == {"torch", "numpy"}
     code = "import torch, dgpo; dgpo.redistribution_weights(torch.zeros(1, 2), torch.ones(1, 2, dtype=bool), tau=0.5)"
-    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 

@@ -60,7 +60,7 @@ def test_trackio_takes_the_table(group, tmp_path):
     pytest.importorskip("trackio")
     here = {**os.environ, "TRACKIO_DIR": str(tmp_path)}
     command = [sys.executable, "-W", "ignore", "-c", TRACKIO]
-    done = subprocess.run(command, input=pickle.dumps(group), capture_output=True, env=here, timeout=120)
+    done = subprocess.run(command, input=pickle.dumps(group), capture_output=True, env=here, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
     logs = json.loads(done.stdout.decode().splitlines()[-1])
     (line,) = [line for line in logs if "dgpo/credit" in line]

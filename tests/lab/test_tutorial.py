@@ -135,7 +135,7 @@ def test_two_processes_are_launched_as_the_page_says(project):
     command = ["sums.yaml" if word == "RECIPE" else word for word in command]
     options = ["--model_name_or_path", "toy", *TOY, *SHORT, "--use_peft", "false", "--output_dir", "runs/two"]
     launch = [str(Path(sys.executable).with_name("torchrun")), *command[1:], *options]
-    done = subprocess.run(launch, cwd=project, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(launch, cwd=project, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert held_out(project / "runs" / "two")["after"]["prompts"] == 40
     environment = json.loads((project / "runs" / "two" / "environment.json").read_text())

@@ -103,7 +103,7 @@ def test_on_a_cpu_nothing_of_triton_is_imported():
         "dgpo.lm_head_stats(torch.ones(1, 2), torch.ones(3, 2), torch.tensor([0]));"
         "assert 'triton' not in sys.modules and 'dgpo.lm_head.tiles_triton' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
 
 
 def test_kernels_that_cannot_compile_are_named_and_left_out(monkeypatch):

@@ -45,7 +45,7 @@ def test_each_has_the_logged_completions(checkpoint, tmp_path):
         pytest.importorskip(name)
     here = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "trackio")}
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(Path(__file__).parent), checkpoint, str(tmp_path)]
-    done = subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     steps = read_credit_log(tmp_path / "run")

@@ -213,7 +213,7 @@ def kill_and_resume(arguments, folder, cwd, rng, most, wanted):
         if process.wait() != -signal.SIGKILL:
             break
         kills += len(samples.read_bytes().splitlines()) < wanted
-    assert start(arguments, cwd).wait(300) == 0
+    assert start(arguments, cwd).wait(600) == 0
     return kills
 
 
@@ -228,7 +228,7 @@ def test_smollm2_killed_and_resumed_gives_the_same_file(tmp_path):
     exam.write_text("".join(f'{{"id": {n}, "problem": "What is {n} + 2?", "answer": {n + 2}}}\n' for n in range(2)))
     more = [f"--task={exam}", "--n=32", "--max-tokens=8", "--batch-size=8"]
     whole, part = (["eval", model, *more, f"--output={tmp_path / name}"] for name in ("whole", "part"))
-    assert start(whole, tmp_path).wait(300) == 0
+    assert start(whole, tmp_path).wait(600) == 0
     assert kill_and_resume(part, tmp_path / "part", tmp_path, random.Random(1), most=1, wanted=64) == 1
     for name in ("samples.jsonl", "result.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

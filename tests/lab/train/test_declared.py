@@ -117,7 +117,7 @@ def test_dry_run_of_a_file_loads_neither_torch_nor_trl_nor_datasets(tmp_path):
         "import sys; from dgpo.lab.cli.main import main; code = main('train sums.yaml --dry-run --tau .1'.split());"
         f"print('loaded:', [name for name in {heavy} if name in sys.modules]); sys.exit(code)"
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert "36 training prompts, 4 held out" in result.stdout
     assert '"<s>u:0 + 1?</s><s>a:"' in result.stdout
