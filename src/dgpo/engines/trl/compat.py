@@ -11,7 +11,7 @@ from typing import Any
 
 from dgpo.versions import check_version
 
-SUPPORTED = ((1, 16), (1, 17))
+SUPPORTED = ((1, 15), (1, 17))
 """Lowest supported release, and the first one that is not supported any more."""
 
 TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
@@ -78,10 +78,15 @@ HEAD_KERNEL_OUTPUTS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 HEAD_SOURCE = (
     "_ChunkedLogProbFunction.apply(",
-    "compact = _use_triton(hidden_states.device)",
-    "log_probs, entropy, log_sum_sq_probs, mean_logits, is_top1 = per_token",
+    "log_probs, entropy, log_sum_sq_probs, mean_logits, is_top1 = ",
 )
 """How TRL's fused forward calls the kernel."""
+
+ASKS_WHERE = "_use_triton"
+"""By this function TRL 1.16 scores all positions where there is no Triton; 1.15 has no such choice."""
+
+VALID_POSITIONS = {True: f"compact = {ASKS_WHERE}(hidden_states.device)", False: "hidden_states[mask],"}
+"""How TRL's fused forward chooses the positions, where it asks and where it does not."""
 
 LOSS_SOURCE = (
     "self._get_per_token_logps_and_entropies(",
@@ -117,11 +122,12 @@ def hook_differences() -> list[str]:
         differences += _method_differences(GRPOTrainer, name, parameters)
     differences += _method_differences(GRPOTrainer, "__init__", TRAINER_PARAMETERS)
     kernel = getattr(trl_utils, "_ChunkedLogProbFunction", None)
-    if kernel is None or not hasattr(trl_utils, "_use_triton") or not hasattr(trl_utils, "add_fused_lm_head"):
-        return [*differences, "trl.trainer.utils has no fused LM head (_ChunkedLogProbFunction, _use_triton)"]
+    if kernel is None or not hasattr(trl_utils, "add_fused_lm_head"):
+        return [*differences, "trl.trainer.utils has no fused LM head (_ChunkedLogProbFunction)"]
+    positions = VALID_POSITIONS[hasattr(trl_utils, ASKS_WHERE)]
     differences += _method_differences(kernel, "forward", HEAD_KERNEL_PARAMETERS)
     for function, name, lines in (
-        (trl_utils.add_fused_lm_head, "trl.trainer.utils.add_fused_lm_head", HEAD_SOURCE),
+        (trl_utils.add_fused_lm_head, "trl.trainer.utils.add_fused_lm_head", (*HEAD_SOURCE, positions)),
         (GRPOTrainer._compute_loss, "GRPOTrainer._compute_loss", LOSS_SOURCE),
         (GRPOTrainer.__init__, "GRPOTrainer.__init__", REFERENCE_SOURCE),
     ):
@@ -157,6 +163,20 @@ def check_trl_version(installed: str | None = None) -> None:
         UnsupportedVersionError: If TRL is absent, outside of the supported range, or a hook differs.
 
     Example:
-        >>> check_trl_version("1.16.3")
+        >>> check_trl_version("1.15.3")
     """
     check_version("trl", SUPPORTED, installed, find_differences=lambda: hook_differences())
+
+
+def _report() -> int:
+    from importlib.metadata import version
+
+    packages = ("trl", "transformers", "torch", "accelerate", "datasets", "peft")
+    print(", ".join(f"{name} {version(name)}" for name in packages))
+    differences = hook_differences()
+    print(*(differences or ["Every hook is as dgpo relies on it."]), sep="\n")
+    return int(bool(differences))
+
+
+if __name__ == "__main__":
+    raise SystemExit(_report())

@@ -4,15 +4,18 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from trl import GRPOConfig
+from trl.trainer import grpo_trainer
 
 from dgpo.engines.trl.settings import SUPPORTED_LOSS_TYPES, DGPOSettings
 from dgpo.errors import ConfigError
 from dgpo.secrets import hide_secrets
+from dgpo.versions import release_of
 
 
 @dataclass
@@ -96,11 +99,15 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
 
 
 @contextmanager
-def building_reference(args: DGPOConfig, wanted: bool) -> Iterator[None]:
+def building_reference(args: DGPOConfig, model: Any, wanted: bool) -> Iterator[None]:
     """Give TRL's constructor a non-zero `beta`: everything that builds and prepares a reference hangs on it."""
-    beta = args.beta
+    beta, load = args.beta, grpo_trainer.create_model_from_path
     args.beta = (beta or 1.0) if wanted else beta
+    if not isinstance(model, str) and release_of(version("trl"), 2) < (1, 16):
+        # TRL 1.15 loads the reference of a model that was passed as an object in float32, whatever that one is in.
+        like_the_policy = {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
+        grpo_trainer.create_model_from_path = lambda path, **options: load(path, **{**like_the_policy, **options})
     try:
         yield
     finally:
-        args.beta = beta
+        args.beta, grpo_trainer.create_model_from_path = beta, load

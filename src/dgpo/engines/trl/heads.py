@@ -22,6 +22,7 @@ import torch
 import trl.trainer.utils as trl_utils
 from torch import Tensor
 
+from dgpo.engines.trl.compat import ASKS_WHERE
 from dgpo.lm_head import LMHeadStats, lm_head_stats, top_tokens
 
 
@@ -136,7 +137,9 @@ def _answering(answer: Callable[[KernelCall], _KernelResult]) -> Iterator[None]:
         def apply(*args: Any) -> _KernelResult:
             return answer(KernelCall(*args))
 
-    replaced = {"_ChunkedLogProbFunction": _Kernel, "_use_triton": _score_valid_positions_only}
+    replaced: dict[str, Any] = {"_ChunkedLogProbFunction": _Kernel}
+    if hasattr(trl_utils, ASKS_WHERE):
+        replaced[ASKS_WHERE] = _score_valid_positions_only
     originals = {name: getattr(trl_utils, name) for name in replaced}
     for name, value in replaced.items():
         setattr(trl_utils, name, value)

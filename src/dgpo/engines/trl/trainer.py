@@ -119,7 +119,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         }
         reward_funcs = all_checked(reward_funcs, args.output_dir)
         prepare_vllm(args)
-        with building_reference(args, self._uses_reference):
+        with building_reference(args, model, self._uses_reference):
             super().__init__(model, reward_funcs, args, **data, **processing, **extensions)
         self.beta = args.beta
         self._skips = skips_dead_rows(self, self._rule.traits)
