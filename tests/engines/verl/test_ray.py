@@ -1,7 +1,7 @@
 """Whole runs of verl through Ray, TransferQueue, agent loop and weight sync, on the CPU.
 
 All of them are in this file, which one process of pytest runs: two clusters of Ray at once would fill a small machine.
-The quick recipe, and two runs: one of three steps that saves a checkpoint, and one that resumes from it, with a credit
+They share one node; only the quick recipe starts its own, as a user's does. Two runs: one of three steps that saves a checkpoint, and one that resumes from it, with a credit
 rule from a file, until its worker is killed. A run takes a minute or more before its first step, so that the first has
 many things at once: dynamic sampling, a KL penalty, packed micro-batches, and rollouts of 12 completions for updates of
 8, which verl fills up with padding.
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import HERE, RECIPES, environment, shell
+from support import HERE, RECIPES, environment, recipe_module, shell
 
 from dgpo.credit_log import read_credit_log
 from dgpo.lab.runs.reader import read_run
@@ -43,16 +43,18 @@ AT_ONCE = (
 class Run:
     """A run in a process of its own; what it printed, measured and noted."""
 
-    def __init__(self, folder: Path, name: str, model: str, *overrides: str):
+    def __init__(self, node: dict[str, str], folder: Path, name: str, model: str, *overrides: str):
         self.folder, self.output = folder, folder / f"{name}.log"
         self.notes_path, self.metrics_path = folder / f"{name}-notes.jsonl", folder / f"{name}-metrics.jsonl"
-        env = environment(DGPO_TEST_NOTES=str(self.notes_path), VERL_FILE_LOGGER_PATH=str(self.metrics_path))
-        place = f"trainer.default_local_dir={folder / 'run'}"
-        command = [sys.executable, str(HERE / "run_verl.py"), model, place, *overrides]
+        # The workers have the environment of the node, and what the run adds to it.
+        paths = {"DGPO_TEST_NOTES": self.notes_path, "VERL_FILE_LOGGER_PATH": self.metrics_path}
+        own = ",".join(f"{name}:'{path}'" for name, path in paths.items())
+        place = f"trainer.default_local_dir={folder / 'run'}", f"+ray_kwargs.ray_init.runtime_env.env_vars={{{own}}}"
+        command = [sys.executable, str(HERE / "run_verl.py"), model, *place, *overrides]
         with self.output.open("w") as out:
             # A group of its own, so that whatever is left can be ended with it.
             self.process = subprocess.Popen(
-                command, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True
+                command, env=environment(**node), cwd=folder, stdout=out, stderr=out, start_new_session=True
             )
 
     @property
@@ -94,8 +96,17 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(folder, model):
+def node():
+    """How to connect to the node of all runs. A worker claims a "GPU" and many CPUs; both are only labels here."""
+    options = ("--num-cpus=32", "--num-gpus=1", "--include-dashboard=False")
+    with recipe_module("ray_node").ray_node(*options, env=environment()) as access:
+        yield access
+
+
+@pytest.fixture(scope="module")
+def run(node, folder, model):
     started = Run(
+        node,
         folder,
         "first",
         model,
@@ -193,21 +204,22 @@ def test_dgpos_reward_was_read_from_verls_configuration(run):
     assert len(set(scores)) > 1
 
 
-def test_the_death_of_an_actor_is_reported_as_one_however_late():
+def test_the_death_of_an_actor_is_reported_as_one_however_late(node):
     """On a busy machine it takes longer than the second that Ray waits; the next test reads the report."""
     command = [sys.executable, str(HERE / "delayed_actor_death.py")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, env=environment(**node), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line for line in done.stdout.splitlines() if line.startswith("Actor")] == ["ActorDiedError"]
 
 
-def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
+def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(node, run, model):
     """The resumed run starts from the saved weights; its worker is killed, and it must end by itself, with the reason.
 
     It has another credit rule, from a file.
     """
     saved = next(note["checksum"] for note in run.notes if note["what"] == "actor" and note["step"] == SAVED)
     resumed = Run(
+        node,
         run.folder,
         "second",
         model,
