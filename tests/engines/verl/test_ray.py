@@ -1,10 +1,10 @@
 """Whole runs of verl through Ray, TransferQueue, agent loop and weight sync, on the CPU.
 
 All of them are in this file, which one process of pytest runs: two clusters of Ray at once would fill a small machine.
-They share one node; only the quick recipe starts its own, as a user's does. Two runs: one of three steps that saves a checkpoint, and one that resumes from it, with a credit
-rule from a file, until its worker is killed. A run takes a minute or more before its first step, so that the first has
-many things at once: dynamic sampling, a KL penalty, packed micro-batches, and rollouts of 12 completions for updates of
-8, which verl fills up with padding.
+They share one node; only the quick recipe starts its own, as a user's does. Two runs: one of three steps that saves a
+checkpoint, and one that resumes from it, asynchronous and with a credit rule from a file, until its worker is killed.
+A run takes a minute or more before its first step, so that the first has many things at once: dynamic sampling, KL in
+loss and reward, packed micro-batches, and rollouts of 12 completions for updates of 8, which verl fills up.
 """
 
 import json
@@ -33,6 +33,7 @@ ROLLOUTS = ("data.train_batch_size=3", "actor_rollout_ref.actor.ppo_mini_batch_s
 AT_ONCE = (
     *("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=varies"),
     *("actor_rollout_ref.actor.use_kl_loss=True", "actor_rollout_ref.actor.kl_loss_coef=0.1"),
+    "algorithm.use_kl_in_reward=True",
     *("actor_rollout_ref.actor.use_dynamic_bsz=True", "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True"),
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=256",
     "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=256",
@@ -215,7 +216,7 @@ def test_the_death_of_an_actor_is_reported_as_one_however_late(node):
 def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(node, run, model):
     """The resumed run starts from the saved weights; its worker is killed, and it must end by itself, with the reason.
 
-    It has another credit rule, from a file.
+    It has another credit rule, from a file, goes on sampling while it learns, and leaves out what has no advantage.
     """
     saved = next(note["checksum"] for note in run.notes if note["what"] == "actor" and note["step"] == SAVED)
     resumed = Run(
@@ -225,7 +226,8 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(node, run, model)
         model,
         *ROLLOUTS,
         *("trainer.resume_mode=resume_path", f"trainer.resume_from_path={run.folder / 'run' / f'global_step_{SAVED}'}"),
-        *("trainer.total_training_steps=16", "+algorithm.dgpo.credit_log_steps=1"),
+        *("trainer.total_training_steps=16", "+algorithm.dgpo.credit_log_steps=3"),
+        "trainer.v1.trainer_mode=dgpo_colocate_async",
         *(f"+algorithm.dgpo.rule='{RULE}'", "+algorithm.dgpo.options.cap=1.5", "+algorithm.dgpo.tau=0.001"),
         *(
             "reward.custom_reward_function.path=pkg://dgpo.lab.rewards.math",
@@ -233,7 +235,7 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(node, run, model)
         ),
     )
     try:
-        resumed.wait_until(lambda: any(note["step"] == SAVED + 1 for note in resumed.notes))
+        resumed.wait_until(lambda: any(note["step"] == SAVED + 3 for note in resumed.notes))
         actor = [note for note in resumed.notes if note["what"] == "actor"]
         assert (actor[0]["step"], actor[0]["checksum"]) == (SAVED, saved)
         # Steps after the checkpoint are made again, and logged again.
@@ -243,7 +245,13 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(node, run, model)
         assert logged[2].header["options"] == {"tau": 0.001, "cap": 1.5}
         weights = [weight for completion in logged[2].completions for weight in completion.w if weight is not None]
         assert len(set(weights)) > 1
-        assert "dgpo/hellinger_sq/max" in resumed.metrics[SAVED + 1]
+        due, other = (resumed.metrics[SAVED + step] for step in (1, 2))
+        assert min(step["dgpo/hellinger_sq/max"] for step in (due, other)) > 0
+        # Its rewards are nearly all equal. All completions of a step of the credit log are scored; else as few as fill
+        # a micro-batch.
+        assert due["dgpo/scored_share"] == 1.0
+        assert 4 / COMPLETIONS <= other["dgpo/scored_share"] < 1.0
+        assert other["training/off_policy/trajectory_staleness/max"] > 0  # sampled before the last update
         os.kill(actor[0]["pid"], signal.SIGKILL)
         assert resumed.wait() != 0
         assert "ActorDiedError" in resumed.output.read_text(errors="replace"), resumed.tail()
