@@ -4,8 +4,9 @@
 
 Where Ray's agents choose their ports themselves, the raylet waits 15 seconds for each to name its own, and on a busy
 machine the start ends in "The current node timed out during startup". It does not wait for ports that are given. A free
-port that is looked up, released and used later may be taken by then; these are held from the look-up on. The node is
-reached from this machine alone, by processes that know its token, and ends with the process that started it.
+port that is looked up, released and used later may be taken by then; these are held from the look-up on. Ray's other
+limits of time are raised. The node is reached from this machine alone, by processes that know its token, and ends with
+the process that started it.
 """
 
 import ctypes
@@ -17,9 +18,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 PORTS = (
     *("port", "dashboard-agent-grpc-port", "dashboard-agent-listen-port", "metrics-export-port"),
@@ -30,7 +33,19 @@ PORTS = (
 OTHERS = ("--min-worker-port=0", "--max-worker-port=0", "--node-manager-port=0", "--object-manager-port=0")
 """Ports that whoever listens there asks of the system itself; Ray would guess those of workers (10002 to 19999)."""
 
-PATIENCE = 60
+LIMITS = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    "RAY_gcs_server_request_timeout_seconds": "600",
+    "RAY_health_check_failure_threshold": "60",
+    # How long a caller waits for the report of an actor's death before it raises "unavailable"; Ray: 1 second.
+    "RAY_timeout_ms_task_wait_for_death_info": "600000",
+}
+"""Environment variables of Ray's, for the node and for what connects to it; the caller's own values precede."""
+
+START_PATIENCE = 600
+"""Seconds that a node has to be known to Ray; Ray: 30, not configurable."""
+
+END_PATIENCE = 60
 """Seconds that an ending node has; Ray gives its own processes 30."""
 
 
@@ -66,7 +81,9 @@ def ray_node(*options: str, env: Mapping[str, str] | None = None) -> Iterator[di
     Raises:
         RuntimeError: If the node does not start, with what Ray said of it.
     """
+    env = os.environ if env is None else env
     access = {
+        **{name: env.get(name, value) for name, value in LIMITS.items()},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         # Ray's switch for a node that will have no others: only then it takes the loopback interface's address.
@@ -77,10 +94,10 @@ def ray_node(*options: str, env: Mapping[str, str] | None = None) -> Iterator[di
         fixed = [f"--{name}={port}" for name, port in zip(PORTS, ports, strict=True)]
         node = subprocess.Popen(
             [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+                *(sys.executable, "-P", __file__, "start", "--head", "--block", "--disable-usage-stats"),
                 *("--no-monitor", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}", *fixed, *OTHERS, *options),
             ],
-            env={**(os.environ if env is None else env), **access},
+            env={**env, **access},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -94,7 +111,7 @@ def ray_node(*options: str, env: Mapping[str, str] | None = None) -> Iterator[di
         finally:
             node.terminate()
             try:
-                node.communicate(timeout=PATIENCE)
+                node.communicate(timeout=END_PATIENCE)
             except subprocess.TimeoutExpired:
                 node.kill()
                 node.communicate()
@@ -114,6 +131,26 @@ def _wait_until_started(node: "subprocess.Popen[str]") -> None:
         if "Ray runtime started." in line:
             return
     raise RuntimeError(f"Ray did not start (exit status {node.wait()}):\n{''.join(said[-40:])}")
+
+
+def _start(arguments: Sequence[str]) -> None:
+    """Run `ray start`, and wait longer than it does until the node is known."""
+    from ray._private import services
+    from ray.scripts.scripts import cli
+
+    get_node, end = services.get_node, time.monotonic() + START_PATIENCE
+
+    def get_node_patiently(*args: Any, **kwargs: Any) -> Any:
+        while True:
+            try:
+                return get_node(*args, **kwargs)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+
+    services.get_node = get_node_patiently
+    cli.main(args=list(arguments), prog_name="ray")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -137,4 +174,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["start"]:
+        _start(sys.argv[1:])
     sys.exit(main(sys.argv[1:]))

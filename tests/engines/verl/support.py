@@ -62,12 +62,6 @@ def environment(**more: str) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # On a busy machine everything takes longer.
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
-        "RAY_gcs_server_request_timeout_seconds": "600",
-        "RAY_health_check_failure_threshold": "60",
-        # How long a caller waits for the report of an actor's death before it raises "unavailable"; Ray: 1 second.
-        "RAY_timeout_ms_task_wait_for_death_info": "600000",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "PYTHONWARNINGS": "ignore",
     }
