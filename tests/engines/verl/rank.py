@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 import verl  # noqa: F401  isort: skip
+from head_calls import HeadCalls, TokensScored
 from omegaconf import OmegaConf, open_dict
 from support import VOCAB, compose_config, data_overrides, make_variant
 from tensordict import TensorDict
@@ -25,7 +26,6 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import response_from_nested
 
 from dgpo.core import assign_credit
-from dgpo.engines.verl import heads
 from dgpo.engines.verl.config import prepare_config, read_settings
 from dgpo.engines.verl.credit import REFERENCE_FIELDS, token_stats
 from dgpo.engines.verl.engine import CREDIT_PASS
@@ -193,47 +193,6 @@ def train(worker, steps, temperature, settings, *, losses=("vanilla",), dead=(),
             **{SKIP: skips},
         )
         worker.update_actor(batch)
-
-
-class HeadCalls:
-    """Counts how often the head's weight was copied for a reference, and how often the head was bypassed."""
-
-    def __init__(self):
-        self.copies = self.bypassed = 0
-        self._capture, self._bypass = heads.ReferenceHead.capture, heads.HeadHook.bypass
-
-    def __enter__(self):
-        def capture(reference, hidden, weight, bias):
-            self.copies += reference.needs_weight
-            return self._capture(reference, hidden, weight, bias)
-
-        def bypass(hook, function):
-            self.bypassed += 1
-            return self._bypass(hook, function)
-
-        heads.ReferenceHead.capture, heads.HeadHook.bypass = capture, bypass
-        return self
-
-    def __exit__(self, *error):
-        heads.ReferenceHead.capture, heads.HeadHook.bypass = self._capture, self._bypass
-
-
-class TokensScored:
-    """Counts the tokens that went through the policy's head with gradient."""
-
-    def __init__(self):
-        self.count, self._call = 0, heads.ScoreTokens.__call__
-
-    def __enter__(self):
-        def call(scoring, hidden, weight, bias):
-            self.count += torch.is_grad_enabled() * len(scoring.targets)
-            return self._call(scoring, hidden, weight, bias)
-
-        heads.ScoreTokens.__call__ = call
-        return self
-
-    def __exit__(self, *error):
-        heads.ScoreTokens.__call__ = self._call
 
 
 def largest_storages(worker, temperature, settings):
