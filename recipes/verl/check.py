@@ -78,7 +78,9 @@ def problems_of(config: Any) -> list[str]:
 
 def is_dgpo(config: Any) -> bool:
     """Return whether a run of this configuration is DGPO."""
-    return config.trainer.v1.trainer_mode == "dgpo"
+    from dgpo.engines.verl.config import TRAINER_MODES
+
+    return config.trainer.v1.trainer_mode in TRAINER_MODES
 
 
 def _check_complete(config: Any) -> None:

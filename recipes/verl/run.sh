@@ -8,7 +8,9 @@
 #                data of your own, train.parquet and val.parquet, which are used in place of DAPO-Math-17k and AIME
 #   DGPO_MODEL   model folder readable from every node, or a name on the hub
 #   PYTHON       interpreter with dgpo[verl] and vLLM (default: python3)
+#   RAY_ADDRESS  Ray to connect to. Without it `quick` has a node of its own (ray_node.py), and verl starts one for `math`
 # For several nodes start Ray on them first (`ray start --head`, `ray start --address=...`) and run this on the head node.
+# On one machine that is too busy for Ray's start: python recipes/verl/ray_node.py -- recipes/verl/run.sh math ...
 set -euo pipefail
 
 fail() { echo "run.sh: $*" >&2; exit 2; }
@@ -51,6 +53,11 @@ else
 fi
 
 set -- "paths.data=$DGPO_DATA" "paths.model=$DGPO_MODEL" "$@"
+run=("$python" -m verl.trainer.main_ppo --config-path "$here" --config-name "$recipe" "$@")
 # What cannot work is refused here, before Ray starts and a model is loaded.
 "$python" "$here/check.py" "$recipe" "$@" || exit 2
-exec "$python" -m verl.trainer.main_ppo --config-path "$here" --config-name "$recipe" "$@"
+if [[ "$recipe" == quick && -z "${RAY_ADDRESS:-}" ]]; then
+  # A worker claims a "GPU" and many CPUs of Ray; both are only labels here
+  run=("$python" "$here/ray_node.py" --num-cpus=32 --num-gpus=1 --include-dashboard=False -- "${run[@]}")
+fi
+exec "${run[@]}"

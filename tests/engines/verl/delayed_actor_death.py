@@ -1,4 +1,7 @@
-"""Kills a Ray actor in the middle of a call while Ray's control service is suspended; prints the caller's error."""
+"""Kills a Ray actor in the middle of a call while Ray's control service is suspended; prints the caller's error.
+
+The node is one of ray_node.py, started by the parent process.
+"""
 
 import os
 import signal
@@ -19,10 +22,10 @@ class Actor:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(log_to_driver=False)
     actor = Actor.remote()
     pid = ray.get(actor.pid.remote())
-    children = psutil.Process().children(recursive=True)
+    children = psutil.Process().parent().children(recursive=True)
     (service,) = (child for child in children if child.name() == "gcs_server")  # which reports deaths
     answer = actor.work.remote()
     time.sleep(1)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 import verl  # noqa: F401  isort: skip
+from head_calls import HeadCalls, TokensScored
 from omegaconf import OmegaConf, open_dict
 from support import VOCAB, compose_config, data_overrides, make_variant
 from tensordict import TensorDict
@@ -25,10 +26,10 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import response_from_nested
 
 from dgpo.core import assign_credit
-from dgpo.engines.verl import heads
 from dgpo.engines.verl.config import prepare_config, read_settings
 from dgpo.engines.verl.credit import REFERENCE_FIELDS, token_stats
 from dgpo.engines.verl.engine import CREDIT_PASS
+from dgpo.engines.verl.live import SKIP
 from dgpo.engines.verl.worker import DGPOWorker
 from largest_storage import Largest
 from process_groups import wait_for_all_ranks
@@ -36,13 +37,15 @@ from process_groups import wait_for_all_ranks
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 PROMPTS, RESPONSES = (5, 9, 7, 6, 4, 11, 3, 8), (8, 3, 10, 6, 1, 7, 12, 2)
 PADDING_ROW = 4  # nothing of it is trained
+# Rows without advantage, step by step: some in each micro-batch, all of one rank of two, all.
+DEAD = ((0, 3, 6), (0, 1, 2, 3), tuple(range(8)), (1, 2, 5, 7))
 
 
 def jagged(rows):
     return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
 
 
-def make_batch(seed):
+def make_batch(seed, dead=()):
     """The rows of this rank; all ranks together have the same rows, however many they are."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -51,7 +54,8 @@ def make_batch(seed):
         mask = torch.full((response,), int(index != PADDING_ROW))
         if index == 2:
             mask[3:5] = 0  # a tool's answer
-        rows.append((ids, prompt, mask, torch.randn((), generator=generator)))
+        score = torch.randn((), generator=generator)
+        rows.append((ids, prompt, mask, score * (index not in dead)))
     rows = rows[RANK * len(rows) // WORLD : (RANK + 1) * len(rows) // WORLD]
     batch = TensorDict(
         {
@@ -156,11 +160,14 @@ def score(worker, batch, temperature, *, credit=True):
     return worker.compute_log_prob(batch)
 
 
-def train(worker, steps, temperature, settings):
+def train(worker, steps, temperature, settings, *, losses=("vanilla",), dead=(), skips=False, epochs=1):
     """As the trainer does it, step by step: score, redistribute, update. Without settings: verl's own GRPO."""
     needs_reference = settings is not None and settings.rule.traits.needs_reference
     for step in range(steps):
-        batch, advantages = make_batch(seed=100 + step)
+        torch.manual_seed(step)  # one of the losses chooses tokens at random
+        policy_loss = worker.actor.loss_fn.keywords["config"].policy_loss  # verl's dataclasses are frozen
+        object.__setattr__(policy_loss, "loss_mode", losses[step % len(losses)])
+        batch, advantages = make_batch(seed=100 + step, dead=dead[step % len(dead)] if dead else ())
         out = score(worker, batch, temperature, credit=needs_reference)
         batch, _ = make_batch(seed=100 + step)
         mask = batch["response_mask"]
@@ -179,35 +186,13 @@ def train(worker, steps, temperature, settings):
             calculate_entropy=worker.config.actor.entropy_coeff != 0,
             global_batch_size=len(PROMPTS),
             mini_batch_size=len(PROMPTS),
-            epochs=1,
+            epochs=epochs,
             seed=1,
             dataloader_kwargs={"shuffle": False},
             temperature=temperature,
+            **{SKIP: skips},
         )
         worker.update_actor(batch)
-
-
-class HeadCalls:
-    """Counts how often the head's weight was copied for a reference, and how often the head was bypassed."""
-
-    def __init__(self):
-        self.copies = self.bypassed = 0
-        self._capture, self._bypass = heads.ReferenceHead.capture, heads.HeadHook.bypass
-
-    def __enter__(self):
-        def capture(reference, hidden, weight, bias):
-            self.copies += reference.needs_weight
-            return self._capture(reference, hidden, weight, bias)
-
-        def bypass(hook, function):
-            self.bypassed += 1
-            return self._bypass(hook, function)
-
-        heads.ReferenceHead.capture, heads.HeadHook.bypass = capture, bypass
-        return self
-
-    def __exit__(self, *error):
-        heads.ReferenceHead.capture, heads.HeadHook.bypass = self._capture, self._bypass
 
 
 def largest_storages(worker, temperature, settings):
@@ -250,7 +235,10 @@ def run_case(name, case, model, folder):
     if case.get("storages"):
         figures |= largest_storages(worker, temperature, settings)
     if case.get("steps"):
-        train(worker, case["steps"], temperature, settings)
+        options = {name: case[name] for name in ("losses", "skips", "epochs") if name in case}
+        with TokensScored() as tokens:
+            train(worker, case["steps"], temperature, settings, dead=DEAD if "skips" in case else (), **options)
+        figures["tokens"] = tokens.count
         parameters = full_parameters(worker)
         if RANK == 0:
             torch.save(parameters, folder / f"{name}-parameters.pt")

@@ -38,11 +38,6 @@ BASE = (
     *(f"actor_rollout_ref.{role}.strategy=fsdp2" for role in ("actor", "ref")),
     *("algorithm.adv_estimator=grpo", "reward.num_workers=1"),
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
-    *(
-        "ray_kwargs.ray_init.num_cpus=12",
-        "+ray_kwargs.ray_init.num_gpus=1",
-        "+ray_kwargs.ray_init.include_dashboard=False",
-    ),
 )
 
 DGPO = ("trainer.v1.trainer_mode=dgpo",)
@@ -67,13 +62,6 @@ def environment(**more: str) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # On a busy machine everything takes longer.
-        "RAY_raylet_start_wait_time_s": "600",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
-        "RAY_gcs_server_request_timeout_seconds": "600",
-        "RAY_health_check_failure_threshold": "60",
-        # How long a caller waits for the report of an actor's death before it raises "unavailable"; Ray: 1 second.
-        "RAY_timeout_ms_task_wait_for_death_info": "600000",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "PYTHONWARNINGS": "ignore",
     }
@@ -157,12 +145,17 @@ def compose_config(*overrides: str, config_name: str = "ppo_trainer"):
 
 
 @functools.cache
+def recipe_module(name: str) -> ModuleType:
+    """A module of recipes/verl."""
+    spec = importlib.util.spec_from_file_location(f"verl_recipe_{name}", RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def recipe_check() -> ModuleType:
     """The module recipes/verl/check.py."""
-    spec = importlib.util.spec_from_file_location("verl_recipe_check", RECIPES / "check.py")
-    check = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(check)
-    return check
+    return recipe_module("check")
 
 
 def run_ranks(script: str, *args: str, ranks: int) -> list[dict]:

@@ -11,6 +11,7 @@ from verl.single_controller.base.decorator import MAGIC_ATTR
 from verl.trainer.ppo.utils import need_reference_policy
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import EngineEvalModeCtx, FSDPEngine, FSDPEngineWithLMHead
@@ -21,12 +22,13 @@ from dgpo import versions
 from dgpo.engines.verl import compat
 from dgpo.engines.verl.checks import sequence_parallel_size
 from dgpo.engines.verl.engine import DGPOFSDPEngine, HeadStatistics
-from dgpo.engines.verl.trainer import DGPOTrainer
+from dgpo.engines.verl.trainer import CreditStages, DGPOColocateAsyncTrainer, DGPOTrainer
 from dgpo.engines.verl.worker import DGPOWorker
 from dgpo.errors import UnsupportedVersionError
 
 OVERRIDING = [
-    (DGPOTrainer, PPOTrainerSync, compat.TRAINER),
+    (CreditStages, PPOTrainerSync, compat.TRAINERS[0]),
+    (CreditStages, PPOTrainerColocateAsync, compat.TRAINERS[1]),
     (HeadStatistics, FSDPEngineWithLMHead, compat.ENGINE),
     (DGPOWorker, ActorRolloutRefWorker, compat.WORKER),
 ]
@@ -36,7 +38,7 @@ def test_verl_has_the_hooks_we_rely_on():
     assert compat.hook_differences() == []
 
 
-@pytest.mark.parametrize(("ours", "theirs", "owner"), OVERRIDING, ids=["trainer", "engine", "worker"])
+@pytest.mark.parametrize(("ours", "theirs", "owner"), OVERRIDING, ids=["sync", "async", "engine", "worker"])
 def test_we_override_nothing_else(ours, theirs, owner):
     overridden = {name for name, member in vars(ours).items() if inspect.isfunction(member) and hasattr(theirs, name)}
     assert overridden == set(compat.OVERRIDDEN[owner])
@@ -46,13 +48,18 @@ def test_a_hook_that_differs_is_named(monkeypatch):
     def _compute_advantage(self, batch):
         pass
 
-    monkeypatch.setattr(PPOTrainerSync, "_compute_advantage", _compute_advantage)
+    monkeypatch.setattr(PPOTrainer, "_compute_advantage", _compute_advantage)
     monkeypatch.delattr(FSDPEngineWithLMHead, "prepare_model_inputs")
     monkeypatch.delattr(padding, "response_to_nested")
     engine = "verl.workers.engine.fsdp.transformer_impl.FSDPEngineWithLMHead"
     differences = [
-        "verl.trainer.ppo.v1.trainer_sync.PPOTrainerSync._compute_advantage takes (self, batch), not (self, batch,"
-        " metrics)",
+        *(
+            f"verl.trainer.ppo.v1.{trainer} takes (self, batch), not (self, batch, metrics)"
+            for trainer in (
+                "trainer_sync.PPOTrainerSync._compute_advantage",
+                "trainer_colocate_async.PPOTrainerColocateAsync._compute_advantage",
+            )
+        ),
         f"{engine}.prepare_model_inputs is not there, not (self, micro_batch)",
         "verl.workers.utils.padding.response_to_nested is not there, not (tensor, response_mask)",
     ]
@@ -63,10 +70,33 @@ def test_a_hook_that_differs_is_named(monkeypatch):
         assert difference in str(raised.value)
 
 
-def test_the_plugin_is_an_entry_point_and_registers_the_trainer():
+def test_the_plugin_is_an_entry_point_and_registers_the_trainers():
     (ours,) = (entry for entry in entry_points(group="verl.plugins") if entry.name == "dgpo")
     assert ours.value == "dgpo.engines.verl.plugin"
     assert get_trainer_cls("dgpo") is DGPOTrainer
+    assert get_trainer_cls("dgpo_colocate_async") is DGPOColocateAsyncTrainer
+
+
+def test_verls_trainers_leave_the_stages_that_we_override_to_their_base():
+    """So that what we have run in one of them is what runs in the other."""
+    stages = set(compat.OVERRIDDEN[compat.TRAINERS[0]]) - {"on_init_end"}
+    assert not stages & (vars(PPOTrainerSync).keys() | vars(PPOTrainerColocateAsync).keys())
+    assert inspect.getsource(PPOTrainerSync.on_init_end) == inspect.getsource(PPOTrainerColocateAsync.on_init_end)
+
+
+def test_advantages_come_after_the_pass_of_old_log_probs_and_need_nothing_of_it():
+    """That pass leaves out what has no advantage, so that they are computed before it as well."""
+    source = inspect.getsource(PPOTrainer._step_once)
+    marks = ("self._balance_batch(", "self._compute_old_log_prob(", "self._compute_advantage(", "self._update_actor(")
+    assert sorted(marks, key=source.index) == list(marks)
+    source = inspect.getsource(PPOTrainer._compute_advantage)
+    assert source.count("old_log_prob") == 1  # in the list of fields, each of which may be absent
+    assert '"rollout_log_probs" in data.batch' in source
+
+
+def test_a_loss_is_normalized_by_what_verl_counts_before_it_cuts_micro_batches():
+    source = inspect.getsource(FSDPEngine.forward_backward_batch)
+    assert source.index("batch_num_tokens=") < source.index("prepare_micro_batches(")
 
 
 def test_runs_without_dgpo_keep_verls_engine():

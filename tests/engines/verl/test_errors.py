@@ -1,5 +1,6 @@
 """What is refused, and that it says the value, the reason and the remedy."""
 
+import importlib
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 from support import HERE, compose_config, environment
 from torch import nn
 
-from dgpo.engines.verl import checks, conf, heads
+from dgpo.engines.verl import checks, conf, heads, untested
 from dgpo.engines.verl.config import DGPOSettings, prepare_config, read_settings
 from dgpo.errors import ConfigError, TrainingError
 
@@ -42,10 +43,13 @@ REFUSED = {
     "kappa=-1": (["+algorithm.dgpo.kappa=-1"], r"algorithm\.dgpo\.kappa .* -1"),
     "unknown key": (["+algorithm.dgpo.tua=1"], r"algorithm\.dgpo\.tua is not a setting .*'tau'\? .* tau, kappa"),
     "no section": (["+algorithm.dgpo=0.5"], r"algorithm\.dgpo must hold tau"),
-    "switched off by False": (["+algorithm.dgpo=False"], r"algorithm\.dgpo must hold tau.*False.*off \(sync\)"),
-    "switched off by 0": (["+algorithm.dgpo=0"], r"algorithm\.dgpo must hold tau.* 0\..*off \(sync\)"),
+    "switched off by False": (["+algorithm.dgpo=False"], r"algorithm\.dgpo must hold tau.*False.*off \(sync,"),
+    "switched off by 0": (["+algorithm.dgpo=0"], r"algorithm\.dgpo must hold tau.* 0\..*off \(sync,"),
     "credit policy": (["+algorithm.dgpo.credit_policy=current"], r"'current' is not built for verl.*Use 'old'"),
     "log steps": (["+algorithm.dgpo.credit_log_steps=-1"], r"credit_log_steps must be a whole number.*-1"),
+    "the older trainer": (["trainer.use_v1=False"], r"use_v1=False .*GRPO\. Set it to True"),
+    "separate trainer": (["trainer.v1.trainer_mode=dgpo_separate_async"], r"'dgpo_separate_async' is not built.*Use"),
+    "no switch": (["+algorithm.dgpo.skip_zero_advantage=1"], r"skip_zero_advantage must be True or False, got 1"),
     "bypass mode": (["algorithm.rollout_correction.bypass_mode=True"], r"bypass_mode=True skips .* Set it to False"),
     "gae": (["algorithm.adv_estimator=gae"], r"adv_estimator='gae'.*Use grpo"),
     "gspo": ([f"{ACTOR}.policy_loss.loss_mode=gspo"], r"loss_mode='gspo'.*Use 'vanilla'"),
@@ -125,6 +129,45 @@ def test_what_works_passes(overrides):
     checks.check_config(compose_config(*overrides))
 
 
+@pytest.mark.parametrize("module", ["verl.trainer.main_ppo", "verl.trainer.main_ppo_v0"])
+@pytest.mark.parametrize("mode", ["dgpo", "dgpo_colocate_async"])
+def test_verls_own_start_makes_the_checks_before_ray(module, mode):
+    """`use_v1=False` starts a trainer that never reads the mode: nothing later could refuse it."""
+    validate = importlib.import_module(module).validate_config
+    config = compose_config(f"trainer.v1.trainer_mode={mode}", "trainer.use_v1=False")
+    with pytest.raises(ConfigError, match="use_v1=False"):
+        validate(config, use_reference_policy=False, use_critic=False)
+    config.trainer.use_v1 = True
+    validate(config=config, use_reference_policy=False, use_critic=False)
+
+
+def test_settings_beside_a_trainer_of_verls_own_are_called_unread(caplog):
+    checks.check_start(compose_config("+algorithm.dgpo.tau=0.1"))
+    assert "algorithm.dgpo is not read: trainer.v1.trainer_mode=sync" in caplog.text
+    caplog.clear()
+    checks.check_start(compose_config())
+    assert not caplog.text
+
+
+def test_what_was_never_run_is_named_and_what_was_run_is_not():
+    assert untested.untested_options(compose_config("trainer.v1.trainer_mode=dgpo")) == []
+    asked = {
+        "trainer.device=cuda": "trainer.device=cuda",
+        "actor_rollout_ref.rollout.name=vllm": "rollout.name=vllm",
+        "actor_rollout_ref.rollout.top_p=0.9": "rollout.top_p=0.9 (the statistics are those of the whole vocabulary)",
+        f"{ACTOR}.policy_loss.loss_mode=dro": "actor.policy_loss.loss_mode=dro",
+        f"{ACTOR}.use_prefix_grouper=True": "actor.use_prefix_grouper (which verl's V1 trainers do not read)",
+        f"{MODEL}.use_liger=True": "model.use_liger",
+        "actor_rollout_ref.rollout.multi_turn.enable=True": "rollout.multi_turn",
+        "algorithm.rollout_correction.rollout_is=token": "algorithm.rollout_correction (rollout_is=token)",
+        "algorithm.adv_estimator=rloo": "algorithm.adv_estimator=rloo",
+        "reward.reward_model.enable=True": "reward.reward_model",
+        "trainer.default_hdfs_dir=hdfs://folder": "trainer.default_hdfs_dir",
+        "trainer.logger=[console,wandb]": "trainer.logger=console,wandb",
+    }
+    assert set(untested.untested_options(compose_config(*asked))) == set(asked.values())
+
+
 @pytest.mark.parametrize(("rule", "reads_reference"), [("dgpo", True), ("even", False)])
 def test_a_reference_is_built_for_the_rule_and_the_wish_for_a_kl_penalty_survives(rule, reads_reference):
     for wish in (True, False):
@@ -165,7 +208,7 @@ def test_a_plugin_that_cannot_be_loaded_stops_a_dgpo_run_with_its_reason():
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
     assert done.returncode == 1
-    assert "TrainingError: trainer.v1.trainer_mode=dgpo asks for DGPO, but" in done.stderr
+    assert "TrainingError: trainer.v1.trainer_mode asks for DGPO, but" in done.stderr
     assert "UnsupportedVersionError: verl 0.9.7 is installed" in done.stderr
 
 

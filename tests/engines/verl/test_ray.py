@@ -1,10 +1,10 @@
 """Whole runs of verl through Ray, TransferQueue, agent loop and weight sync, on the CPU.
 
 All of them are in this file, which one process of pytest runs: two clusters of Ray at once would fill a small machine.
-The quick recipe, and two runs: one of three steps that saves a checkpoint, and one that resumes from it, with a credit
-rule from a file, until its worker is killed. A run takes a minute or more before its first step, so that the first has
-many things at once: dynamic sampling, a KL penalty, packed micro-batches, and rollouts of 12 completions for updates of
-8, which verl fills up with padding.
+They share one node; only the quick recipe starts its own, as a user's does. Two runs: one of three steps that saves a
+checkpoint, and one that resumes from it, asynchronous and with a credit rule from a file, until its worker is killed.
+A run takes a minute or more before its first step, so that the first has many things at once: dynamic sampling, KL in
+loss and reward, packed micro-batches, and rollouts of 12 completions for updates of 8, which verl fills up.
 """
 
 import json
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import HERE, RECIPES, environment, shell
+from support import HERE, RECIPES, environment, recipe_module, shell
 
 from dgpo.credit_log import read_credit_log
 from dgpo.lab.runs.reader import read_run
@@ -33,6 +33,7 @@ ROLLOUTS = ("data.train_batch_size=3", "actor_rollout_ref.actor.ppo_mini_batch_s
 AT_ONCE = (
     *("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=varies"),
     *("actor_rollout_ref.actor.use_kl_loss=True", "actor_rollout_ref.actor.kl_loss_coef=0.1"),
+    "algorithm.use_kl_in_reward=True",
     *("actor_rollout_ref.actor.use_dynamic_bsz=True", "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True"),
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=256",
     "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=256",
@@ -43,16 +44,18 @@ AT_ONCE = (
 class Run:
     """A run in a process of its own; what it printed, measured and noted."""
 
-    def __init__(self, folder: Path, name: str, model: str, *overrides: str):
+    def __init__(self, node: dict[str, str], folder: Path, name: str, model: str, *overrides: str):
         self.folder, self.output = folder, folder / f"{name}.log"
         self.notes_path, self.metrics_path = folder / f"{name}-notes.jsonl", folder / f"{name}-metrics.jsonl"
-        env = environment(DGPO_TEST_NOTES=str(self.notes_path), VERL_FILE_LOGGER_PATH=str(self.metrics_path))
-        place = f"trainer.default_local_dir={folder / 'run'}"
-        command = [sys.executable, str(HERE / "run_verl.py"), model, place, *overrides]
+        # The workers have the environment of the node, and what the run adds to it.
+        paths = {"DGPO_TEST_NOTES": self.notes_path, "VERL_FILE_LOGGER_PATH": self.metrics_path}
+        own = ",".join(f"{name}:'{path}'" for name, path in paths.items())
+        place = f"trainer.default_local_dir={folder / 'run'}", f"+ray_kwargs.ray_init.runtime_env.env_vars={{{own}}}"
+        command = [sys.executable, str(HERE / "run_verl.py"), model, *place, *overrides]
         with self.output.open("w") as out:
             # A group of its own, so that whatever is left can be ended with it.
             self.process = subprocess.Popen(
-                command, env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True
+                command, env=environment(**node), cwd=folder, stdout=out, stderr=out, start_new_session=True
             )
 
     @property
@@ -94,8 +97,17 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(folder, model):
+def node():
+    """How to connect to the node of all runs. A worker claims a "GPU" and many CPUs; both are only labels here."""
+    options = ("--num-cpus=32", "--num-gpus=1", "--include-dashboard=False")
+    with recipe_module("ray_node").ray_node(*options, env=environment()) as access:
+        yield access
+
+
+@pytest.fixture(scope="module")
+def run(node, folder, model):
     started = Run(
+        node,
         folder,
         "first",
         model,
@@ -193,27 +205,29 @@ def test_dgpos_reward_was_read_from_verls_configuration(run):
     assert len(set(scores)) > 1
 
 
-def test_the_death_of_an_actor_is_reported_as_one_however_late():
+def test_the_death_of_an_actor_is_reported_as_one_however_late(node):
     """On a busy machine it takes longer than the second that Ray waits; the next test reads the report."""
     command = [sys.executable, str(HERE / "delayed_actor_death.py")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, env=environment(**node), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line for line in done.stdout.splitlines() if line.startswith("Actor")] == ["ActorDiedError"]
 
 
-def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
+def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(node, run, model):
     """The resumed run starts from the saved weights; its worker is killed, and it must end by itself, with the reason.
 
-    It has another credit rule, from a file.
+    It has another credit rule, from a file, goes on sampling while it learns, and leaves out what has no advantage.
     """
     saved = next(note["checksum"] for note in run.notes if note["what"] == "actor" and note["step"] == SAVED)
     resumed = Run(
+        node,
         run.folder,
         "second",
         model,
         *ROLLOUTS,
         *("trainer.resume_mode=resume_path", f"trainer.resume_from_path={run.folder / 'run' / f'global_step_{SAVED}'}"),
-        *("trainer.total_training_steps=16", "+algorithm.dgpo.credit_log_steps=1"),
+        *("trainer.total_training_steps=16", "+algorithm.dgpo.credit_log_steps=3"),
+        "trainer.v1.trainer_mode=dgpo_colocate_async",
         *(f"+algorithm.dgpo.rule='{RULE}'", "+algorithm.dgpo.options.cap=1.5", "+algorithm.dgpo.tau=0.001"),
         *(
             "reward.custom_reward_function.path=pkg://dgpo.lab.rewards.math",
@@ -221,7 +235,7 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
         ),
     )
     try:
-        resumed.wait_until(lambda: any(note["step"] == SAVED + 1 for note in resumed.notes))
+        resumed.wait_until(lambda: any(note["step"] == SAVED + 3 for note in resumed.notes))
         actor = [note for note in resumed.notes if note["what"] == "actor"]
         assert (actor[0]["step"], actor[0]["checksum"]) == (SAVED, saved)
         # Steps after the checkpoint are made again, and logged again.
@@ -231,7 +245,13 @@ def test_a_checkpoint_resumes_and_a_killed_worker_ends_the_run(run, model):
         assert logged[2].header["options"] == {"tau": 0.001, "cap": 1.5}
         weights = [weight for completion in logged[2].completions for weight in completion.w if weight is not None]
         assert len(set(weights)) > 1
-        assert "dgpo/hellinger_sq/max" in resumed.metrics[SAVED + 1]
+        due, other = (resumed.metrics[SAVED + step] for step in (1, 2))
+        assert min(step["dgpo/hellinger_sq/max"] for step in (due, other)) > 0
+        # Its rewards are nearly all equal. All completions of a step of the credit log are scored; else as few as fill
+        # a micro-batch.
+        assert due["dgpo/scored_share"] == 1.0
+        assert 4 / COMPLETIONS <= other["dgpo/scored_share"] < 1.0
+        assert other["training/off_policy/trajectory_staleness/max"] > 0  # sampled before the last update
         os.kill(actor[0]["pid"], signal.SIGKILL)
         assert resumed.wait() != 0
         assert "ActorDiedError" in resumed.output.read_text(errors="replace"), resumed.tail()

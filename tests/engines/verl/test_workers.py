@@ -25,6 +25,10 @@ SMALL = (
 LORA = ("actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora_alpha=8")
 BF16 = tuple(f"actor_rollout_ref.{role}.fsdp_config.mixed_precision.param_dtype=bf16" for role in ("actor", "ref"))
 HUGE_TAU = 1e30
+LOSSES = ("vanilla", "gpg", "cispo", "sapo", "clip_cov", "kl_cov")
+EACH_LOSS = {"steps": len(LOSSES), "losses": LOSSES, "epochs": 2}
+SLOW = "actor_rollout_ref.actor.optim.lr=0.02"  # two of the losses choose tokens by a threshold, which rounding crosses
+SKIPPING = {"steps": 4, "losses": LOSSES[:4], "tau": 1e-3, "epochs": 2, "score": False}
 TIED = {"tie_word_embeddings": True}
 # Several tiles of the vocabulary, and a head that is small beside the logits of a batch.
 WIDE = {"vocab_size": 16384, "hidden_size": 16, "intermediate_size": 16}
@@ -54,11 +58,17 @@ CASES = {
     },
     "even-rule": {"overrides": (*SGD, *SMALL), "score": False, "steps": 3, "rule": "even"},
     "uneven-weights": {"overrides": (*SGD, *SMALL), "score": False, "steps": 3, "tau": 1e-3},
+    "losses-verl": {"overrides": (*SGD, *SMALL, SLOW), "dgpo": False, **EACH_LOSS},
+    "losses-even": {"overrides": (*SGD, *SMALL, SLOW), "rule": "even", "score": False, **EACH_LOSS},
+    "skip": {"overrides": (*SGD, *SMALL), "skips": True, **SKIPPING},
+    "skip-not": {"overrides": (*SGD, *SMALL), "skips": False, **SKIPPING},
+    "skip-lora": {"overrides": (*SGD, *LORA, *DYNAMIC), "skips": True, **SKIPPING},
+    "skip-not-lora": {"overrides": (*SGD, *LORA, *DYNAMIC), "skips": False, **SKIPPING},
 }
 SCORED = ("remove-padding", "padded", "dynamic", "lora", "tied")
 ON_TWO_RANKS = (
     *(*SCORED, "bf16", "wide", "verl-grpo", "even-weights", "uneven-weights"),
-    *("lora-verl", "lora-even", "even-rule"),
+    *("lora-verl", "lora-even", "even-rule", "skip", "skip-not"),
 )
 
 
@@ -152,7 +162,7 @@ def test_two_ranks_give_the_statistics_of_one(runs, case):
     [
         *(("even-weights", "verl-grpo", 1), ("even-weights", "verl-grpo", 2), ("entropy-even", "entropy-verl", 1)),
         *(("lora-even", "lora-verl", 1), ("lora-even", "lora-verl", 2), ("tied-even", "tied-verl", 1)),
-        *(("even-rule", "verl-grpo", 1), ("even-rule", "verl-grpo", 2)),
+        *(("even-rule", "verl-grpo", 1), ("even-rule", "verl-grpo", 2), ("losses-even", "losses-verl", 1)),
     ],
 )
 def test_even_weights_give_the_parameters_of_verls_own_grpo(runs, dgpo, verl, ranks):
@@ -180,3 +190,16 @@ def test_other_weights_give_other_parameters(runs, ranks):
 def test_two_ranks_train_the_parameters_of_one(runs, case):
     one, two = (parameters(runs[1], case, ranks) for ranks in (1, 2))
     assert largest_difference(one, two) <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("skip", "full", "ranks"), [("skip", "skip-not", 1), ("skip", "skip-not", 2), ("skip-lora", "skip-not-lora", 1)]
+)
+def test_completions_without_advantage_are_left_out_of_the_update_and_the_parameters_stay(runs, skip, full, ranks):
+    """A step each of verl's losses that they may be left out of, one of them without any advantage at all."""
+    figures, folder = runs
+    # Two last bits of a weight near 1 (of the norms), after 8 updates with a learning rate of 0.5.
+    assert largest_difference(parameters(folder, skip, ranks), parameters(folder, full, ranks)) <= 2.4e-7
+    tokens = [[of_rank[case]["tokens"] for of_rank in figures[ranks]] for case in (skip, full)]
+    assert sum(tokens[0]) <= 0.6 * sum(tokens[1])
+    assert min(tokens[0]) > 0

@@ -1,10 +1,13 @@
 """What DGPO refuses of verl's configuration, before Ray starts a worker and a model is loaded."""
 
+import logging
 import re
 from typing import Any
 
-from dgpo.engines.verl.config import read_settings
+from dgpo.engines.verl.config import SEPARATE_ASYNC, TRAINER_MODES, read_settings
 from dgpo.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 ADVANTAGES = (
     *("grpo", "grpo_vectorized", "gdpo", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg"),
@@ -14,6 +17,22 @@ ADVANTAGES = (
 
 SEQUENCE_LOSSES = ("gspo", "geo_mean")
 """verl's losses with one ratio for a whole completion."""
+
+
+def check_start(config: Any) -> None:
+    """Check a run of verl before Ray starts, whichever trainer it asks for.
+
+    Args:
+        config: verl's whole configuration, as Hydra composes it.
+
+    Raises:
+        ConfigError: Where it asks for DGPO and cannot be it.
+    """
+    mode = config["trainer"]["v1"]["trainer_mode"]
+    if mode in TRAINER_MODES or mode == SEPARATE_ASYNC:
+        check_config(config)
+    elif config["algorithm"].get("dgpo"):
+        logger.warning("algorithm.dgpo is not read: trainer.v1.trainer_mode=%s is verl's own trainer.", mode)
 
 
 def check_config(config: Any) -> None:
@@ -31,6 +50,7 @@ def check_config(config: Any) -> None:
         dgpo.errors.ConfigError: algorithm.dgpo.tua is not a setting of DGPO. Did you mean 'tau'? There are: tau, ...
     """
     rule = read_settings(config).rule
+    _check_trainer(config["trainer"])
     _check_algorithm(config)
     part = config["actor_rollout_ref"]
     _check_engine(part)
@@ -65,6 +85,20 @@ def sequence_parallel_size(role: Any) -> int:
     own = role.get("ulysses_sequence_parallel_size") or 1
     engine = (role.get("fsdp_config") or {}).get("ulysses_sequence_parallel_size") or 1
     return int(own if own > 1 else engine)
+
+
+def _check_trainer(trainer: Any) -> None:
+    if not trainer.get("use_v1", True):
+        raise ConfigError(
+            "trainer.use_v1=False starts verl's older trainer, which reads no trainer.v1.trainer_mode: the run would be"
+            " GRPO. Set it to True."
+        )
+    if trainer["v1"]["trainer_mode"] == SEPARATE_ASYNC:
+        raise ConfigError(
+            f"trainer.v1.trainer_mode={SEPARATE_ASYNC!r} is not built: verl's separate_async restores older weights for"
+            " the pass of old log-probabilities, which DGPO's workers do not, and sends weights by NCCL, NIXL or"
+            " Mooncake alone, so that it could not be tried. Use 'dgpo_colocate_async', or 'dgpo'."
+        )
 
 
 def _check_temperature(temperature: Any) -> None:

@@ -31,19 +31,25 @@ SUPPORTED = ((0, 9, 1), (0, 9, 2))
 Hooks = dict[str, dict[str, tuple[str, ...]]]
 """`module:class`, or `module` alone, then each function with the names of its parameters."""
 
-TRAINER = "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync"
+TRAINERS = (
+    "verl.trainer.ppo.v1.trainer_sync:PPOTrainerSync",
+    "verl.trainer.ppo.v1.trainer_colocate_async:PPOTrainerColocateAsync",
+)
 ENGINE = "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead"
 WORKER = "verl.workers.engine_workers:ActorRolloutRefWorker"
 
+_STAGES = {
+    "__init__": ("self", "config"),
+    "_init_resource_pool_mgr": ("self",),
+    "on_init_end": ("self",),
+    "_compute_old_log_prob": ("self", "batch", "metrics"),
+    "_compute_ref_log_prob": ("self", "batch", "metrics"),
+    "_compute_advantage": ("self", "batch", "metrics"),
+    "_update_actor": ("self", "batch", "metrics"),
+}
+
 OVERRIDDEN: Hooks = {
-    TRAINER: {
-        "__init__": ("self", "config"),
-        "_init_resource_pool_mgr": ("self",),
-        "on_init_end": ("self",),
-        "_compute_old_log_prob": ("self", "batch", "metrics"),
-        "_compute_ref_log_prob": ("self", "batch", "metrics"),
-        "_compute_advantage": ("self", "batch", "metrics"),
-    },
+    **dict.fromkeys(TRAINERS, _STAGES),
     ENGINE: {
         "_build_module": ("self",),
         "forward_backward_batch": ("self", "data", "loss_function", "forward_only"),
@@ -52,7 +58,7 @@ OVERRIDDEN: Hooks = {
     },
     WORKER: {"init_model": ("self",)},
 }
-"""Methods that `DGPOTrainer`, `HeadStatistics` and `DGPOWorker` override."""
+"""Methods that `CreditStages`, `HeadStatistics` and `DGPOWorker` override."""
 
 CALLED: Hooks = {
     ENGINE: {
@@ -70,7 +76,15 @@ CALLED: Hooks = {
         "response_from_nested": ("tensor", "response_mask"),
         "response_to_nested": ("tensor", "response_mask"),
     },
-    "verl.utils.tensordict_utils": {"get_non_tensor_data": ("data", "key", "default")},
+    "verl.utils.config": {"validate_config": ("config", "use_reference_policy", "use_critic")},
+    "verl.utils.tensordict_utils": {
+        "get_non_tensor_data": ("data", "key", "default"),
+        "index_select_tensor_dict": ("batch", "indices"),
+    },
+    "verl.utils.seqlen_balancing": {
+        "calculate_workload": ("seqlen_list",),
+        "get_seqlen_balanced_partitions": ("seqlen_list", "k_partitions", "equal_size"),
+    },
     "verl.utils.device": {"get_device_id": (), "get_device_name": ()},
     "verl.plugin.platform": {"get_platform": ()},
     "verl.trainer.ppo.utils": {"need_reference_policy": ("config",)},
@@ -79,6 +93,7 @@ CALLED: Hooks = {
         "kv_batch_put": ("keys", "partition_id", "fields", "tags", "data_parser"),
         "KVBatchMeta": ("keys", "tags", "partition_id", "fields", "extra_info"),
     },
+    "transfer_queue:KVBatchMeta": {"select_keys": ("self", "keys_to_select")},
 }
 """Functions and methods that are called."""
 

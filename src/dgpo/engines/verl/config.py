@@ -10,16 +10,19 @@ from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean
 from dgpo.rules import CreditRule, fipo
 
-TRAINER_MODE = "dgpo"
-"""Value of `trainer.v1.trainer_mode` that chooses DGPO."""
+TRAINER_MODES = {"dgpo": "sync", "dgpo_colocate_async": "colocate_async"}
+"""Values of `trainer.v1.trainer_mode` that choose DGPO, and verl's modes that they extend."""
 
-_BASE_MODE = "sync"
+SEPARATE_ASYNC = "dgpo_separate_async"
+"""The mode that is not built, and is refused by this name."""
+
 _PREFIX = "algorithm.dgpo."
 _ATTRIBUTES = {
     **{name: name for name in ("tau", "kappa")},
     "rule": "credit_rule",
     "options": "credit_options",
-    **{name: name for name in ("credit_policy", "inert_warning_steps", "credit_log_steps", "credit_log_completions")},
+    **{name: name for name in ("credit_policy", "skip_zero_advantage", "inert_warning_steps")},
+    **{name: name for name in ("credit_log_steps", "credit_log_completions")},
 }
 """Keys of `algorithm.dgpo` and the attributes of `CreditConfig` that they set."""
 
@@ -30,6 +33,8 @@ class DGPOSettings(CreditConfig):
 
     Attributes:
         credit_policy: `"old"`: the policy that sampled gives the credit, in verl's pass of old log-probabilities.
+        skip_zero_advantage: Leave completions whose advantage is 0 out of the passes over policy and reference, where
+            nothing reads them.
         credit_log_steps: Write the credit of every token of a few completions to `trainer.default_local_dir`/credit at
             step 1 and every so many steps; 0: never.
         rule: The rule with its options, from `credit_rule`, `credit_options`, `tau` and `kappa`.
@@ -46,6 +51,7 @@ class DGPOSettings(CreditConfig):
     """
 
     credit_policy: str = "old"
+    skip_zero_advantage: bool = True
     rule: CreditRule = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +61,8 @@ class DGPOSettings(CreditConfig):
                 f"{_PREFIX}credit_policy={self.credit_policy!r} is not built for verl: the weights come from its"
                 " pass of old log-probabilities. Use 'old'; the two are equal where one update is made per batch."
             )
+        if not isinstance(self.skip_zero_advantage, bool):
+            raise ConfigError(f"{_PREFIX}skip_zero_advantage must be True or False, got {self.skip_zero_advantage!r}.")
         if "kl" in self.rule.traits.reads:
             raise ConfigError(
                 f"{_PREFIX}rule={self.credit_rule!r} reads kl, the divergence over the vocabulary, which verl's pass of"
@@ -110,8 +118,8 @@ def read_settings(config: Any) -> DGPOSettings:
     keys = ", ".join(_ATTRIBUTES)
     if not isinstance(given, Mapping):
         raise ConfigError(
-            f"algorithm.dgpo must hold {keys}, got {given!r}. trainer.v1.trainer_mode switches DGPO on ({TRAINER_MODE})"
-            f" and off ({_BASE_MODE})."
+            f"algorithm.dgpo must hold {keys}, got {given!r}. trainer.v1.trainer_mode switches DGPO on"
+            f" ({', '.join(TRAINER_MODES)}) and off ({', '.join(TRAINER_MODES.values())})."
         )
     for key in given:
         if key not in _ATTRIBUTES:
@@ -138,7 +146,8 @@ def _plain(section: Any) -> Any:
 def prepare_config(config: Any) -> None:
     """Change verl's configuration so that it builds what DGPO needs; in place.
 
-    - `trainer.v1.trainer_mode` becomes `sync`: verl branches on this literal in several places.
+    - `trainer.v1.trainer_mode` becomes verl's own: verl branches on it in several places, and finds the mode's settings
+      by it.
     - Where the rule reads the reference, one is built, which verl does only for a KL penalty: `use_kl_loss` is set, and
       `actor_rollout_ref.dgpo_kl_loss` tells the workers what it was, who put it back before they build the loss.
 
@@ -150,7 +159,8 @@ def prepare_config(config: Any) -> None:
     needs_reference = read_settings(config).rule.traits.needs_reference
     with open_dict(config):
         part = config.actor_rollout_ref
-        config.trainer.v1.trainer_mode = _BASE_MODE
+        mode = config.trainer.v1.trainer_mode
+        config.trainer.v1.trainer_mode = TRAINER_MODES.get(mode, mode)
         part.dgpo_kl_loss = bool(part.actor.use_kl_loss)
         part.actor.use_kl_loss = part.dgpo_kl_loss or needs_reference
         # The reference is scored in the policy's micro-batches; verl wants sizes of its own for it all the same.

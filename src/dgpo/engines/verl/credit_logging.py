@@ -62,6 +62,10 @@ class CreditLogging:
         """Begin after a step: 0 for a new run, that of the checkpoint for a resumed one."""
         self._log.start(step)
 
+    def is_due(self, step: int) -> bool:
+        """Return whether a step is logged, for which all of its completions must be scored."""
+        return bool(self._log.is_due(step)) or step == self._last_step
+
     def log(self, batch: KVBatchMeta, step: int, stats: TokenStats, credit: Credit) -> None:
         """Write a step if it is due; what fails here is logged and stops nothing.
 
@@ -71,7 +75,7 @@ class CreditLogging:
             stats: Of the rows of the batch.
             credit: Likewise.
         """
-        if not (self._log.is_due(step) or step == self._last_step):
+        if not self.is_due(step):
             return
         try:
             assert stats.group is not None

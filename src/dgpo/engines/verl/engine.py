@@ -13,6 +13,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from dgpo.engines.verl.heads import HeadHook, ReferenceHead, ScoreTokens
+from dgpo.engines.verl.live import SKIP, leave_out
 from dgpo.errors import TrainingError
 
 CREDIT_PASS = "dgpo_credit"
@@ -57,7 +58,7 @@ class HeadStatistics:
         self, data: TensorDict, loss_function: Callable[..., Any] | None, forward_only: bool = False
     ) -> Any:
         """Run verl's loop over micro-batches; in a credit pass with the reference ready to be scored."""
-        if not (forward_only and _is_credit_pass(data)):
+        if not (forward_only and _carries(data, CREDIT_PASS)):
             return super().forward_backward_batch(data, loss_function, forward_only)
         if self.reference_engine is None and not self._is_lora:
             raise TrainingError("A credit pass was asked of an engine without a reference and without an adapter.")
@@ -74,8 +75,13 @@ class HeadStatistics:
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Callable[..., Any] | None, forward_only: bool
     ) -> Any:
-        """Compute one micro-batch: the reference first in a credit pass, then verl's step with the head hooked."""
+        """Compute one micro-batch: the reference first in a credit pass, then verl's step with the head hooked.
+
+        An update whose batch carries `SKIP` runs the model on completions with an advantage alone.
+        """
         micro_batch = micro_batch.to(get_device_id())
+        if loss_function is not None and not forward_only and _carries(micro_batch, SKIP):
+            micro_batch, loss_function = leave_out(micro_batch, loss_function)
         self._scoring = self._prepare_scoring(micro_batch)
         try:
             with self._head.replace(self._scoring):
@@ -171,8 +177,8 @@ def register_engines() -> None:
         )
 
 
-def _is_credit_pass(data: TensorDict) -> bool:
-    return bool(tu.get_non_tensor_data(data, CREDIT_PASS, default=False))
+def _carries(data: TensorDict, flag: str) -> bool:
+    return bool(tu.get_non_tensor_data(data, flag, default=False))
 
 
 def _temperature(micro_batch: TensorDict) -> float:

@@ -1,4 +1,4 @@
-"""verl's synchronous trainer with DGPO's token advantages, under `trainer.v1.trainer_mode=dgpo`.
+"""verl's trainers with DGPO's token advantages, under `trainer.v1.trainer_mode=dgpo` and `dgpo_colocate_async`.
 
 The way of a token, in the order of the methods: a pass over policy and reference gives its statistics
 (`_compute_old_log_prob`), verl computes the advantage of its completion, a rule gives it its share of that
@@ -9,12 +9,14 @@ import logging
 from typing import Any
 
 import ray
+import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role, need_reference_policy
-from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
@@ -22,10 +24,12 @@ from dgpo.core.assign import Credit, assign_credit
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.verl.checks import check_config
 from dgpo.engines.verl.compat import check_verl_version
-from dgpo.engines.verl.config import TRAINER_MODE, prepare_config, read_settings
+from dgpo.engines.verl.config import SEPARATE_ASYNC, TRAINER_MODES, prepare_config, read_settings
 from dgpo.engines.verl.credit import FIELDS, REFERENCE_FIELDS, check_finite, token_stats
 from dgpo.engines.verl.credit_logging import CreditLogging
 from dgpo.engines.verl.engine import CREDIT_PASS
+from dgpo.engines.verl.live import SCORED, SKIP, readers_in_scoring, readers_in_update, rows_to_score
+from dgpo.engines.verl.untested import untested_options
 from dgpo.engines.verl.worker import DGPOWorker
 from dgpo.errors import TrainingError
 
@@ -35,9 +39,8 @@ _SAME_POLICY = 1e-6
 """Largest squared Hellinger distance that rounding alone explains."""
 
 
-@register_trainer(TRAINER_MODE)
-class DGPOTrainer(PPOTrainerSync):
-    """Synchronous PPO trainer of verl in which each token gets its share of the completion's advantage.
+class CreditStages(PPOTrainer):
+    """The stages of a step in which each token gets its share of the completion's advantage, for any trainer of verl's.
 
     The pass of old log-probabilities scores policy and reference together; a separate pass of the reference is not
     made. The credit is fixed from it, however many updates follow. Where neither the rule nor a KL penalty reads the
@@ -49,11 +52,21 @@ class DGPOTrainer(PPOTrainerSync):
         check_config(config)
         self._settings = read_settings(config)
         self._pays_kl = need_reference_policy(config)
+        self._readers = readers_in_update(config, self._settings), readers_in_scoring(config, self._settings)
+        self._say_what_is_uncertain(config)
         prepare_config(config)
         self._inert_monitor = InertMonitor.of(self._settings.rule, self._settings.inert_warning_steps)
         self._credit_logging: CreditLogging | None = None
         self._vocab_size = 0
         super().__init__(config)
+
+    def _say_what_is_uncertain(self, config: Any) -> None:
+        """Name what was never run, in one line, and what keeps completions without advantage in the passes."""
+        untested = untested_options(config)
+        if untested:
+            logger.warning("DGPO has not been run with %s; watch dgpo/* from step 1.", ", ".join(untested))
+        if self._readers[1]:
+            logger.info("Completions with advantage 0 are scored as well: %s.", ", ".join(self._readers[1]))
 
     def _init_resource_pool_mgr(self) -> None:
         """Let verl choose roles and pools, and put DGPO's worker in the place of its own."""
@@ -78,7 +91,41 @@ class DGPOTrainer(PPOTrainerSync):
             self._credit_logging.start(self.global_steps)
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Score: let verl score the policy, with the reference beside it where there is one."""
+        """Score the completions with an advantage, which rewards decide; all of them where something reads them."""
+        rows = self._rows_to_score(batch)
+        if len(rows) == len(batch):
+            return self._score(batch, metrics)
+        self._score(batch.select_keys([batch.keys[row] for row in rows]), metrics)
+        scored = torch.zeros(len(batch), dtype=torch.bool)
+        scored[rows] = True
+        others = batch.select_keys([key for key, was in zip(batch.keys, scored, strict=True) if not was])
+        lengths = _fetch(others, "input_ids", "response_mask")
+        sequences, responses = (torch.zeros_like(lengths[name].float()) for name in ("input_ids", "response_mask"))
+        zeros = dict.fromkeys(
+            ("log_probs", *REFERENCE_FIELDS) if self.use_reference_policy else ("log_probs",), sequences
+        )
+        _store(others, **zeros, old_log_probs=responses, entropy=responses)
+        _store(batch, **{SCORED: scored})
+        return batch
+
+    def _rows_to_score(self, batch: KVBatchMeta) -> list[int]:
+        rollout = self.config.actor_rollout_ref.rollout
+        is_logged = self._credit_logging is not None and self._credit_logging.is_due(self.global_steps)
+        if self._readers[1] or is_logged:
+            return list(range(len(batch)))
+        super()._compute_advantage(batch, {})
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        micro_batch = 1 if rollout.log_prob_use_dynamic_bsz else rollout.log_prob_micro_batch_size_per_gpu
+        return rows_to_score(
+            _fetch(batch, "advantages")["advantages"],
+            [tag["seq_len"] for tag in batch.tags],
+            [bool(tag.get("is_padding", False)) for tag in batch.tags],
+            ranks=ranks,
+            multiple=ranks * micro_batch,
+        )
+
+    def _score(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Let verl score the policy, with the reference beside it where there is one."""
         if not self.use_reference_policy:
             return super()._compute_old_log_prob(batch, metrics)
         batch.extra_info[CREDIT_PASS] = True
@@ -100,9 +147,15 @@ class DGPOTrainer(PPOTrainerSync):
         """Let verl compute the completions' advantages, and redistribute them over the tokens by the rule."""
         batch = super()._compute_advantage(batch, metrics)
         fields = FIELDS + REFERENCE_FIELDS if self.use_reference_policy else FIELDS
-        data = _fetch(batch, *fields)  # after verl's rejection of samples, which changes the mask
+        data = _fetch(batch, *fields, SCORED)  # after verl's rejection of samples, which changes the mask
         is_padding = [bool(tag.get("is_padding", False)) for tag in batch.tags]
         stats = token_stats(data, batch.keys, vocab_size=self._vocab_size, is_padding=is_padding)
+        scored = torch.tensor(is_padding).logical_not()
+        num_completions = int(scored.sum())
+        if SCORED in data:
+            scored &= data[SCORED]
+            stats = stats._replace(completion_mask=stats.completion_mask & scored[:, None])
+        metrics["dgpo/scored_share"] = int(scored.sum()) / num_completions
         check_finite(stats)
         credit = assign_credit(stats, self._settings.rule)
         _store(batch, advantages=response_to_nested(credit.token_advantages, data["response_mask"]))
@@ -110,6 +163,11 @@ class DGPOTrainer(PPOTrainerSync):
         if self._credit_logging is not None:
             self._credit_logging.log(batch, self.global_steps, stats, credit)
         return batch
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Let verl make the updates, of completions with an advantage alone where nothing reads the others."""
+        batch.extra_info[SKIP] = not self._readers[0]
+        return super()._update_actor(batch, metrics)
 
     def _report(self, credit: Credit, metrics: dict[str, Any]) -> None:
         """Add `dgpo/*` to verl's metrics, and warn of what makes a run something else than it seems."""
@@ -128,6 +186,22 @@ class DGPOTrainer(PPOTrainerSync):
         notice = self._inert_monitor.update(credit.totals.stats(), self.global_steps, self.global_steps)
         if notice:
             logger.warning(notice)
+
+
+class DGPOTrainer(CreditStages, PPOTrainerSync):
+    """Samples a rollout, then learns from it."""
+
+
+class DGPOColocateAsyncTrainer(CreditStages, PPOTrainerColocateAsync):
+    """Goes on sampling while it learns; completions that are cut off continue under later weights.
+
+    The credit is that of the policy of the pass of old log-probabilities, whichever policies sampled.
+    """
+
+
+for _mode, _trainer in zip(TRAINER_MODES, (DGPOTrainer, DGPOColocateAsyncTrainer), strict=True):
+    register_trainer(_mode)(_trainer)
+register_trainer(SEPARATE_ASYNC)(DGPOTrainer)  # whose check refuses it
 
 
 def _fetch(batch: KVBatchMeta, *names: str) -> TensorDict:
