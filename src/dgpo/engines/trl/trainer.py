@@ -18,6 +18,7 @@ from trl import GRPOTrainer
 from dgpo.checked import all_checked
 from dgpo.core import HINDSIGHT_STATS, Credit, TokenStats, assign_credit
 from dgpo.engines.trl import checks, heads, hindsight
+from dgpo.engines.trl.base_weights import keep_base_weights
 from dgpo.engines.trl.checkpoint import ExactResume
 from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig, building_reference
@@ -129,8 +130,8 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         self._init_stop_strings()
         self._credit_logging = CreditLogging.of(self, self._rule)
         checks.check_trainer(self)
-        if self._rule.traits.needs_hint:
-            hindsight.check_hint(args, train_dataset)
+        keep_base_weights(self)
+        hindsight.check_hint(args, train_dataset)
 
     # ------------------------------------------------------------------------------------------------ rollout
 
