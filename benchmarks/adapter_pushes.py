@@ -1,4 +1,4 @@
-"""How far merging and unmerging an adapter, as TRL does for each push to vLLM, moves the base model from its checkpoint.
+"""How far merging and unmerging an adapter, as TRL does for each push to vLLM, moves the base model.
 
     python benchmarks/adapter_pushes.py                      # SmolLM2-135M, which `make smollm2` makes
     python benchmarks/adapter_pushes.py --model PATH --pushes 50
@@ -21,9 +21,9 @@ from dgpo.lm_head import lm_head_stats
 
 SMOLLM2 = Path.home() / ".cache" / "dgpo" / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"
 TEXT = (
-    "To add two numbers, write one below the other. 27 + 58: 7 + 8 = 15, write 5 and carry 1; 2 + 5 + 1 = 8. The sum is"
-    " 85. Water boils at 100 degrees Celsius at sea level, and at lower temperatures on high mountains, where the pressure"
-    " of the air is smaller."
+    "To add two numbers, write one below the other. 27 + 58: 7 + 8 = 15, write 5 and carry 1; 2 + 5 + 1 = 8. The sum "
+    "is 85. Water boils at 100 degrees Celsius at sea level, and at lower temperatures on high mountains, where the "
+    "pressure of the air is smaller."
 )
 
 
