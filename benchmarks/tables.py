@@ -29,6 +29,8 @@ STEP_NAMES = {
     "grpo_kl_scored": "TRL's GRPO + KL, scored positions only",
 }
 
+MEMORY = {"peak_mib": "resident", "allocated_mib": "by torch"}
+
 
 def load(name: str) -> dict[str, Any]:
     """Return one committed result."""
@@ -186,6 +188,24 @@ def train_step_live() -> str:
     return table(["with advantage", *(STEP_NAMES[name] for name in names), *over], rows) + origin(result)
 
 
+def train_step_memory() -> str:
+    """Memory of a step without what the C library keeps of freed memory."""
+    result = load("train_step_memory")
+    rows = [
+        [STEP_NAMES[name], *(f"{peaks[kind][name]:.1f}" for peaks in result["memory"].values() for kind in MEMORY)]
+        for name in STEP_NAMES
+        if name in next(iter(result["memory"].values()))["peak_mib"]
+    ]
+    ratios = [
+        f"{peaks[kind]['dgpo'] / peaks[kind]['grpo_kl_ours']:.3f}"
+        for peaks in result["memory"].values()
+        for kind in MEMORY
+    ]
+    head = [f"{dtype}: {label}" for dtype in result["memory"] for label in MEMORY.values()]
+    rows.append(["DGPO / GRPO + KL on our head", *ratios])
+    return table(["MiB", *head], rows) + origin(result)
+
+
 def lm_head_errors() -> str:
     """Relative errors of each implementation against float64."""
     result = load("lm_head_errors")
@@ -273,6 +293,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-step-fp32": lambda: train_step("train_step_fp32"),
     "train-step-bf16": lambda: train_step("train_step_bf16"),
     "train-step-overhead": train_step_overhead,
+    "train-step-memory": train_step_memory,
     "train-step-sweep": train_step_sweep,
     "train-step-live": train_step_live,
     "credit-logging": credit_logging,

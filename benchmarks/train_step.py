@@ -4,10 +4,12 @@
     python benchmarks/train_step.py --dtype bfloat16 --save benchmarks/results/train_step_bf16.json
     python benchmarks/train_step.py --sweep --repeats 2   # completion length, vocabulary and group size, one at a time
     python benchmarks/train_step.py --live 1.0 0.7 0.4 --batch-size 10    # by the share of completions with advantage
+    python benchmarks/train_step.py --memory float32 bfloat16             # memory alone; the machine may be busy
 
 Time: all contenders in one process, repeats interleaved, medians and their spread. Memory: one process per contender
 and repeat (`--sweep`: one), the median, peak resident memory above what the process held before its first step
-(gradients and optimizer included; on a GPU, `torch.cuda.max_memory_allocated`). A step is what follows generation:
+(gradients and optimizer included), and what torch allocates at most in a third step, which is the same in every run (on
+a GPU, `torch.cuda.max_memory_allocated` for both). A step is what follows generation:
 scoring the reference (TRL does it once per rollout), the loss and its backward pass, on random token ids; "with
 generation" is the same step with TRL's sampling before it, on the same trainers.
 
@@ -37,7 +39,7 @@ import torch
 import transformers
 import trl
 import trl.trainer.utils
-from _common import interleaved, own_process, peak_memory, save, spread
+from _common import allocated_memory, interleaved, own_process, peak_memory, save, spread
 from _lm_head_contenders import without_entropy
 from _step_breakdown import breakdown
 from _step_model import build_model
@@ -168,15 +170,19 @@ def measure_time(model_path: str, arguments: argparse.Namespace) -> dict[str, An
     return found
 
 
-def measure_memory(contender: str, model_path: str, arguments: argparse.Namespace) -> float:
-    """MiB that two steps need at their peak above the model, its reference and its gradients."""
+def measure_memory(contender: str, model_path: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """MiB that steps need at their peak above the model, its reference and its gradients: resident, and by torch."""
     trainer = build_trainer(contender, model_path, arguments)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     with peak_memory(arguments.device) as peak:
         for _ in range(2):
             run_step(contender, trainer, arguments)
-    return peak.mib
+    if arguments.device == "cuda":
+        return {"peak_mib": peak.mib, "allocated_mib": peak.mib}
+    with allocated_memory() as allocated:
+        run_step(contender, trainer, arguments)
+    return {"peak_mib": peak.mib, "allocated_mib": allocated.mib}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -195,6 +201,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--generate", type=int, default=2, help="repeats of the step with generation; 0 for none")
     parser.add_argument("--sweep", action="store_true", help="let one size after the other grow")
     parser.add_argument("--live", nargs="+", type=float, metavar="SHARE", help="shares of completions with advantage")
+    parser.add_argument("--memory", nargs="+", choices=["float32", "bfloat16"], help="measure memory alone, by dtype")
     parser.add_argument("--save", type=Path, help="write the results as JSON")
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--model-path", help=argparse.SUPPRESS)
@@ -216,6 +223,8 @@ def main() -> None:
         result["sweep"] = list(sweep(arguments))
     elif arguments.live:
         result["live"] = list(live(arguments))
+    elif arguments.memory:
+        result["memory"] = memory(arguments)
     else:
         result |= measure(arguments)
     save(arguments.save, result, "torch", "transformers", "trl")
@@ -225,18 +234,38 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one setting and print it."""
     with tempfile.TemporaryDirectory() as folder:
         model_path = build_model(arguments, Path(folder))
-        found = measure_time(model_path, arguments)
-        sizes = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in SIZES]
-        peaks = {
-            name: [
-                own_process(*sizes, "--memory-of", name, "--model-path", model_path)
-                for _ in range(1 if arguments.sweep else arguments.repeats)
-            ]
-            for name in arguments.contenders
-        }
-    # Resident memory of one process after another differs by a tenth: what the allocator keeps is chance.
-    found |= {"peak_mib": {name: statistics.median(each) for name, each in peaks.items()}, "peak_mib_all": peaks}
+        found = measure_time(model_path, arguments) | measure_peaks(model_path, arguments)
     report(arguments, found)
+    return found
+
+
+def measure_peaks(model_path: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Memory of each contender, one process each and repeat; medians, and all figures of the resident one."""
+    sizes = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in SIZES]
+    runs = {
+        name: [
+            own_process(*sizes, "--memory-of", name, "--model-path", model_path)
+            for _ in range(1 if arguments.sweep else arguments.repeats)
+        ]
+        for name in arguments.contenders
+    }
+    medians = {
+        kind: {name: statistics.median(run[kind] for run in each) for name, each in runs.items()}
+        for kind in ("peak_mib", "allocated_mib")
+    }
+    return medians | {"peak_mib_all": {name: [run["peak_mib"] for run in each] for name, each in runs.items()}}
+
+
+def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure memory alone, which takes no quiet machine."""
+    found = {}
+    for dtype in arguments.memory:
+        arguments.dtype = dtype
+        with tempfile.TemporaryDirectory() as folder:
+            found[dtype] = measure_peaks(build_model(arguments, Path(folder)), arguments)
+        for name, peak in found[dtype]["peak_mib"].items():
+            allocated = found[dtype]["allocated_mib"][name]
+            print(f"{dtype:9} {name:15} {peak:7.1f} MiB resident, {allocated:7.1f} by torch", flush=True)
     return found
 
 
@@ -250,6 +279,7 @@ def sweep(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             print(f"{name} = {value}")
             found = measure(changed)
             yield {"varied": name, "value": value, "peak_mib": found["peak_mib"],
+                   "allocated_mib": found["allocated_mib"],
                    "seconds": {contender: spread(times) for contender, times in found["seconds"].items()}}  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 import warnings
 from functools import partial
@@ -31,8 +32,30 @@ def run(script: str, *options: str) -> str:
     return out
 
 
-def test_documented_tables_are_up_to_date():
+def test_documented_tables_and_the_history_are_up_to_date():
     run("tables")
+    run("history")
+
+
+def test_a_new_result_is_appended_to_the_history_once(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import history
+
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(history, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(history, "HISTORY", tmp_path / "history.csv")
+    history.HISTORY.write_text((ROOT / "benchmarks" / "history.csv").read_text())
+    known = len(history.read())
+    result = json.loads((ROOT / "benchmarks" / "results" / "train_step_fp32.json").read_text())
+    result["machine"]["date"] = "2027-01-01"
+    (tmp_path / "results" / "train_step_fp32.json").write_text(json.dumps(result))
+    monkeypatch.setattr(sys, "argv", ["history.py", "--append"])
+    assert history.main() == 0
+    new = history.read()[known:]
+    assert {row["date"] for row in new} == {"2027-01-01"}
+    values = {row["ratio"]: float(row["value"]) for row in new}
+    assert values["seconds, dgpo / grpo_kl_ours"] == pytest.approx(1.8665 / 1.9042, rel=1e-2)
+    assert history.missing() == []
 
 
 def test_watching(tmp_path):
@@ -43,6 +66,34 @@ def test_watching(tmp_path):
     assert set(cases) == {"no reference", "TRL's reference model", "adapter switched off"}
     assert all(set(case["seconds"]) == {"loss", "logged step", "forward"} for case in cases.values())
     assert str(tmp_path.parent) not in found.read_text()
+
+
+def test_two_revisions_take_turns(monkeypatch, capsys):
+    """The other revision runs its own package and its own script, and its worktree is gone afterwards."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import compare
+
+    order = []
+
+    def measured(tree, options):
+        assert (tree / "src" / "dgpo").is_dir()
+        order.append(tree)
+        seconds = 2.0 if tree == compare.HERE else 4.0
+        return {"seconds": {"dgpo": [seconds]}, "peak_mib": {"dgpo": 1.0}}
+
+    monkeypatch.setattr(compare, "measure", measured)
+    monkeypatch.setattr(sys, "argv", ["compare.py", "HEAD", "--rounds", "2"])
+    compare.main()
+    there = order[0]
+    assert order == [there, compare.HERE, compare.HERE, there]
+    assert "here / HEAD 0.50" in capsys.readouterr().out
+    trees = subprocess.check_output(["git", "worktree", "list"], cwd=ROOT, text=True)
+    assert str(there) not in trees
+    monkeypatch.setattr(sys, "argv", ["compare.py", "no-such-revision"])
+    with pytest.raises(SystemExit, match="no revision of this repository"):
+        compare.main()
 
 
 def test_lm_head(tmp_path):
@@ -123,6 +174,8 @@ def test_train_step(tmp_path):
     run("train_step", *options, *contenders, "--repeats=1", "--generate=1", "--device=cpu", "--save", str(found))
     result = json.loads(found.read_text())
     assert set(result["seconds"]) == set(result["seconds_with_generation"]) == set(result["peak_mib"])
+    assert set(result["allocated_mib"]) == set(result["peak_mib"])
+    assert all(mib > 0 for mib in result["allocated_mib"].values())
     parts = result["dgpo_over_grpo_ours_seconds"]
     named = {part: parts[part] for part in parts if part not in ("grpo_ours", "whole", "rest")}
     assert abs(parts["whole"] - sum(named.values()) - parts["rest"]) < 1e-3

@@ -93,7 +93,7 @@ def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
     def run(rank: int) -> None:
         results = {}
         for name, (loss_type, accumulation, adapter, credit) in RANK_CASES.items():
-            options = {"num_iterations": 2} if credit == "old" else {}
+            options = {"num_iterations": 2} if credit == "old" or (adapter and name not in DEAD_CASES) else {}
             trainer = make_trainer(
                 FixedDGPOTrainer,
                 checkpoint,
@@ -124,6 +124,7 @@ SHARDED_CASES = {
     "gradient checkpointing": {"gradient_checkpointing": True},
     "moving reference": {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.6},
     "dead groups": {"reward": mostly_dead_reward},
+    "several iterations": {"num_iterations": 2, "gradient_accumulation_steps": 2},  # the reference's states are kept
 }
 
 

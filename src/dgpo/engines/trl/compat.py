@@ -116,11 +116,13 @@ def hook_differences() -> list[str]:
     """
     import trl.trainer.utils as trl_utils
     from trl import GRPOTrainer
+    from trl.generation.vllm_generation import VLLMGeneration
 
     differences = []
     for name, parameters in {**TRAINER_HOOKS, **CALLED_BY_US, **CALLED_BY_TRL}.items():
         differences += _method_differences(GRPOTrainer, name, parameters)
     differences += _method_differences(GRPOTrainer, "__init__", TRAINER_PARAMETERS)
+    differences += _method_differences(VLLMGeneration, "_iter_named_params", ("self",))  # merges and unmerges adapters
     kernel = getattr(trl_utils, "_ChunkedLogProbFunction", None)
     if kernel is None or not hasattr(trl_utils, "add_fused_lm_head"):
         return [*differences, "trl.trainer.utils has no fused LM head (_ChunkedLogProbFunction)"]

@@ -31,6 +31,10 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
             metrics of credit and entropy are then over the others. What reads them (`beta`, an entropy bonus,
             `top_entropy_quantile`, a load-balancing loss, a rule that is signed, needs whole groups or is batch-wide)
             switches it off.
+        reference_cache_mib: With several iterations over a rollout (`num_iterations`) and `credit_policy="current"`,
+            how much of the reference's hidden states is kept on each device from one iteration to the next, in MiB: the
+            scored tokens of a process times the hidden size times 2 or 4 bytes. What fits is computed once a rollout,
+            with the same result; 0 keeps nothing.
         credit_log_answer: The column of the data set with the gold answer, for the credit log; a dot leads into a
             mapping. None: the first of `answer`, `final_answer`, `ground_truth`, `solution` and
             `reward_model.ground_truth` that there is.

@@ -16,6 +16,7 @@ different kernels puts bf16 ratios off by 0.02.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -110,14 +111,12 @@ def listening(hear: Callable[[KernelCall, Tensor], None]) -> Iterator[None]:
     """
     kernel = trl_utils._ChunkedLogProbFunction
 
-    class _Kernel:
-        @staticmethod
-        def apply(*args: Any) -> Any:
-            result = kernel.apply(*args)
-            hear(KernelCall(*args), result[0])
-            return result
+    def apply(*args: Any) -> Any:
+        result = kernel.apply(*args)
+        hear(KernelCall(*args), result[0])
+        return result
 
-    trl_utils._ChunkedLogProbFunction = _Kernel
+    trl_utils._ChunkedLogProbFunction = SimpleNamespace(apply=apply)
     try:
         yield
     finally:
@@ -130,14 +129,12 @@ def _answering(answer: Callable[[KernelCall], _KernelResult]) -> Iterator[None]:
 
     The name is looked up in TRL's module on each call; replacing it there for the duration of one forward pass needs no
     copy of TRL's forward. It is not safe to score with two trainers in two threads of one process at the same time.
+
+    A class in its place would be a reference cycle, which keeps what `answer` holds (hidden states, the copy of a
+    sharded head) until Python's collector finds it some steps later.
     """
-
-    class _Kernel:
-        @staticmethod
-        def apply(*args: Any) -> _KernelResult:
-            return answer(KernelCall(*args))
-
-    replaced: dict[str, Any] = {"_ChunkedLogProbFunction": _Kernel}
+    kernel = SimpleNamespace(apply=lambda *args: answer(KernelCall(*args)))
+    replaced: dict[str, Any] = {"_ChunkedLogProbFunction": kernel}
     if hasattr(trl_utils, ASKS_WHERE):
         replaced[ASKS_WHERE] = _score_valid_positions_only
     originals = {name: getattr(trl_utils, name) for name in replaced}

@@ -35,10 +35,10 @@ def check_hint(args: Any, dataset: Any) -> None:
     """Refuse a column of hints that the data set lacks.
 
     Args:
-        args: A `DGPOConfig`, whose rule reads a hint.
+        args: A `DGPOConfig`; without a hint where the rule reads none.
         dataset: Of training.
     """
-    if args.hint == "peer":
+    if args.hint in (None, "peer"):
         return
     column = hint_column(args.hint)
     names = getattr(dataset, "column_names", None)

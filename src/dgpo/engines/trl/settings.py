@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dgpo.config import CreditConfig
 from dgpo.core import HINDSIGHT_STATS
+from dgpo.core.numbers import check_not_negative
 from dgpo.errors import ConfigError
 from dgpo.rules import CreditRule
 
@@ -26,6 +27,10 @@ class DGPOSettings(CreditConfig):
         default=True,
         metadata={"help": "Leave completions with advantage 0 out of the passes; their gradient is 0."},
     )
+    reference_cache_mib: float = field(
+        default=1024.0,
+        metadata={"help": "MiB of the reference's states that are kept from one iteration to the next; 0: none."},
+    )
     hint: str | None = field(
         default=None, metadata={"help": "What the reference is shown: 'gold', 'peer' or a column of the data set."}
     )
@@ -45,6 +50,10 @@ class DGPOSettings(CreditConfig):
         """
         if isinstance(self.credit_options, str):  # transformers' command line gives JSON
             self.credit_options = json.loads(self.credit_options)
+        try:
+            check_not_negative("reference_cache_mib", self.reference_cache_mib, "It counts MiB; 0 keeps nothing.")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         self._check_hint(self.resolve_rule())
 
     def _check_hint(self, rule: CreditRule) -> None:

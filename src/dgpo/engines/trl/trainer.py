@@ -18,6 +18,7 @@ from trl import GRPOTrainer
 from dgpo.checked import all_checked
 from dgpo.core import HINDSIGHT_STATS, Credit, TokenStats, assign_credit
 from dgpo.engines.trl import checks, heads, hindsight
+from dgpo.engines.trl.base_weights import keep_base_weights
 from dgpo.engines.trl.checkpoint import ExactResume
 from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig, building_reference
@@ -27,8 +28,9 @@ from dgpo.engines.trl.live import LiveRows, skips_dead_rows
 from dgpo.engines.trl.metrics import CreditMetrics
 from dgpo.engines.trl.model_card import ModelCard
 from dgpo.engines.trl.reference import undisturbed
+from dgpo.engines.trl.reference_states import ReferenceStates
 from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
-from dgpo.engines.trl.scores import Scores, is_reference, reference_policy
+from dgpo.engines.trl.scores import Scores, is_reference
 from dgpo.engines.trl.stop_strings import StopStrings
 from dgpo.engines.trl.vllm_cpu import prepare_vllm
 
@@ -123,12 +125,13 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
             super().__init__(model, reward_funcs, args, **data, **processing, **extensions)
         self.beta = args.beta
         self._skips = skips_dead_rows(self, self._rule.traits)
+        self._reference_states = ReferenceStates(self)
         self._init_metrics(self._rule)
         self._init_stop_strings()
         self._credit_logging = CreditLogging.of(self, self._rule)
         checks.check_trainer(self)
-        if self._rule.traits.needs_hint:
-            hindsight.check_hint(args, train_dataset)
+        keep_base_weights(self)
+        hindsight.check_hint(args, train_dataset)
 
     # ------------------------------------------------------------------------------------------------ rollout
 
@@ -140,6 +143,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         sampled.
         """
         self._sampling_seconds = 0.0
+        self._reference_states.begin_rollout()
         self._rollout_scores = []
         try:
             outputs: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -175,7 +179,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         log_all = bool(TOKEN_ADVANTAGES not in inputs and logging and logging.is_due() and not live.all)
         if self._skips and self.args.credit_log_steps and (log_all := self._on_any_rank(log_all)):
             self._log_all(model, inputs)
-        scores = self._score(model, scored, log=not log_all)
+        scores = self._score(model, scored, log=not log_all, kept_as=inputs["completion_ids"])
         given = dict(inputs)
         token_advantages = given.pop(TOKEN_ADVANTAGES, None)  # of the rollout, with credit_policy="old"
         if token_advantages is None:
@@ -198,14 +202,13 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         with torch.no_grad(), undisturbed(None, self.accelerator.device):
             self._assign_credit(inputs, self._score(model, inputs), counted=False)
 
-    def _score(self, model: Any, inputs: dict[str, Any], batch_size: int | None = None, log: bool = True) -> Scores:
+    def _score(self, model: Any, inputs: dict[str, Any], batch_size: int | None = None, **more: Any) -> Scores:
         """Score the completions of TRL's inputs: policy, and reference where something reads it."""
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         length = inputs["completion_ids"].size(1)
-        for_credit = TOKEN_ADVANTAGES not in inputs
-        options = (batch_size, self.aux_loss_enabled, for_credit, inputs, log)
-        return self._score_tokens(model, ids, mask, length, *options)
+        options = (batch_size, self.aux_loss_enabled, TOKEN_ADVANTAGES not in inputs, inputs)
+        return self._score_tokens(model, ids, mask, length, *options, **more)
 
     def _score_tokens(
         self,
@@ -218,6 +221,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         for_credit: bool,
         inputs: dict[str, Any] | None = None,
         log: bool = True,
+        kept_as: Tensor | None = None,
     ) -> Scores:
         """Score the last `length` tokens, `batch_size` rows at a time; first the reference, then both heads at once."""
         score = super()._get_per_token_logps_and_entropies
@@ -229,9 +233,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
         for row_ids, row_mask in zip(*(x.split(batch_size or len(x)) for x in (ids, mask)), strict=True):
             reference = None
             if self._compares:
-                with reference_policy(self) as ref_model, heads.reference_pass(copy_head=self.is_fsdp_enabled) as ref:
-                    score(ref_model, row_ids, row_mask, length)
-                (reference,) = ref
+                reference = self._reference_states.get(kept_as, score, row_ids, row_mask, length)
             with heads.policy_pass(reference, observe) as stats:
                 logps, entropy, aux_loss = score(model, row_ids, row_mask, length, None, True, with_aux_loss)
             per_token = heads.per_completion(stats[0], row_mask[:, -length:].bool())
