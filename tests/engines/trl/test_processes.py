@@ -19,19 +19,24 @@ from worker import (
 )
 
 from dgpo.credit_log import read_credit_log
+from made_once import made_once
 from process_groups import run_forked
 
 
-def run(train: Callable[[Path, str, int], None], folder: Path, checkpoint: str, *world_sizes: int) -> None:
-    """Train in a forked process, which forks the ranks."""
-    for world_size in world_sizes:
-        run_forked(partial(train, folder, checkpoint, world_size), ranks=None)
+def run(train: Callable[[Path, str, int], None], factory, checkpoint: str, *world_sizes: int) -> Path:
+    """Train in a forked process, which forks the ranks; return the folder of the results."""
+
+    def make(folder: Path) -> Path:
+        for world_size in world_sizes:
+            run_forked(partial(train, folder, checkpoint, world_size), ranks=None)
+        return folder
+
+    return made_once(factory, f"{train.__name__}-{'-'.join(map(str, world_sizes))}", make)
 
 
 @pytest.fixture(scope="module")
 def ranks(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    run(train_ranks, folder, checkpoint, 1, 2)
+    folder = run(train_ranks, tmp_path_factory, checkpoint, 1, 2)
     return [torch.load(folder / f"ranks_{world_size}.pt", weights_only=False) for world_size in (1, 2)]
 
 
@@ -64,8 +69,7 @@ def test_two_ranks_log_the_metrics_of_one(ranks, case):
 
 @pytest.fixture(scope="module")
 def sharded(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharded")
-    run(train_sharded, folder, checkpoint, 1, 2)
+    folder = run(train_sharded, tmp_path_factory, checkpoint, 1, 2)
     return [torch.load(folder / f"sharded_{world_size}.pt", weights_only=False) for world_size in (1, 2)]
 
 
@@ -84,8 +88,7 @@ def test_a_model_sharded_by_fsdp2_gives_the_gradients_of_one_process(sharded, ca
 
 @pytest.fixture(scope="module")
 def watched(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("watched")
-    run(train_watched, folder, checkpoint, 1, 2)
+    folder = run(train_watched, tmp_path_factory, checkpoint, 1, 2)
     return folder, torch.load(folder / "watched_2.pt", weights_only=False)
 
 
@@ -119,8 +122,7 @@ def test_two_processes_log_what_one_logs(watched, case):
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
 def resumed(request, checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("resume")
-    run(train_resume, folder, checkpoint, request.param)
+    folder = run(train_resume, tmp_path_factory, checkpoint, request.param)
     return [torch.load(folder / f"{kind}_{request.param}.pt") for kind in ("whole", "resumed")]
 
 
