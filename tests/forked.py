@@ -89,6 +89,8 @@ def _be_child(function: Callable[[], int | None], environment: Mapping[str, str]
         for number, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC), number)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+        # Where the tests run in the background of a script, the shell has them ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         faulthandler.register(_SHOW_STACKS, file=2, all_threads=True)
         if sys.platform == "linux":
             CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG

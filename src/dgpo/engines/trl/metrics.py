@@ -33,11 +33,11 @@ class CreditMetrics:
     _logs: Any
     _metrics: Any
     _step: int
+    _sampling_seconds = 0.0  # of the newest rollout
 
     def _init_metrics(self, rule: CreditRule) -> None:
         self._totals: dict[str, CreditTotals] = {}
         self._first_counted_step = 1  # of the training totals
-        self._sampling_seconds = 0.0  # of the newest rollout
         self._num_losses = 0  # since the last line of the training log
         self._vocab_size = int(self.model.config.get_text_config().vocab_size)
         self._inert_monitor = InertMonitor.of(rule, self.args.inert_warning_steps)
