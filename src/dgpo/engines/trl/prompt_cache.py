@@ -4,9 +4,15 @@ import inspect
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from dgpo.versions import release_of
+
+_CACHE = "cache" if release_of(transformers.__version__, 2) >= (5, 24) else "past_key_values"
+"""What the models of transformers call their cache."""
 
 _ATTENTION = (DynamicLayer, DynamicSlidingWindowLayer)
 """Layers of a cache that hold keys and values alone, from which attention continues; others have a state."""
@@ -21,7 +27,7 @@ def fits(model: Any) -> bool:
     Returns:
         False for recurrent models, whose state is more than keys and values.
     """
-    takes_cache = "past_key_values" in inspect.signature(model.base_model.forward).parameters
+    takes_cache = _CACHE in inspect.signature(model.base_model.forward).parameters
     return takes_cache and all(type(layer) in _ATTENTION for layer in DynamicCache(config=model.config).layers)
 
 
@@ -62,4 +68,4 @@ def _columns(ids: Tensor, prefix: int) -> Tensor:
 
 
 def _run(model: Any, cache: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> None:
-    model(input_ids=ids, attention_mask=mask, past_key_values=cache, shift_labels=labels, fused_lm_head=True)
+    model(input_ids=ids, attention_mask=mask, **{_CACHE: cache}, shift_labels=labels, fused_lm_head=True)
