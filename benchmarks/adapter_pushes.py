@@ -9,7 +9,6 @@ that only rounding tells them from their reference (the noise floor of bfloat16)
 
 import argparse
 import os
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,9 +16,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dgpo.lab.models import resolve_model
 from dgpo.lm_head import lm_head_stats
 
-SMOLLM2 = Path.home() / ".cache" / "dgpo" / "models" / "HuggingFaceTB--SmolLM2-135M-Instruct"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXT = (
     "To add two numbers, write one below the other. 27 + 58: 7 + 8 = 15, write 5 and carry 1; 2 + 5 + 1 = 8. The sum "
     "is 85. Water boils at 100 degrees Celsius at sea level, and at lower temperatures on high mountains, where the "
@@ -36,14 +36,15 @@ def change_adapter(model: torch.nn.Module, size: float, keep: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=SMOLLM2)
+    parser.add_argument("--model", default=SMOLLM2)
     parser.add_argument("--pushes", type=int, default=50)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    ids = AutoTokenizer.from_pretrained(options.model)(TEXT, return_tensors="pt").input_ids
+    path = resolve_model(options.model)
+    ids = AutoTokenizer.from_pretrained(path)(TEXT, return_tensors="pt").input_ids
     for dtype in (torch.bfloat16, torch.float32):
-        base = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype)
+        base = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         checkpoint = base.model(input_ids=ids).last_hidden_state[0, :-1]
 
         def distance(base: torch.nn.Module = base, checkpoint: torch.Tensor = checkpoint) -> str:

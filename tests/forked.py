@@ -56,7 +56,10 @@ class Forked:
         self._process.join(patience)
         if self.poll() is None:
             os.kill(self.pid, _SHOW_STACKS)
-            time.sleep(1)
+            end = time.monotonic() + 30
+            while "most recent call first" not in self._err.read_text(errors="replace") and time.monotonic() < end:
+                time.sleep(0.1)
+            time.sleep(0.5)  # the frames follow at once
         return self.poll()
 
     def is_stopped(self) -> bool:

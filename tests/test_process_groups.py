@@ -1,12 +1,15 @@
 """A rank that fails ends its test at once and is quoted; one that prints much does not stop the others."""
 
 import os
+import re
+import signal
 import sys
 import time
 from functools import partial
 
 import pytest
 
+from forked import Forked
 from process_groups import run_forked, run_processes
 
 HEAD = "import os, sys, time; from pathlib import Path; rank = int(os.environ['RANK'])\n"
@@ -74,12 +77,19 @@ def test_forked_ranks_are_quoted_and_ended_too():
         run_forked(partial(int, "3"), ranks=1)
 
 
-def test_a_forked_child_that_hangs_says_where():
-    with pytest.raises(AssertionError, match=r"(?s)exit code None:.*line \d+ in hang_here"):
-        run_forked(hang_here, ranks=None, patience=3)
+def test_a_forked_child_that_hangs_says_where(tmp_path):
+    out, err = tmp_path / "out", tmp_path / "err"
+    child = Forked(hang_here, {}, out, err)
+    while "I hang" not in out.read_text():
+        time.sleep(0.05)
+    assert child.wait(0) is None
+    child.kill()
+    assert child.wait(60) == -signal.SIGKILL
+    assert re.search(r"line \d+ in hang_here", err.read_text())
 
 
 def hang_here():
+    print("I hang")
     time.sleep(1000)
 
 

@@ -76,17 +76,20 @@ HEAD_KERNEL_PARAMETERS = (
 HEAD_KERNEL_OUTPUTS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 """What TRL's head kernel returns after the log-probabilities, in order."""
 
-HEAD_SOURCE = (
-    "_ChunkedLogProbFunction.apply(",
-    "log_probs, entropy, log_sum_sq_probs, mean_logits, is_top1 = ",
-)
+HEAD_CALL = "_ChunkedLogProbFunction.apply("
 """How TRL's fused forward calls the kernel."""
 
 ASKS_WHERE = "_use_triton"
 """By this function TRL 1.16 scores all positions where there is no Triton; 1.15 has no such choice."""
 
-VALID_POSITIONS = {True: f"compact = {ASKS_WHERE}(hidden_states.device)", False: "hidden_states[mask],"}
-"""How TRL's fused forward chooses the positions, where it asks and where it does not."""
+HEAD_SOURCE = {
+    True: (
+        *(HEAD_CALL, f"compact = {ASKS_WHERE}(hidden_states.device)"),
+        "log_probs, entropy, log_sum_sq_probs, mean_logits, is_top1 = per_token",
+    ),
+    False: (HEAD_CALL, "hidden_states[mask],", "log_probs, entropy, log_sum_sq_probs, mean_logits, is_top1 = ("),
+}
+"""How it chooses the positions and reads what the kernel returns, where it asks and where it does not."""
 
 LOSS_SOURCE = (
     "self._get_per_token_logps_and_entropies(",
@@ -126,10 +129,10 @@ def hook_differences() -> list[str]:
     kernel = getattr(trl_utils, "_ChunkedLogProbFunction", None)
     if kernel is None or not hasattr(trl_utils, "add_fused_lm_head"):
         return [*differences, "trl.trainer.utils has no fused LM head (_ChunkedLogProbFunction)"]
-    positions = VALID_POSITIONS[hasattr(trl_utils, ASKS_WHERE)]
+    head_source = HEAD_SOURCE[hasattr(trl_utils, ASKS_WHERE)]
     differences += _method_differences(kernel, "forward", HEAD_KERNEL_PARAMETERS)
     for function, name, lines in (
-        (trl_utils.add_fused_lm_head, "trl.trainer.utils.add_fused_lm_head", (*HEAD_SOURCE, positions)),
+        (trl_utils.add_fused_lm_head, "trl.trainer.utils.add_fused_lm_head", head_source),
         (GRPOTrainer._compute_loss, "GRPOTrainer._compute_loss", LOSS_SOURCE),
         (GRPOTrainer.__init__, "GRPOTrainer.__init__", REFERENCE_SOURCE),
     ):

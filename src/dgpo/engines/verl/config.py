@@ -27,6 +27,23 @@ _ATTRIBUTES = {
 """Keys of `algorithm.dgpo` and the attributes of `CreditConfig` that they set."""
 
 
+def given(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of what holds.
+
+    Args:
+        options: What a message would say, and whether it holds.
+
+    Returns:
+        In their order.
+
+    Example:
+        >>> import dgpo.engines.verl.config as config
+        >>> config.given({"trainer.device=cuda": True, "actor.strategy=fsdp": False})
+        ['trainer.device=cuda']
+    """
+    return [option for option, is_given in options.items() if is_given]
+
+
 @dataclass
 class DGPOSettings(CreditConfig):
     """The settings of `algorithm.dgpo`: those of `CreditConfig`, where `rule` and `options` are short names.

@@ -13,7 +13,7 @@ from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
-from dgpo.engines.verl.config import DGPOSettings
+from dgpo.engines.verl.config import DGPOSettings, given
 
 SKIP = "dgpo_skip"
 """Key of the flag in a batch: this update leaves out completions whose token advantages are all 0."""
@@ -44,7 +44,7 @@ def readers_in_update(config: Any, settings: DGPOSettings) -> list[str]:
         "actor.calculate_entropy=True": actor.calculate_entropy,
         f"actor.policy_loss.loss_mode={loss_mode}": loss_mode not in LOSSES,
     }
-    return [name for name, does in reads.items() if does]
+    return given(reads)
 
 
 def readers_in_scoring(config: Any, settings: DGPOSettings) -> list[str]:
@@ -62,7 +62,7 @@ def readers_in_scoring(config: Any, settings: DGPOSettings) -> list[str]:
         "rollout.calculate_log_probs=True": config.actor_rollout_ref.rollout.calculate_log_probs,
         f"the credit rule {settings.rule.name}": not settings.rule.traits.per_completion,
     }
-    return readers_in_update(config, settings) + [name for name, does in reads.items() if does]
+    return readers_in_update(config, settings) + given(reads)
 
 
 def rows_to_score(

@@ -6,6 +6,7 @@
 from typing import Any
 
 from dgpo.engines.verl.checks import sequence_parallel_size
+from dgpo.engines.verl.config import given
 
 RUN_LOSSES = ("vanilla", "gpg", "cispo", "sapo", "clip_cov", "kl_cov")
 RUN_TRACKERS = ("console", "file")
@@ -21,11 +22,6 @@ def untested_options(config: Any) -> list[str]:
 
     Returns:
         Keys with their values, the important ones first; empty where all has been run.
-
-    Example:
-        >>> import dgpo.engines.verl.untested as untested
-        >>> untested._given({"trainer.device=cuda": True, "actor.strategy=fsdp": False})
-        ['trainer.device=cuda']
     """
     part, algorithm, trainer = config["actor_rollout_ref"], config["algorithm"], config["trainer"]
     actor, rollout, model = part["actor"], part["rollout"], part["model"]
@@ -35,7 +31,7 @@ def untested_options(config: Any) -> list[str]:
     engine = actor.get("fsdp_config") or {}
     top_p, top_k = rollout.get("top_p", 1.0), rollout.get("top_k", -1)
     corrections = [f"{name}={correction[name]}" for name in ("rollout_is", "rollout_rs") if correction.get(name)]
-    return _given(
+    return given(
         {
             f"trainer.device={trainer['device']}": trainer["device"] != "cpu",
             f"rollout.name={rollout['name']}": rollout["name"] != RUN_ROLLOUT,
@@ -56,7 +52,3 @@ def untested_options(config: Any) -> list[str]:
             f"trainer.logger={','.join(trackers)}": set(trackers) - set(RUN_TRACKERS),
         }
     )
-
-
-def _given(options: dict[str, Any]) -> list[str]:
-    return [option for option, is_given in options.items() if is_given]
