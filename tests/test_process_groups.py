@@ -8,6 +8,7 @@ import time
 from functools import partial
 
 import pytest
+import torch.distributed as dist
 
 from forked import Forked
 from process_groups import run_forked, run_processes
@@ -52,8 +53,11 @@ def test_ranks_that_hang_are_ended():
 
 
 def say_and_fail():
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     print("I am", os.environ["RANK"])
+    store.set(f"said {os.environ['RANK']}", "")
     if os.environ["RANK"] == "1":
+        store.wait(["said 0"])
         raise ValueError("the real reason")
     time.sleep(1000)
 
