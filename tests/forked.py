@@ -4,6 +4,7 @@ A fork of the tests' own process would cost no start either, but by then tracker
 threads in it: the child has their locks, perhaps closed, and not the threads that would open them.
 """
 
+import contextlib
 import faulthandler
 import multiprocessing
 import multiprocessing.forkserver
@@ -47,17 +48,23 @@ class Forked:
         """Return the exit code, None while it runs."""
         return self._process.exitcode
 
+    def signal(self, number: int) -> None:
+        """Send it a signal; nothing happens if it has ended, be it a moment ago."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
     def kill(self) -> None:
         """End it."""
-        self._process.kill()
+        self.signal(signal.SIGKILL)
 
     def wait(self, patience: float | None = None) -> int | None:
         """Wait for its end and return the exit code; None after `patience` seconds: it hangs, and has said where."""
         self._process.join(patience)
         if self.poll() is None:
-            os.kill(self.pid, _SHOW_STACKS)
+            self.signal(_SHOW_STACKS)
             end = time.monotonic() + 30
-            while "most recent call first" not in self._err.read_text(errors="replace") and time.monotonic() < end:
+            while self.poll() is None and "most recent call first" not in self._err.read_text(errors="replace") and time.monotonic() < end:
                 time.sleep(0.1)
             time.sleep(0.5)  # the frames follow at once
         return self.poll()

@@ -51,6 +51,10 @@ class Started:
         """Of the child."""
         return self.process.pid
 
+    def signal(self, number: int) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+        self.process.signal(number)
+
     def wait_until_it_stops(self) -> None:
         """Wait until it has stopped at a file operation."""
         while not self.process.is_stopped():

@@ -1,6 +1,5 @@
 """Two processes in one directory, whichever way each came: one goes on, the other is told who that is."""
 
-import os
 import signal
 
 import pytest
@@ -37,7 +36,7 @@ def test_a_run_that_is_alive(small, sandbox, is_resumed):
         is_told(others, folder, first.pid, "dgpo train")
     # A run that is alive can be looked at, and an evaluation of its own does not disturb it.
     assert dgpo(["report", "run"], folder).code == 0
-    os.kill(first.pid, signal.SIGCONT)
+    first.signal(signal.SIGCONT)
     assert first.ended().code == 0
     assert facts_of_run(folder / "run") == small.facts["train"]
 
@@ -47,7 +46,7 @@ def test_an_evaluation_that_is_alive(small, sandbox):
     first = start_and_stop(words, folder, small.counts["eval"] // 2)
     is_told(words, folder, first.pid, "dgpo eval")
     assert dgpo([*words, "--n=2"], folder).code == 2  # other settings are refused anyway
-    os.kill(first.pid, signal.SIGCONT)
+    first.signal(signal.SIGCONT)
     assert first.ended().code == 0
     assert facts_of_evaluation(folder / "measured") == small.facts["eval"]
 

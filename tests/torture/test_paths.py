@@ -1,6 +1,5 @@
 """Folders that are taken away, links and names that no disk takes; Ctrl-C by a real signal, once and twice."""
 
-import os
 import shutil
 import signal
 import time
@@ -32,7 +31,7 @@ def test_a_folder_that_is_taken_away(small, sandbox, name):
     words, folder = small.words[name], sandbox()
     started = start_and_stop(words, folder, small.counts[name] // 2)
     shutil.rmtree(folder / PLACES[name])
-    os.kill(started.pid, signal.SIGCONT)
+    started.signal(signal.SIGCONT)
     end = started.ended()
     assert end.code in (0, 1, 2), end
     assert "Traceback" not in end.err + end.out
@@ -59,11 +58,11 @@ def test_a_link_to_a_checkpoint_that_is_not_whole(small, sandbox):
 def test_ctrl_c_once_and_twice(small, sandbox, seconds):
     words, folder = small.words["train"], sandbox()
     started = start_and_stop(words, folder, small.closed + 1)
-    os.kill(started.pid, signal.SIGINT)
-    os.kill(started.pid, signal.SIGCONT)
+    started.signal(signal.SIGINT)
+    started.signal(signal.SIGCONT)
     if seconds is not None:
         time.sleep(seconds)
-        os.kill(started.pid, signal.SIGINT)
+        started.signal(signal.SIGINT)
     end = started.ended()
     assert end.code == 130, end
     assert "Traceback" not in end.err + end.out
@@ -79,8 +78,8 @@ def test_ctrl_c_in_an_evaluation(small, sandbox, is_twice):
     words, folder = small.words["eval"], sandbox()
     started = start_and_stop(words, folder, small.counts["eval"] // 2)
     for _ in range(1 + is_twice):
-        os.kill(started.pid, signal.SIGINT)
-    os.kill(started.pid, signal.SIGCONT)
+        started.signal(signal.SIGINT)
+    started.signal(signal.SIGCONT)
     end = started.ended()
     assert end.code == 130, end
     assert "Traceback" not in end.err + end.out

@@ -74,8 +74,8 @@ def test_the_other_process_ends_and_the_run_goes_on(words, expected, sandbox, nu
     folder = sandbox()
     pair = Pair([*words, f"--ddp_timeout={PATIENCE}"], folder, faults=Faults(folder, STOP, expected.closed + 1))
     pair.main.wait_until_it_stops()
-    os.kill(pair.other.pid, number)
-    os.kill(pair.main.pid, signal.SIGCONT)
+    pair.other.signal(number)
+    pair.main.signal(signal.SIGCONT)
     main = pair.ended()
     assert main.code == 1, main
     assert "Traceback" not in main.err
