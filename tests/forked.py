@@ -64,7 +64,9 @@ class Forked:
         if self.poll() is None:
             self.signal(_SHOW_STACKS)
             end = time.monotonic() + 30
-            while self.poll() is None and "most recent call first" not in self._err.read_text(errors="replace") and time.monotonic() < end:
+            while self.poll() is None and time.monotonic() < end:
+                if "most recent call first" in self._err.read_text(errors="replace"):
+                    break
                 time.sleep(0.1)
             time.sleep(0.5)  # the frames follow at once
         return self.poll()

@@ -1,9 +1,16 @@
 """Rewards of held-out prompts as means over the completions that were scored; TRL gives means of batch means."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from transformers import set_seed
+
+from dgpo.engines.trl.reference import undisturbed
 
 
 class HeldOutRewards:
@@ -13,9 +20,14 @@ class HeldOutRewards:
     its gaps are filled with completions that were counted before. Here every completion counts once, and one without a
     score counts nowhere. Added to TRL's figures: `eval_rewards/<name>/completions` and `eval_rewards/<name>/prompts`,
     what the mean is over, and `eval_prompts`, all that were asked.
+
+    Every evaluation draws the same random numbers, and training goes on with those it would have drawn without it: what
+    differs between two evaluations is the model, and a run takes the same steps with and without them, stopped or not.
     """
 
     # Of the trainer that this is mixed into.
+    args: Any
+    accelerator: Any
     model: Any
     num_generations_eval: int
     reward_func_names: list[str]
@@ -31,7 +43,8 @@ class HeldOutRewards:
         size = len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
         self._eval_completions = None if size is None else size * self.num_generations_eval
         self._eval_scores = []
-        return super().evaluation_loop(dataloader, *args, **kwargs)
+        with _seeded(f"evaluation {self.args.seed} {self.args.process_index}", self.accelerator.device):
+            return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         """Return the rewards of all ranks, (completions, functions); keep those of an evaluation."""
@@ -68,3 +81,16 @@ class HeldOutRewards:
                 groups = torch.arange(len(values)) // self.num_generations_eval
                 metrics[f"{name}/prompts"] = float(len(groups[scored].unique()))
         return metrics
+
+
+@contextmanager
+def _seeded(name: str, device: torch.device) -> Iterator[None]:
+    """Draw the random numbers that belong to a name, and put back the states of Python, NumPy and torch."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with undisturbed(None, device):
+            set_seed(random.Random(name).getrandbits(32))
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -141,7 +141,8 @@ def _run(session: Session, task: Any, model: str) -> None:
         evaluates = recipe["eval_before_and_after"] and task.held_out is not None
         if evaluates and not session.before:
             session.progress.begin(EVALUATING, 0)
-            _evaluate(trainer, recorder, BEFORE)
+            recorder.phase = BEFORE
+            trainer.evaluate()
             summary.say_accuracy(BEFORE)
         recorder.phase = TRAIN
         _train(trainer, session)
@@ -151,7 +152,8 @@ def _run(session: Session, task: Any, model: str) -> None:
         trainer.save_model(str(session.directory.path / FINAL))
         if evaluates:
             session.progress.begin(EVALUATING, 0)
-            _evaluate(trainer, recorder, AFTER)
+            recorder.phase = AFTER
+            trainer.evaluate()
         summary.write("complete", trainer=trainer)
     summary.print_table()
 
@@ -170,19 +172,3 @@ def _train(trainer: Any, session: Session) -> None:
         trainer.state = TrainerState.load_from_json(str(newest / TRAINER_STATE))
         return
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-
-
-def _evaluate(trainer: Any, recorder: Any, phase: str) -> None:
-    """Measure the held-out accuracy by TRL's own path: sampling at the training temperature.
-
-    The last measurement has a seed of its own: a resumed run may come to it with another random state than one that was
-    not stopped. The first has that of the run's start, and training goes on from where it leaves it.
-    """
-    from transformers import set_seed
-
-    from dgpo.lab.evaluation.sampling import seed_of
-
-    recorder.phase = phase
-    if phase == AFTER:
-        set_seed(seed_of(trainer.args.seed, AFTER, trainer.args.process_index) % 2**32)
-    trainer.evaluate()
