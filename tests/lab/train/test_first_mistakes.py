@@ -23,6 +23,11 @@ CASES = [
         "train own.yaml --num_generations 5",
         "2 things to put right:\n  - num_generations is 5, and the 16 completions of a generation batch (per_device_train_batch_size 16 x gradient_accumulation_steps 1 x 1 process(es)) do not divide by it; choose a batch of 15 or 20, or another num_generations\n  - per_device_eval_batch_size is 4 (x 1 processes), and does not divide by the 5 completions a held-out prompt gets (num_generations_eval, or num_generations where that is not set); set num_generations_eval: 1, or a multiple of 5",
     ),
+    (
+        "train own.yaml --use_peft true --lora_target_modules '[q_proj, v_prj]'",
+        "command line: lora_target_modules names 'v_prj', and model has no such module. Did you mean 'v_proj'? Its modules are: down_proj, embed_tokens, gate_proj, input_layernorm, k_proj, lm_head, norm, o_proj, post_attention_layernorm, q_proj, up_proj, v_proj; or write all-linear.",
+    ),
+    ("train own.yaml --dry_run=5", "--dry-run=5 is not known; write --dry-run or --dry-run=full."),
     ("train own.yaml --bf16 true", "command line: bf16 is on, and there is no GPU here; add `bf16: false`"),
     (
         "train own.yaml --report_to wandbb",

@@ -285,9 +285,10 @@ def test_bad_weights_and_options_are_refused_before_the_directory_is_made(words,
 
 def test_lora_and_no_held_out_prompts(words, capsys, tmp_path):
     run = tmp_path / "run"
-    more = ["--eval_size=0", "--use_peft", "--lora_target_modules=all-linear", "--lora_r=2", "--lora_dropout=0"]
+    more = ["--eval_size=0", "--use_peft", "--lora_target_modules=[q_proj]", "--lora_r=2", "--lora_dropout=0"]
     assert main(words(run, *more, "--completions_every=0", "--num_iterations=2", "--max_steps=2")) == 0
     assert phases_and_steps(run) == WHOLE[1:3]
+    assert json.loads((run / "final" / "adapter_config.json").read_text())["target_modules"] == ["q_proj"]
     assert (run / "final" / "adapter_model.safetensors").is_file()
     assert not (run / "completions").exists()
     assert "held-out" not in capsys.readouterr().out

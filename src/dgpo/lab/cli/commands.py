@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # ------------------------------------------------------------------------------------------------------ train
 
+_DRY_RUNS = {"": "short", "true": "short", "full": "full", "false": ""}
+
 
 def train(words: Sequence[str]) -> int:
     """Train from a recipe."""
@@ -69,9 +71,12 @@ def parse_train(words: Sequence[str]) -> "Request":
                 resume_dir = Path(following).expanduser()
                 position += 1
         elif name in ("--dry-run", "--dry_run", "--dryrun"):
-            if value not in ("", "full"):
+            if not equals and following in _DRY_RUNS:
+                value = following
+                position += 1
+            if value not in _DRY_RUNS:
                 raise ConfigError(f"--dry-run={value} is not known; write --dry-run or --dry-run=full.")
-            dry_run = value or "short"
+            dry_run = _DRY_RUNS[value]
         elif word.startswith("--"):
             overrides.append(word)
             if not equals and following is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dgpo.errors import ConfigError, RecipeError
 from dgpo.lab.models import spare_copies_of_the_head
+from dgpo.lab.train.lora import read_targets
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.schema import CONFIG_GROUP, DGPO_GROUP, MODEL_GROUP
 
@@ -269,6 +270,9 @@ def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: 
 
     from dgpo import DGPOTrainer
 
+    adapter = get_peft_config(ModelConfig(**recipe.of_group(MODEL_GROUP)))
+    if adapter is not None:
+        adapter.target_modules = read_targets(adapter.target_modules)
     try:
         trainer = DGPOTrainer(
             model=model,
@@ -276,7 +280,7 @@ def build_trainer(recipe: Recipe, config: Any, task: Any, model: str, recorder: 
             args=config,
             train_dataset=task.train_dataset,
             eval_dataset=task.eval_dataset,
-            peft_config=get_peft_config(ModelConfig(**recipe.of_group(MODEL_GROUP))),
+            peft_config=adapter,
             callbacks=[recorder],
         )
     except OSError as error:

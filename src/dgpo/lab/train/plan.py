@@ -17,6 +17,7 @@ from dgpo.lab.train.assemble import (
     refuse_adapter,
     reward_names,
 )
+from dgpo.lab.train.lora import check_targets
 from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model, rendered
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.validate import generation_batch
@@ -127,6 +128,8 @@ def _read_task(recipe: Recipe, config: Any) -> tuple[Any, list[tuple[str, str]]]
     if recipe["eval_task"] and not problems_on_hub(recipe["eval_task"]):
         load_eval_problems(recipe)
     model = _local_model(recipe)
+    if model is not None:
+        check_targets(recipe, model)
     if on_hub(recipe["task"]):
         check_task_of_hub(recipe)
         if model is not None:
