@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import shape_checks
+from made_once import made_once
 
 shape_checks.install()
 torch.set_num_threads(1)
@@ -32,6 +33,20 @@ def unchecked_shapes():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def warmed_up(tmp_path_factory, monkeypatch):
+    """The model that the quickstart starts from lies in the cache; making it takes half a minute."""
+    from dgpo.lab.tasks.forks import warm_up_model
+
+    def make(folder: Path) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DGPO_CACHE", str(folder))
+            warm_up_model(progress=False)
+        return str(folder)
+
+    monkeypatch.setenv("DGPO_CACHE", made_once(tmp_path_factory, "warmed-up", make))
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 import ast
 import dataclasses
 import inspect
+import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,14 @@ import pytest
 import dgpo
 from dgpo.core import RuleTraits, TokenStats
 from dgpo.rules import BUILT_IN
+from process_groups import run_forked
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("trl", "transformers", "accelerate", "datasets", "peft", "triton", "ray", "verl", "matplotlib", "rich", "yaml")
+
+
+# What the extra `lab` adds: a script with the trainer must do without.
+NOT_IN_TRL = ("math_verify", "matplotlib", "reasoning_gym", "scipy", "shtab")
 
 
 def run_python(code: str, cwd: Path) -> str:
@@ -33,7 +40,8 @@ def test_importing_dgpo_loads_torch_and_nothing_heavier(tmp_path):
 
 
 def test_the_trainer_is_loaded_when_asked_for(tmp_path):
-    assert run_python("import dgpo; print(dgpo.DGPOTrainer.__name__)", tmp_path).strip() == "DGPOTrainer"
+    code = f"import sys; sys.modules.update(dict.fromkeys({NOT_IN_TRL})); import dgpo; print(dgpo.DGPOTrainer.__name__)"
+    assert run_python(code, tmp_path).strip() == "DGPOTrainer"
 
 
 @pytest.mark.parametrize("package", [dgpo, dgpo.core])
@@ -53,10 +61,13 @@ def test_an_unknown_name_is_an_attribute_error():
 PAGES = ("README.md", "docs/credit-log.md", "docs/credit-rules.md", "docs/how-to/migrate-from-grpo.md")
 SNIPPETS = re.findall(r"```python\n(.*?)```", "".join((ROOT / page).read_text() for page in PAGES), re.DOTALL)
 OF_RULES = {page.stem: page.read_text() for page in sorted((ROOT / "docs" / "rules").glob("*.md"))}
-# What the extra `lab` adds: a script with the trainer must do without.
-NOT_IN_TRL = "import sys; sys.modules.update(dict.fromkeys({names}))\n".format(
-    names=("math_verify", "matplotlib", "reasoning_gym", "scipy", "shtab")
-)
+
+
+def run_snippet(snippet: str, folder: Path) -> None:
+    """Run a snippet as a script, in a process that has loaded torch and TRL."""
+    os.chdir(folder)
+    sys.modules.update(dict.fromkeys(NOT_IN_TRL))
+    exec(compile(snippet, "snippet", "exec"), {"__name__": "__main__"})
 
 
 def test_the_documents_have_snippets():
@@ -65,7 +76,7 @@ def test_the_documents_have_snippets():
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[f"snippet {i}" for i in range(len(SNIPPETS))])
 def test_documented_snippet_runs(snippet, tmp_path):
-    printed = run_python(NOT_IN_TRL + snippet, tmp_path)
+    (printed,) = run_forked(partial(run_snippet, snippet, tmp_path), ranks=None)
     if rewards := re.search(r"mean reward: ([\d.]+) .* ([\d.]+) in the last", printed):
         first, last = map(float, rewards.groups())
         assert last > first + 0.15

@@ -93,7 +93,7 @@ def test_a_few_steps_run_and_report(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_run_gets_four_fifths_of_the_held_out_prompts_right():
+def test_the_whole_run_gets_four_fifths_of_the_held_out_prompts_right(warmed_up):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

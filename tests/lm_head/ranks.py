@@ -1,18 +1,14 @@
-"""One rank of test_lm_head_vocab_parallel.py: `python ranks.py FOLDER` runs every case, in a process for each rank.
+"""One rank of test_lm_head_vocab_parallel.py: `run_cases` runs every case, in a process for each rank.
 
 Each rank compares what it got with the float64 oracle on the whole head, and writes the errors.
 """
 
 import json
 import os
-import sys
-import traceback
 from datetime import timedelta
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
+import jaxtyping
 import torch
 import torch.distributed as dist
 from lm_head_cases import Case, gradients, make_case, run_reference
@@ -20,7 +16,6 @@ from lm_head_cases import Case, gradients, make_case, run_reference
 from dgpo.core import redistribution_weights
 from dgpo.lm_head import VocabParallel, lm_head_stats
 from dgpo.lm_head.types import Head, LogitTransform
-from process_groups import wait_for_all_ranks
 
 V = 301
 SPLITS = {
@@ -210,9 +205,10 @@ def redistribution(rank: int, world_size: int) -> dict[str, object]:
     return results
 
 
-def main() -> None:
-    folder, rank, world_size = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    torch.set_num_threads(1)
+def run_cases(folder: Path) -> None:
+    """Run every case as one of the ranks, and write the errors into a folder."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    jaxtyping.config.update("jaxtyping_disable", True)  # what one rank refuses must reach the others
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     results: dict[str, object] = {"heads": {}}
     for name in HEAD_CASES:
@@ -224,13 +220,3 @@ def main() -> None:
     results["extras"] = head_extras(rank, world_size)
     results["redistribution"] = redistribution(rank, world_size)
     (folder / f"{world_size}-{rank}.json").write_text(json.dumps(results))
-    wait_for_all_ranks(dist.distributed_c10d._get_default_store(), rank, world_size)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)  # the others would wait for this rank
-    os._exit(0)  # not by `destroy_process_group`, nor by the interpreter's end: gloo's threads still run

@@ -1,10 +1,8 @@
 """Heads split over 2 and 3 gloo ranks are the whole head; what one rank was called with wrongly, every rank refuses."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,12 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from lm_head_cases import make_case, relative_error, run_reference, run_shards
+from ranks import run_cases
 
 from dgpo.core import redistribution_weights
 from dgpo.lm_head import VocabParallel, lm_head_stats
 from dgpo.lm_head.types import LogitTransform
-from process_groups import run_processes
+from process_groups import run_forked
 
 # What no rounding of a result of this dtype can go below, with room for a few roundings of sums.
 FLOOR = {"fp64": 5e-15, "fp32": 2e-6, "bf16": 2**-8, "fp16": 2**-11}
@@ -26,8 +25,7 @@ FLOOR = {"fp64": 5e-15, "fp32": 2e-6, "bf16": 2**-8, "fp16": 2**-11}
 @pytest.fixture(scope="module", params=[2, 3], ids=["two ranks", "three ranks"])
 def ranks(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), str(folder)]
-    run_processes(command, os.environ, ranks=request.param, patience=600)
+    run_forked(partial(run_cases, folder), ranks=request.param)
     return [json.loads((folder / f"{request.param}-{rank}.json").read_text()) for rank in range(request.param)]
 
 
@@ -152,4 +150,4 @@ def test_the_example_of_the_documentation_runs():
     text = Path(__file__).parents[2].joinpath("docs", "parallelism.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
     assert len(blocks) == 1
-    subprocess.run([sys.executable, "-c", blocks[0]], check=True, timeout=600)
+    run_forked(partial(exec, blocks[0], {}), ranks=None)

@@ -4,13 +4,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 
 import pytest
 
 from dgpo.lab.cli.main import main
+from forked import Forked
 
 
 def words(model, output, *more):
@@ -183,18 +183,11 @@ def test_a_model_that_changed_is_not_mixed_with_what_it_said_before(tiny_model, 
     assert "evaluation with weights:" in capsys.readouterr().err
 
 
-def start(arguments, cwd):
-    code = "import sys; from dgpo.lab.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
+def start(arguments, folder):
+    return Forked(partial(main, [*map(str, arguments)]), {}, folder / "out", folder / "err")
 
 
-def kill_and_resume(arguments, folder, cwd, rng, most, wanted):
+def kill_and_resume(arguments, folder, rng, most, wanted):
     """Kill the command at random moments while it writes, then let it finish; returns how often it was killed.
 
     A kill counts only if the command did not end by itself, and of the wanted completions some were still missing.
@@ -202,18 +195,18 @@ def kill_and_resume(arguments, folder, cwd, rng, most, wanted):
     kills = 0
     samples = folder / "samples.jsonl"
     while kills < most:
-        process = start(arguments, cwd)
+        process = start(arguments, folder.parent)
         target = (samples.stat().st_size if samples.exists() else 0) + rng.randrange(1, 8000)
         while process.poll() is None and (not samples.exists() or samples.stat().st_size < target):
             time.sleep(0.002)
         if process.poll() is not None:
             break
         time.sleep(rng.random() * 0.05)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         if process.wait() != -signal.SIGKILL:
             break
         kills += len(samples.read_bytes().splitlines()) < wanted
-    assert start(arguments, cwd).wait(600) == 0
+    assert start(arguments, folder.parent).wait(600) == 0
     return kills
 
 
@@ -229,6 +222,6 @@ def test_smollm2_killed_and_resumed_gives_the_same_file(tmp_path):
     more = [f"--task={exam}", "--n=32", "--max-tokens=8", "--batch-size=8"]
     whole, part = (["eval", model, *more, f"--output={tmp_path / name}"] for name in ("whole", "part"))
     assert start(whole, tmp_path).wait(600) == 0
-    assert kill_and_resume(part, tmp_path / "part", tmp_path, random.Random(1), most=1, wanted=64) == 1
+    assert kill_and_resume(part, tmp_path / "part", random.Random(1), most=1, wanted=64) == 1
     for name in ("samples.jsonl", "result.json"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

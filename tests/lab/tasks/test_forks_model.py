@@ -178,7 +178,7 @@ def test_the_warm_up_never_meets_a_held_out_prompt() -> None:
 
 
 @pytest.mark.slow
-def test_the_warmed_up_model_speaks_well_and_picks_by_chance() -> None:
+def test_the_warmed_up_model_speaks_well_and_picks_by_chance(warmed_up) -> None:
     """The bound that the quickstart starts from: under 10 % at temperature 1, near .5 ** 4 = 6 %."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
