@@ -191,7 +191,7 @@ class DGPOMegatronEngine(MegatronEngineWithLMHead):
         if engine is None:
             raise TrainingError("A credit pass was asked of an engine without a reference.")
         states = ReferenceStates()
-        with engine.eval_mode(), torch.no_grad(), answered_by(states.capture):
+        with engine.eval_mode(), answered_by(states.capture):
             MegatronEngineWithLMHead.forward_backward_batch(engine, data, None, forward_only=True)
         return states
 
