@@ -184,6 +184,8 @@ def test_megatron_is_taken_with_what_was_not_run_of_it():
     assert untested.untested_options(config) == [
         f"actor.strategy=megatron {untested.BEYOND_GLOO}",
         "actor.megatron.dtype=bfloat16",
+        "actor.megatron.use_distributed_optimizer",
+        "actor.optim.clip_grad (Megatron's)",
         "actor.megatron.expert_model_parallel_size=2",
     ]
     # Of another size than the actor's, and none of its ranks: no reference is built.

@@ -42,6 +42,8 @@ def untested_options(config: Any) -> list[str]:
             f"actor.strategy={actor['strategy']}": actor["strategy"] not in (RUN_STRATEGY, MEGATRON),
             f"actor.strategy={MEGATRON} {BEYOND_GLOO}": is_megatron,
             f"actor.megatron.dtype={engine.get('dtype')}": is_megatron,
+            "actor.megatron.use_distributed_optimizer": is_megatron and engine.get("use_distributed_optimizer"),
+            "actor.optim.clip_grad (Megatron's)": is_megatron and actor["optim"]["clip_grad"] > 0,
             **{
                 f"actor.megatron.{name}={engine.get(name)}": is_megatron and (engine.get(name) or 1) > 1
                 for name in ("expert_model_parallel_size", "expert_tensor_parallel_size")
