@@ -167,6 +167,44 @@ def other_memory(plan: Plan) -> dict[str, float]:
     }
 
 
+def megatron_memory(plan: Plan) -> dict[str, float]:
+    """Return bytes of one GPU under recipes/verl/strategy/megatron.yaml, by what they hold; then the two peaks."""
+    m, tokens = plan.shape, plan.pack
+    engine = yaml.safe_load((RECIPES / "strategy" / "megatron.yaml").read_text())["actor_rollout_ref"]["actor"][
+        "megatron"
+    ]
+    ranks, stages = engine["tensor_model_parallel_size"], engine["pipeline_model_parallel_size"]
+    sharing = ranks * stages
+    update = {
+        "weights in bf16, gradients in fp32 (6 N / ranks)": 6 * m.params / sharing,
+        "fp32 weights, Adam (12 N / GPUs)": 12 * m.params / plan.gpus,
+        "checkpoints of the layers (2 L T H / ranks)": 2 * m.layers * tokens * m.hidden / sharing,
+        "one layer, recomputed (2 T (10 H + 6 I) / ranks), its whole input and gradient (4 T H)": 2
+        * tokens
+        * (10 * m.hidden + 6 * m.mlp)
+        / ranks
+        + 4 * tokens * m.hidden,
+        "DGPO's head in the update: all states and their fp32 sum 6 T H, 4 V H / ranks, tiles": 6 * tokens * m.hidden
+        + 4 * m.head_params / ranks
+        + 3 * 4 * 4096 * 8192,
+    }
+    of_rollout = {
+        length: 2 * m.hidden * plan.prompts * plan.group * length * stages / plan.gpus
+        for length in (A.prompt_tokens + 4000, plan.max_prompt + plan.max_response)
+    }
+    mean, longest = of_rollout.values()
+    weights = {"credit pass: weights of policy and reference (4 N / ranks)": 4 * m.params / sharing}
+    head = 2 * m.head_params / ranks + 4 * tokens * m.hidden
+    credit = weights | {
+        "the reference's states of a rollout, 4,000 tokens a completion (2 H tokens / GPUs)": mean,
+        "the same, all completions of full length": longest,
+        "copy of its rows of the head, both models' states of a pack": head,
+    }
+    peak = {"sum of the update, with CUDA, NCCL, allocator": sum(update.values()) + A.overhead}
+    of_credit = sum(weights.values()) + longest + head + A.overhead
+    return update | peak | credit | {"sum of the credit pass, full length, likewise": of_credit}
+
+
 def generation_seconds(plan: Plan, length: float, completions: float) -> float:
     """Return how long vLLM decodes: full batches, then the few completions that run to the limit."""
     m, replicas = plan.shape, plan.gpus / plan.tensor_parallel
@@ -252,6 +290,7 @@ def tables() -> dict[str, str]:
         "assumptions": _markdown(["assumption", "value", "what it is"], assumed),
         "training": _by_plan(plans, [training_memory(plan) for plan in plans]),
         "other": _by_plan(plans, [other_memory(plan) for plan in plans]),
+        "megatron": _by_plan(plans[:3], [megatron_memory(plan) for plan in plans[:3]]),
         "time": "\n\n".join(times),
         "gather": _markdown(["", "gather all weights once, s", "compute of a full pack, forward, s"], gathers),
     }

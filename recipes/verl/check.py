@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 SCALES, OBJECTIVES = ("32b", "7b"), ("dgpo", "dapo", "grpo")
 RUNS = (
     *(("math", f"scale={scale}", f"objective={objective}") for scale in SCALES for objective in OBJECTIVES),
+    *(("math", "scale=32b", "strategy=megatron", f"objective={objective}") for objective in OBJECTIVES),
     *(("quick", f"objective={objective}") for objective in OBJECTIVES),
 )
 """Every run of this folder."""
@@ -181,14 +182,16 @@ def _check_reward(config: Any) -> None:
 
 def _check_sizes(config: Any) -> None:
     """What verl asserts only once the models are loaded or the first batch is there."""
-    from dgpo.engines.verl.checks import sequence_parallel_size
+    from dgpo.engines.verl.checks import model_parallel_size, sequence_parallel_size
 
     part, gpus = config.actor_rollout_ref, num_gpus(config)
     update = part.actor.ppo_mini_batch_size * part.rollout.n
     longest = config.data.max_prompt_length + config.data.max_response_length
     sharing = sequence_parallel_size(part.actor)  # GPUs that hold a sequence together
-    shards = gpus // sharing
+    together = model_parallel_size(part.actor)
+    shards = gpus // together
     rules = {
+        f"{gpus} GPUs must divide by the {together} that share a model": not gpus % together,
         f"an update of {update} completions must divide by {shards} data-parallel ranks": update % shards == 0,
         f"{gpus} GPUs must divide by rollout.tensor_model_parallel_size": not gpus
         % part.rollout.tensor_model_parallel_size,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Starts a recipe of this folder: recipes/verl/run.sh RECIPE [scale=...] [objective=...] [key=value ...]
+# Starts a recipe of this folder: recipes/verl/run.sh RECIPE [scale=...] [strategy=...] [objective=...] [key=value ...]
 #   recipes/verl/run.sh math                                32B, DGPO
+#   recipes/verl/run.sh math strategy=megatron              32B, DGPO, with Megatron in place of FSDP2
 #   recipes/verl/run.sh math scale=7b objective=dapo        one node, the DAPO baseline
 #   recipes/verl/run.sh quick                               a machine without a GPU
 # Environment:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 import verl  # noqa: F401  isort: skip
+from batches import PROMPTS, jagged, rows_of_batch, tensors_of_rows
 from head_calls import HeadCalls, TokensScored
 from omegaconf import OmegaConf, open_dict
 from support import VOCAB, compose_config, data_overrides, make_variant
@@ -35,39 +36,15 @@ from largest_storage import Largest
 from process_groups import wait_for_all_ranks
 
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-PROMPTS, RESPONSES = (5, 9, 7, 6, 4, 11, 3, 8), (8, 3, 10, 6, 1, 7, 12, 2)
-PADDING_ROW = 4  # nothing of it is trained
 # Rows without advantage, step by step: some in each micro-batch, all of one rank of two, all.
 DEAD = ((0, 3, 6), (0, 1, 2, 3), tuple(range(8)), (1, 2, 5, 7))
 
 
-def jagged(rows):
-    return torch.nested.as_nested_tensor(list(rows), layout=torch.jagged)
-
-
 def make_batch(seed, dead=()):
     """The rows of this rank; all ranks together have the same rows, however many they are."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for index, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-        ids = torch.randint(4, VOCAB - 1, (prompt + response,), generator=generator)
-        mask = torch.full((response,), int(index != PADDING_ROW))
-        if index == 2:
-            mask[3:5] = 0  # a tool's answer
-        score = torch.randn((), generator=generator)
-        rows.append((ids, prompt, mask, score * (index not in dead)))
+    rows = rows_of_batch(seed, dead)
     rows = rows[RANK * len(rows) // WORLD : (RANK + 1) * len(rows) // WORLD]
-    batch = TensorDict(
-        {
-            "prompts": jagged(ids[:prompt] for ids, prompt, _, _ in rows),
-            "responses": jagged(ids[prompt:] for ids, prompt, _, _ in rows),
-            "input_ids": jagged(ids for ids, *_ in rows),
-            "position_ids": jagged(torch.arange(len(ids)) for ids, *_ in rows),
-            "response_mask": jagged(mask for _, _, mask, _ in rows),
-            "loss_mask": jagged(mask for _, _, mask, _ in rows),
-        },
-        batch_size=len(rows),
-    )
+    batch = TensorDict(tensors_of_rows(rows), batch_size=len(rows))
     advantages = [score * mask.float() for _, _, mask, score in rows]
     return batch, advantages
 

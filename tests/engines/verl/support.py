@@ -12,6 +12,9 @@ HERE = Path(__file__).parent
 RECIPES = HERE.parents[2] / "recipes" / "verl"
 VOCAB = 512
 
+MEGATRON = Path(sys.prefix) / "megatron"
+"""Where megatron-core is, outside of the packages that every process of the tests loads."""
+
 # What every run of the tests needs of verl's configuration, and nothing of DGPO.
 BASE = (
     *("trainer.device=cpu", "trainer.n_gpus_per_node=1", "trainer.nnodes=1", "trainer.logger=[console,file]"),
@@ -134,14 +137,15 @@ def data_overrides(model: str) -> tuple[str, ...]:
     )
 
 
-def compose_config(*overrides: str, config_name: str = "ppo_trainer"):
-    """verl's configuration as its command line would compose it."""
+def compose_config(*overrides: str, config_name: str = "ppo_trainer", engine: str = "dp"):
+    """verl's configuration as its command line would compose it; what is FSDP's is left out for other engines."""
     import verl
     from hydra import compose, initialize_config_dir
 
     folder = Path(verl.__file__).parent / "trainer" / "config"
     with initialize_config_dir(str(folder), version_base=None):
-        return compose(config_name, overrides=[*BASE, *overrides])
+        base = [key for key in BASE if engine == "dp" or not any(mark in key for mark in ("fsdp", "torch_compile"))]
+        return compose(config_name, overrides=[f"model_engine={engine}", *base, *overrides])
 
 
 @functools.cache
@@ -158,11 +162,17 @@ def recipe_check() -> ModuleType:
     return recipe_module("check")
 
 
-def run_ranks(script: str, *args: str, ranks: int) -> list[dict]:
-    """Run a script in one process a rank and return what each printed as its last line, parsed from JSON."""
+def run_ranks(script: str, *args: str, ranks: int, path: Path | None = None) -> list[dict]:
+    """Run a script in one process a rank and return what each printed as its last line, parsed from JSON.
+
+    A folder of modules that only these processes need is its `path`.
+    """
     from process_groups import run_processes  # the ranks import this module too, and find no folder of tests
 
     command = [sys.executable, str(HERE / script), *args]
     count = {"LOCAL_WORLD_SIZE": str(ranks), "RAY_LOCAL_WORLD_SIZE": str(ranks)}
-    printed = run_processes(command, environment(**count), ranks=ranks)
+    variables = environment(**count)
+    if path is not None:
+        variables["PYTHONPATH"] += f"{os.pathsep}{path}"
+    printed = run_processes(command, variables, ranks=ranks)
     return [json.loads(out.strip().splitlines()[-1]) for out in printed]

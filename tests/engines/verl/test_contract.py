@@ -1,6 +1,7 @@
 """What the adapter relies on in verl. A new verl fails here, by name, before it can fail anywhere else."""
 
 import inspect
+import sys
 from importlib.metadata import entry_points
 
 import pytest
@@ -196,6 +197,12 @@ def test_another_version_whose_hooks_match_is_tried_on_request_with_a_warning(mo
     monkeypatch.delattr(padding, "response_to_nested")
     with pytest.raises(UnsupportedVersionError, match="response_to_nested is not there"):
         check()
+
+
+def test_an_absent_megatron_core_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "megatron.core", None)
+    with pytest.raises(UnsupportedVersionError, match=r"needs megatron-core .*pip install megatron-core"):
+        compat.check_megatron.__wrapped__()
 
 
 def test_an_absent_verl_is_named_with_the_remedy(monkeypatch):

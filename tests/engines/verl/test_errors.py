@@ -55,8 +55,13 @@ REFUSED = {
     "gspo": ([f"{ACTOR}.policy_loss.loss_mode=gspo"], r"loss_mode='gspo'.*Use 'vanilla'"),
     "loss of bypass mode": ([f"{ACTOR}.policy_loss.loss_mode=bypass_mode"], r"'bypass_mode'.*Use 'vanilla'"),
     "sum of squares": ([f"{ACTOR}.calculate_sum_pi_squared=True"], r"sum_pi_squared=True.*Set it to False"),
-    "megatron": ([f"{ACTOR}.strategy=megatron"], r"strategy='megatron' is not built.*Use 'fsdp2'"),
+    "torchtitan": ([f"{ACTOR}.strategy=torchtitan"], r"strategy='torchtitan' is not built.*Use 'fsdp2'"),
+    "megatron by its name alone": (
+        [f"{ACTOR}.strategy=megatron", "actor_rollout_ref.ref.strategy=megatron"],
+        r"without verl's configuration of it.*model_engine=megatron",
+    ),
     "veomni reference": (["actor_rollout_ref.ref.strategy=veomni"], r"ref\.strategy='veomni' is not built"),
+    "megatron reference": (["actor_rollout_ref.ref.strategy=megatron"], r"'megatron' is not built.*Use 'fsdp2'"),
     "fused kernels": ([f"{MODEL}.use_fused_kernels=True"], r"use_fused_kernels=True.*Set it to False"),
     "adapter on the head": (
         [f"{MODEL}.lora_rank=8", f"{MODEL}.target_modules=[q_proj,lm_head]"],
@@ -147,6 +152,45 @@ def test_settings_beside_a_trainer_of_verls_own_are_called_unread(caplog):
     caplog.clear()
     checks.check_start(compose_config())
     assert not caplog.text
+
+
+REFUSED_OF_MEGATRON = {
+    "context parallel": ([f"{ACTOR}.megatron.context_parallel_size=2"], r"context_parallel_size=2 .*Set it to 1"),
+    "dynamically": ([f"{ACTOR}.megatron.dynamic_context_parallel=True"], r"=True\) splits .*Set it to 1 \(False\)"),
+    "its FSDP": ([f"{ACTOR}.megatron.use_megatron_fsdp=True"], r"use_megatron_fsdp=True .*Set it to False"),
+    "router replay": ([f"{ACTOR}.megatron.router_replay.mode=R2"], r"mode='R2' records .*Set it to disabled"),
+    "padded": ([f"{MODEL}.use_remove_padding=False"], r"use_remove_padding=False .*Set it to True"),
+    "adapter": ([f"{MODEL}.lora.rank=8"], r"lora: adapters under Megatron.*strategy=fsdp2"),
+    "sizes": (
+        ["actor_rollout_ref.ref.megatron.tensor_model_parallel_size=4"],
+        r"differ: tensor_model_parallel_size=1 and 4\..*Give both the same",
+    ),
+    "fsdp reference": (["actor_rollout_ref.ref.strategy=fsdp2"], r"'fsdp2' is not built.*Use 'megatron'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_OF_MEGATRON)
+def test_what_megatron_cannot_do_is_refused_with_value_reason_and_remedy(case):
+    overrides, message = REFUSED_OF_MEGATRON[case]
+    with pytest.raises(ConfigError, match=message):
+        checks.check_config(compose_config(*overrides, engine="megatron"))
+
+
+def test_megatron_is_taken_with_what_was_not_run_of_it():
+    sizes = [f"{ACTOR}.megatron.{axis}_model_parallel_size=2" for axis in ("tensor", "pipeline", "expert")]
+    config = compose_config("trainer.v1.trainer_mode=dgpo", *sizes, engine="megatron")
+    checks.check_config(config)
+    assert checks.model_parallel_size(config.actor_rollout_ref.actor) == 4
+    assert untested.untested_options(config) == [
+        f"actor.strategy=megatron {untested.BEYOND_GLOO}",
+        "actor.megatron.dtype=bfloat16",
+        "actor.megatron.use_distributed_optimizer",
+        "actor.optim.clip_grad (Megatron's)",
+        "actor.megatron.expert_model_parallel_size=2",
+    ]
+    # Of another size than the actor's, and none of its ranks: no reference is built.
+    other = "actor_rollout_ref.ref.megatron.tensor_model_parallel_size=4"
+    checks.check_config(compose_config("+algorithm.dgpo.rule=even", other, engine="megatron"))
 
 
 def test_what_was_never_run_is_named_and_what_was_run_is_not():

@@ -111,6 +111,19 @@ def test_two_gpus_that_share_a_sequence_hold_half_of_it_each(compose, keys) -> N
     assert "must divide by 20 data-parallel ranks" in " ".join(few)
 
 
+def test_eight_gpus_share_the_model_under_megatron(compose) -> None:
+    config = compose("math", "strategy=megatron")
+    engine, ref = (config.actor_rollout_ref[role].megatron for role in ("actor", "ref"))
+    assert (engine.tensor_model_parallel_size, ref.tensor_model_parallel_size, ref.param_offload) == (8, 8, True)
+    few = check.problems_of(compose("math", "strategy=megatron", "trainer.nnodes=5"))  # 512 completions an update
+    assert "must divide by 5 data-parallel ranks" in " ".join(few)
+    key = "actor_rollout_ref.actor.megatron"
+    three = check.problems_of(compose("math", "strategy=megatron", f"{key}.tensor_model_parallel_size=3"))
+    assert "128 GPUs must divide by the 3 that share a model" in " ".join(three)
+    context = check.problems_of(compose("math", "strategy=megatron", f"{key}.context_parallel_size=2"))
+    assert "context_parallel_size=2" in " ".join(context)
+
+
 @pytest.mark.parametrize(
     ("overrides", "objective"),
     [

@@ -4,6 +4,7 @@ import logging
 import re
 from typing import Any
 
+from dgpo.engines.verl.checks_megatron import check_megatron_engine
 from dgpo.engines.verl.config import SEPARATE_ASYNC, TRAINER_MODES, read_settings
 from dgpo.errors import ConfigError
 
@@ -17,6 +18,9 @@ ADVANTAGES = (
 
 SEQUENCE_LOSSES = ("gspo", "geo_mean")
 """verl's losses with one ratio for a whole completion."""
+
+FSDP, MEGATRON = ("fsdp", "fsdp2"), "megatron"
+"""verl's strategies in whose engines DGPO has a head."""
 
 
 def check_start(config: Any) -> None:
@@ -53,15 +57,35 @@ def check_config(config: Any) -> None:
     _check_trainer(config["trainer"])
     _check_algorithm(config)
     part = config["actor_rollout_ref"]
-    _check_engine(part)
     pays_kl = part["actor"].get("use_kl_loss") or config["algorithm"].get("use_kl_in_reward")
-    _check_sequence_parallel(part, has_reference=bool(rule.traits.needs_reference or pays_kl))
+    has_reference = bool(rule.traits.needs_reference or pays_kl)
+    _check_engine(part, has_reference=has_reference)
+    _check_sequence_parallel(part, has_reference=has_reference)
     if not part.get("hybrid_engine", True):
         raise ConfigError(
             "actor_rollout_ref.hybrid_engine=False puts policy and reference on different workers; DGPO compares them"
             " on one. Set it to True."
         )
     _check_temperature(part["rollout"]["temperature"])
+
+
+def model_parallel_size(actor: Any) -> int:
+    """Return how many ranks share a model, and with it its sequences: each data-parallel replica is so many.
+
+    Args:
+        actor: `actor_rollout_ref.actor` of verl's configuration.
+
+    Returns:
+        1 under FSDP without Ulysses.
+
+    Example:
+        >>> sizes = {"tensor_model_parallel_size": 8, "pipeline_model_parallel_size": 2}
+        >>> model_parallel_size({"strategy": "megatron", "megatron": sizes})
+        16
+    """
+    if actor["strategy"] != MEGATRON:
+        return sequence_parallel_size(actor)
+    return int(actor["megatron"]["tensor_model_parallel_size"] * actor["megatron"]["pipeline_model_parallel_size"])
 
 
 def sequence_parallel_size(role: Any) -> int:
@@ -141,17 +165,22 @@ def _check_algorithm(config: Any) -> None:
         )
 
 
-def _check_engine(part: Any) -> None:
-    strategy, model = part["actor"]["strategy"], part["model"]
-    if strategy not in ("fsdp", "fsdp2"):
+def _check_engine(part: Any, *, has_reference: bool) -> None:
+    strategy, ref_strategy, model = part["actor"]["strategy"], part["ref"]["strategy"], part["model"]
+    if strategy not in (*FSDP, MEGATRON):
         raise ConfigError(
             f"actor_rollout_ref.actor.strategy={strategy!r} is not built: DGPO takes the place of the LM head in"
-            " verl's FSDP engines, and Megatron and the others compute theirs in their own code, cut into pieces of the"
-            " vocabulary. Use 'fsdp2' or 'fsdp'."
+            " verl's FSDP and Megatron engines, and the others compute theirs in their own code. Use 'fsdp2', 'fsdp' or"
+            " 'megatron'."
         )
-    if part["ref"]["strategy"] not in ("fsdp", "fsdp2"):
-        raise ConfigError(f"actor_rollout_ref.ref.strategy={part['ref']['strategy']!r} is not built. Use {strategy!r}.")
-    if model.get("use_fused_kernels", False):
+    if (ref_strategy in FSDP) != (strategy in FSDP) or ref_strategy not in (*FSDP, MEGATRON):
+        raise ConfigError(
+            f"actor_rollout_ref.ref.strategy={ref_strategy!r} is not built beside actor.strategy={strategy!r}: DGPO"
+            f" compares the two token by token. Use {strategy!r}."
+        )
+    if strategy == MEGATRON:
+        check_megatron_engine(part, has_reference=has_reference, has_adapter=_has_adapter(model))
+    elif model.get("use_fused_kernels", False):
         raise ConfigError(
             "actor_rollout_ref.model.use_fused_kernels=True replaces the LM head by verl's kernels; DGPO replaces it by"
             " its own, which hold no logits either. Set it to False."

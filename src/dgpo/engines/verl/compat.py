@@ -23,7 +23,8 @@ import importlib
 import inspect
 from typing import Any
 
-from dgpo.versions import check_version
+from dgpo.errors import UnsupportedVersionError
+from dgpo.versions import check_version, requirement
 
 SUPPORTED = ((0, 9, 1), (0, 9, 2))
 """Lowest supported release, and the first one that is not supported any more."""
@@ -98,8 +99,37 @@ CALLED: Hooks = {
 """Functions and methods that are called."""
 
 
-def hook_differences() -> list[str]:
-    """Return what of the installed verl differs from `OVERRIDDEN` and `CALLED`.
+MEGATRON = "verl.workers.engine.megatron.transformer_impl:MegatronEngineWithLMHead"
+
+MEGATRON_OVERRIDDEN: Hooks = {
+    MEGATRON: {
+        "_maybe_enable_fused_kernels": ("self",),
+        "forward_backward_batch": ("self", "data", "loss_function", "forward_only"),
+        "forward_step": ("self", "batch_iter", "model", "logits_processor_func", "postprocess_micro_batch_func"),
+        "prepare_model_outputs": ("self", "output", "data"),
+    }
+}
+"""Methods that `DGPOMegatronEngine` overrides."""
+
+MEGATRON_CALLED: Hooks = {
+    MEGATRON: {
+        "eval_mode": ("self", "kwargs"),
+        "postprocess_micro_batch_func": ("self", "output", "data", "forward_only", "loss_function", "local_cp_size"),
+    },
+    "verl.models.mcore.model_forward_fused": {"linear_cross_entropy": ("args", "kwargs")},
+    "verl.utils.kernel.linear_cross_entropy:LinearCrossEntropy": {
+        "forward": ("ctx", "hidden", "weight", "labels", "temperature", "reduction", "dist_process_group")
+    },
+    "verl.utils.megatron_utils": {"unwrap_model": ("model", "module_instances")},
+}
+"""What else it relies on: `linear_cross_entropy` is what it answers in place of."""
+
+
+def hook_differences(tables: tuple[Hooks, ...] = (OVERRIDDEN, CALLED)) -> list[str]:
+    """Return what of the installed verl differs from tables of hooks.
+
+    Args:
+        tables: By default those that every run relies on.
 
     Returns:
         One entry a hook, with the parameters that it has and those that it should have; empty where all are the same.
@@ -109,7 +139,7 @@ def hook_differences() -> list[str]:
         []
     """
     differences = []
-    for hooks in (OVERRIDDEN, CALLED):
+    for hooks in tables:
         for owner, functions in hooks.items():
             for name, parameters in functions.items():
                 installed = _parameters_of(owner, name)
@@ -144,3 +174,25 @@ def check_verl_version() -> None:
         >>> check_verl_version()
     """
     check_version("verl", SUPPORTED, find_differences=hook_differences)
+
+
+@functools.cache
+def check_megatron() -> None:
+    """Refuse Megatron where megatron-core is absent, or a hook of verl's Megatron engine differs.
+
+    Raises:
+        UnsupportedVersionError: With the remedy; it names the hook.
+    """
+    try:
+        import megatron.core  # noqa: F401
+    except ImportError as error:
+        raise UnsupportedVersionError(
+            f"actor_rollout_ref.actor.strategy='megatron' needs megatron-core ({error}). Install it on every node: pip"
+            " install megatron-core (0.16.1 has been tested), beside what verl's own documents name; or use 'fsdp2'."
+        ) from None
+    differences = hook_differences((MEGATRON_OVERRIDDEN, MEGATRON_CALLED))
+    if differences:
+        raise UnsupportedVersionError(
+            "verl's Megatron engine has hooks that dgpo relies on and that differ from those of the verl that was"
+            f" tested: {'; '.join(differences)}. Run: pip install '{requirement('verl', SUPPORTED)}', or use 'fsdp2'."
+        )

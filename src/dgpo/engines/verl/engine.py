@@ -12,7 +12,8 @@ from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from dgpo.engines.verl.heads import HeadHook, ReferenceHead, ScoreTokens
+from dgpo.engines.verl.compat import check_megatron
+from dgpo.engines.verl.heads import CREDIT_COLUMNS, POLICY_COLUMNS, HeadHook, ReferenceHead, ScoreTokens
 from dgpo.engines.verl.live import SKIP, leave_out
 from dgpo.errors import TrainingError
 
@@ -58,7 +59,7 @@ class HeadStatistics:
         self, data: TensorDict, loss_function: Callable[..., Any] | None, forward_only: bool = False
     ) -> Any:
         """Run verl's loop over micro-batches; in a credit pass with the reference ready to be scored."""
-        if not (forward_only and _carries(data, CREDIT_PASS)):
+        if not (forward_only and carries(data, CREDIT_PASS)):
             return super().forward_backward_batch(data, loss_function, forward_only)
         if self.reference_engine is None and not self._is_lora:
             raise TrainingError("A credit pass was asked of an engine without a reference and without an adapter.")
@@ -80,7 +81,7 @@ class HeadStatistics:
         An update whose batch carries `SKIP` runs the model on completions with an advantage alone.
         """
         micro_batch = micro_batch.to(get_device_id())
-        if loss_function is not None and not forward_only and _carries(micro_batch, SKIP):
+        if loss_function is not None and not forward_only and carries(micro_batch, SKIP):
             micro_batch, loss_function = leave_out(micro_batch, loss_function)
         self._scoring = self._prepare_scoring(micro_batch)
         try:
@@ -129,13 +130,7 @@ class HeadStatistics:
         assert scoring is not None, "verl calls this from forward_step"
         columns = scoring.columns(output.logits)
         columns = self._gather_and_unpad_packed(columns, output_args.get("pad_size", 0))  # type: ignore[attr-defined]
-        offsets = micro_batch["input_ids"].offsets()
-        wants_entropy = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
-        return {
-            name: torch.nested.nested_tensor_from_jagged(values, offsets)
-            for name, values in zip(scoring.names, columns.unbind(-1), strict=True)
-            if name != "entropy" or wants_entropy or scoring.reference is not None
-        }
+        return named_statistics(columns, micro_batch)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Cast as verl's `forward_step` does."""
@@ -148,10 +143,16 @@ class DGPOFSDPEngine(HeadStatistics, FSDPEngineWithLMHead):
     """verl's FSDP and FSDP2 engine with a streamed head."""
 
 
-def register_engines() -> None:
-    """Let this process build `DGPOFSDPEngine` where verl would build its own; the others of verl's engines stay.
+def register_engines(strategy: str) -> type[Any]:
+    """Let this process build DGPO's engine where verl would build its own; the others of verl's engines stay.
 
     Called by the workers of a DGPO run alone, so that runs without DGPO keep verl's engines.
+
+    Args:
+        strategy: The actor's: "fsdp" or "fsdp2", or "megatron".
+
+    Returns:
+        The engine.
 
     Raises:
         TrainingError: If another plugin has taken the place.
@@ -159,12 +160,13 @@ def register_engines() -> None:
     from verl.plugin.platform import get_platform
 
     platform = get_platform()
-    for backend in BACKENDS:
+    engine, backends = _engine_of(strategy)
+    for backend in backends:
         # A key with a vendor precedes verl's own, which have none.
         registered = EngineRegistry._engines["language_model"][backend].get(
             (platform.device_name, platform.vendor_name)
         )
-        if registered is DGPOFSDPEngine:
+        if registered is engine:
             continue
         if registered is not None:
             raise TrainingError(
@@ -173,12 +175,44 @@ def register_engines() -> None:
                 " load in VERL_USE_EXTERNAL_PLUGINS."
             )
         EngineRegistry.register("language_model", backend, device=platform.device_name, vendor=platform.vendor_name)(
-            DGPOFSDPEngine
+            engine
         )
+    return engine
 
 
-def _carries(data: TensorDict, flag: str) -> bool:
+def _engine_of(strategy: str) -> tuple[type[Any], tuple[str, ...]]:
+    """Return DGPO's engine for a strategy, and the names under which verl looks for it."""
+    if strategy != "megatron":
+        return DGPOFSDPEngine, BACKENDS
+    check_megatron()
+    from dgpo.engines.verl.megatron import DGPOMegatronEngine  # megatron-core need not be there otherwise
+
+    return DGPOMegatronEngine, ("megatron",)
+
+
+def carries(data: TensorDict, flag: str) -> bool:
+    """Return whether a batch has a flag, and it is set."""
     return bool(tu.get_non_tensor_data(data, flag, default=False))
+
+
+def named_statistics(columns: Tensor, micro_batch: TensorDict) -> dict[str, Tensor]:
+    """Return the statistics of a micro-batch's tokens under verl's names.
+
+    Args:
+        columns: (N, columns), of the policy alone or of both.
+        micro_batch: Verl's; without `calculate_entropy` that of the policy alone is left out.
+
+    Returns:
+        Nested tensors over whole sequences.
+    """
+    has_reference = columns.shape[-1] == len(CREDIT_COLUMNS)
+    names = CREDIT_COLUMNS if has_reference else POLICY_COLUMNS
+    wants_entropy = has_reference or carries(micro_batch, "calculate_entropy")
+    return {
+        name: torch.nested.nested_tensor_from_jagged(values, micro_batch["input_ids"].offsets())
+        for name, values in zip(names, columns.unbind(-1), strict=True)
+        if name != "entropy" or wants_entropy
+    }
 
 
 def _temperature(micro_batch: TensorDict) -> float:

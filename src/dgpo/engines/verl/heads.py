@@ -76,11 +76,6 @@ class ScoreTokens:
     reference: ReferenceHead | None = None
     stats: Tensor | None = None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the columns."""
-        return POLICY_COLUMNS if self.reference is None else CREDIT_COLUMNS
-
     def __call__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return the statistics, (1, N, columns) float32; log-probabilities and entropy carry gradient."""
         assert weight is not None

@@ -7,7 +7,7 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from dgpo.engines.verl.compat import check_verl_version
-from dgpo.engines.verl.engine import HeadStatistics, register_engines
+from dgpo.engines.verl.engine import register_engines
 from dgpo.errors import TrainingError
 from dgpo.versions import __version__
 
@@ -19,13 +19,13 @@ class DGPOWorker(ActorRolloutRefWorker):
     def init_model(self) -> None:
         """Build the models as verl does, with DGPO's engine, and link the reference to the policy."""
         check_verl_version()
-        register_engines()
+        expected = register_engines(self.config.actor.strategy)
         with open_dict(self.config):
             # What the user set; `prepare_config` sets it so that the trainer builds a reference.
             self.config.actor.use_kl_loss = self.config.pop("dgpo_kl_loss")
         super().init_model()
         engine = self.actor.engine
-        if not isinstance(engine, HeadStatistics):
+        if not isinstance(engine, expected):
             raise TrainingError(
                 f"verl built {type(engine).__module__}.{type(engine).__name__} on this worker and not DGPO's engine"
                 " (VERL_ENGINE_DEVICE or VERL_ENGINE_VENDOR is set, or another plugin takes precedence): the run would"
