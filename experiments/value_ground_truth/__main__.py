@@ -61,7 +61,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Where does the value of a completion change, and which signals know it? Completions are cut every "
         "few tokens, and the value of each prefix is the share of its continuations that is right. What is measured "
-        "of a question is on the disk before the next one begins: the same command goes on."
+        "of a question is on the disk before the next one begins: the same command goes on, with more questions, too."
     )
     for field in fields(Settings):
         flag = f"--{field.name.replace('_', '-')}"
@@ -88,7 +88,8 @@ def _rows(folder: Path, settings: Settings) -> list[dict[str, Any]]:
     """What is on the disk already; a line that a kill has cut is measured again."""
     folder.mkdir(parents=True, exist_ok=True)
     stored, wanted = folder / "settings.json", asdict(settings)
-    if stored.exists() and json.loads(stored.read_text()) != wanted:
+    # More questions are the same ones and others.
+    if stored.exists() and json.loads(stored.read_text()) | {"questions": settings.questions} != wanted:
         raise SystemExit(f"{folder} holds measurements of other settings ({stored}). Name another folder with --out.")
     stored.write_text(json.dumps(wanted, indent=1) + "\n")
     path = folder / "questions.jsonl"
@@ -96,7 +97,7 @@ def _rows(folder: Path, settings: Settings) -> list[dict[str, Any]]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
+    return [json.loads(line) for line in whole.splitlines()][: settings.questions]
 
 
 def _measure(folder: Path, settings: Settings, rows: list[dict[str, Any]], *, quiet: bool) -> None:
@@ -104,6 +105,8 @@ def _measure(folder: Path, settings: Settings, rows: list[dict[str, Any]], *, qu
     from rich.progress import Progress
 
     questions, models = _load(settings)
+    if [row["gold"] for row in rows] != [question.gold for question in questions.questions[: len(rows)]]:
+        raise SystemExit(f"{folder} holds measurements of other questions. Name another folder with --out.")
     progress = Progress(console=Console(file=sys.stderr), disable=quiet)
     with (folder / "questions.jsonl").open("a", encoding="utf-8") as file, progress:
         bar = progress.add_task("questions", total=settings.questions, completed=len(rows))

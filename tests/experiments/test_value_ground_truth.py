@@ -142,6 +142,13 @@ def test_a_run_that_was_cut_goes_on_to_the_same_figures(tmp_path, capsys):
     assert summaries[0]["large"] == summaries[1]["large"]
     with pytest.raises(SystemExit, match="measurements of other settings"):
         main([*options, "--out", str(cut), "--seed", "1"])
+    assert main([*options, "--out", str(cut), "--questions", "3"]) == 0
+    grown = (cut / "questions.jsonl").read_text()
+    assert grown.startswith(whole)
+    assert grown.count("\n") == 3
+    (cut / "questions.jsonl").write_text(whole.replace('"gold": "', '"gold": "1'))
+    with pytest.raises(SystemExit, match="measurements of other questions"):
+        main([*options, "--out", str(cut), "--questions", "4"])
 
 
 def test_sums_are_put_with_and_without_a_hint():
