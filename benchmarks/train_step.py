@@ -4,6 +4,7 @@
     python benchmarks/train_step.py --dtype bfloat16 --save benchmarks/results/train_step_bf16.json
     python benchmarks/train_step.py --sweep --repeats 2   # completion length, vocabulary and group size, one at a time
     python benchmarks/train_step.py --live 1.0 0.7 0.4 --batch-size 10    # by the share of completions with advantage
+    python benchmarks/train_step.py --padding --completion-length 384     # as TRL pads a rollout, or sorted by length
     python benchmarks/train_step.py --memory float32 bfloat16             # memory alone; the machine may be busy
 
 Time: all contenders in one process, repeats interleaved, medians and their spread. Memory: one process per contender
@@ -43,6 +44,7 @@ from _common import allocated_memory, interleaved, own_process, peak_memory, sav
 from _lm_head_contenders import without_entropy
 from _step_breakdown import breakdown
 from _step_model import build_model
+from _step_padding import padding
 
 import dgpo.lm_head.stats as head_stats
 from dgpo.engines.trl import heads
@@ -59,7 +61,7 @@ SWEEP = {
 }
 
 
-def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace) -> Any:
+def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace, **more: Any) -> Any:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
@@ -84,7 +86,7 @@ def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace
     trainer = trainer_class(
         AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, arguments.dtype)),
         lambda completions, **_: [float(row) for row in range(len(completions))],  # all have an advantage
-        config_class(**options),
+        config_class(**options, **more),
         train_dataset=Dataset.from_dict({"prompt": ["word"] * arguments.batch_size}),
     )
     trainer.model.train()
@@ -201,6 +203,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--generate", type=int, default=2, help="repeats of the step with generation; 0 for none")
     parser.add_argument("--sweep", action="store_true", help="let one size after the other grow")
     parser.add_argument("--live", nargs="+", type=float, metavar="SHARE", help="shares of completions with advantage")
+    parser.add_argument("--padding", action="store_true", help="what padding costs, with sort_by_length and without")
     parser.add_argument("--memory", nargs="+", choices=["float32", "bfloat16"], help="measure memory alone, by dtype")
     parser.add_argument("--save", type=Path, help="write the results as JSON")
     parser.add_argument("--memory-of", choices=CONTENDERS, help=argparse.SUPPRESS)
@@ -223,6 +226,8 @@ def main() -> None:
         result["sweep"] = list(sweep(arguments))
     elif arguments.live:
         result["live"] = list(live(arguments))
+    elif arguments.padding:
+        result["padding"] = padding(arguments, build_trainer)
     elif arguments.memory:
         result["memory"] = memory(arguments)
     else:

@@ -16,6 +16,7 @@ from dgpo import DGPOTrainer, versions
 from dgpo.engines.trl import compat
 from dgpo.engines.trl.checkpoint import ExactResume
 from dgpo.engines.trl.held_out import HeldOutRewards
+from dgpo.engines.trl.lengths import SortedByLength
 from dgpo.engines.trl.metrics import CreditMetrics
 from dgpo.engines.trl.stop_strings import StopStrings
 from dgpo.errors import TrainingError, UnsupportedVersionError
@@ -65,7 +66,7 @@ def test_an_untested_version_is_tried_when_asked_for(monkeypatch):
 def test_we_override_nothing_else():
     ours = {
         name
-        for owner in (DGPOTrainer, ExactResume, CreditMetrics, HeldOutRewards, StopStrings)
+        for owner in (DGPOTrainer, ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, StopStrings)
         for name, member in vars(owner).items()
         if inspect.isfunction(member) and hasattr(GRPOTrainer, name)
     }

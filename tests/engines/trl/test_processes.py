@@ -48,6 +48,14 @@ def test_two_ranks_give_the_gradients_of_one(ranks, case):
         assert (a - b).norm() <= 3e-6 * a.norm(), f"update {step}"
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_sorting_by_length_leaves_the_gradients_as_they_are(ranks, world_size):
+    ours, plain = (ranks[world_size - 1][case][0] for case in ("sorted", "dapo-2-full-current"))
+    for step, (a, b) in enumerate(zip(ours, plain, strict=True)):
+        assert (a - b).norm() <= 3e-6 * b.norm(), f"update {step}"
+    assert not all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))  # sums in another order
+
+
 @pytest.mark.parametrize("case", RANK_CASES)
 def test_two_ranks_log_the_metrics_of_one(ranks, case):
     one, two = (results[case][1] for results in ranks)

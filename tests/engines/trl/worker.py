@@ -85,6 +85,7 @@ RANK_CASES = {
 }
 DEAD_CASES = {f"{name}-dead": RANK_CASES[name] for name in ("grpo-1-full-current", "dapo-1-lora-current")}
 RANK_CASES |= DEAD_CASES  # with groups of equal rewards, so that a rank may have nothing to score
+RANK_CASES["sorted"] = RANK_CASES["dapo-2-full-current"]  # by length
 
 
 def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
@@ -106,6 +107,7 @@ def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
                 per_device_train_batch_size=8 // world_size,
                 credit_policy=credit,
                 tau=0.05,
+                sort_by_length=name == "sorted",
                 **options,
             )
             trainer.train()

@@ -33,6 +33,7 @@ TRAINER_HOOKS: dict[str, tuple[str, ...]] = {
         *("image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids"),
     ),
     "_load_optimizer_and_scheduler": ("self", "checkpoint"),
+    "_prepare_inputs": ("self", "generation_batch"),
     "_save_checkpoint": ("self", "model", "trial"),
     "log": ("self", "logs", "start_time"),
     "train": ("self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"),
@@ -63,7 +64,7 @@ TRAINER_PARAMETERS = (
 TRAINER_ATTRIBUTES = (
     *("_buffered_inputs", "_entropy_bonus_enabled", "_logs", "_metrics", "_step", "_tokenizer"),
     *("aux_loss_enabled", "beta", "eos_token_ids", "num_generations", "num_generations_eval", "num_iterations"),
-    *("ref_model", "reward_func_names", "reward_weights", "temperature", "use_vllm"),
+    *("ref_model", "reward_func_names", "reward_weights", "temperature", "top_entropy_quantile", "use_vllm"),
 )
 """Attributes of a constructed `GRPOTrainer` that the adapter reads or sets."""
 

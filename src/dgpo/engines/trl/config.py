@@ -31,6 +31,13 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
             metrics of credit and entropy are then over the others. What reads them (`beta`, an entropy bonus,
             `top_entropy_quantile`, a load-balancing loss, a rule that is signed, needs whole groups or is batch-wide)
             switches it off.
+        sort_by_length: Cut each micro-batch to its own longest prompt and completion before it is scored, and sort the
+            completions of an update by length before they are cut into micro-batches. The gradient is the same but for
+            the order of additions; TRL's means over micro-batches (`entropy`, `clip_ratio/*`) weigh completions
+            otherwise, and dropout draws other numbers. Pays where lengths differ much. Completions are not sorted where
+            it matters which ones lie together: `loss_type="bnpo"`, an entropy bonus, `top_entropy_quantile`, a
+            load-balancing loss, a rule that is signed, needs whole groups or is batch-wide. Models whose positions
+            depend on the padding (learned ones) are left alone.
         reference_cache_mib: With several iterations over a rollout (`num_iterations`) and `credit_policy="current"`,
             how much of the reference's hidden states is kept on each device from one iteration to the next, in MiB: the
             scored tokens of a process times the hidden size times 2 or 4 bytes. What fits is computed once a rollout,

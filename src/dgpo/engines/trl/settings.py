@@ -27,6 +27,10 @@ class DGPOSettings(CreditConfig):
         default=True,
         metadata={"help": "Leave completions with advantage 0 out of the passes; their gradient is 0."},
     )
+    sort_by_length: bool = field(
+        default=False,
+        metadata={"help": "Sort completions by length before micro-batches are cut, and score those without padding."},
+    )
     reference_cache_mib: float = field(
         default=1024.0,
         metadata={"help": "MiB of the reference's states that are kept from one iteration to the next; 0: none."},

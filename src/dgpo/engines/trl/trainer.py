@@ -24,6 +24,7 @@ from dgpo.engines.trl.compat import check_trl_version
 from dgpo.engines.trl.config import DGPOConfig, building_reference
 from dgpo.engines.trl.credit_logging import CreditLogging
 from dgpo.engines.trl.held_out import HeldOutRewards
+from dgpo.engines.trl.lengths import SortedByLength, with_padding
 from dgpo.engines.trl.live import LiveRows, skips_dead_rows
 from dgpo.engines.trl.metrics import CreditMetrics
 from dgpo.engines.trl.model_card import ModelCard
@@ -35,7 +36,7 @@ from dgpo.engines.trl.stop_strings import StopStrings
 from dgpo.engines.trl.vllm_cpu import prepare_vllm
 
 
-class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, ModelCard, GRPOTrainer):
+class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, StopStrings, ModelCard, GRPOTrainer):
     """Train with the credit of a rule: the same arguments as `GRPOTrainer`, with a `DGPOConfig`.
 
     The reference is what TRL would build for a KL penalty: the checkpoint that the policy came from, the base model
@@ -125,6 +126,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
             super().__init__(model, reward_funcs, args, **data, **processing, **extensions)
         self.beta = args.beta
         self._skips = skips_dead_rows(self, self._rule.traits)
+        self._init_lengths(self._rule.traits)
         self._reference_states = ReferenceStates(self)
         self._init_metrics(self._rule)
         self._init_stop_strings()
@@ -225,19 +227,17 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, StopStrings, Model
     ) -> Scores:
         """Score the last `length` tokens, `batch_size` rows at a time; first the reference, then both heads at once."""
         score = super()._get_per_token_logps_and_entropies
-        if not for_credit:
-            with heads.policy_pass():
-                return Scores(*score(model, ids, mask, length, batch_size, True, with_aux_loss))
-        observe = (log or None) and self._credit_logging and self._credit_logging.observe(mask[:, -length:], inputs)
-        parts = []
+        observe, parts = None, []
+        if for_credit and log and self._credit_logging:
+            observe = self._credit_logging.observe(mask[:, -length:], inputs)
         for row_ids, row_mask in zip(*(x.split(batch_size or len(x)) for x in (ids, mask)), strict=True):
-            reference = None
-            if self._compares:
-                reference = self._reference_states.get(kept_as, score, row_ids, row_mask, length)
+            row_ids, row_mask, width = self._narrowed(row_ids, row_mask, length)
+            call = (score, row_ids, row_mask, width)
+            reference = self._reference_states.get(kept_as, *call) if for_credit and self._compares else None
             with heads.policy_pass(reference, observe) as stats:
-                logps, entropy, aux_loss = score(model, row_ids, row_mask, length, None, True, with_aux_loss)
-            per_token = heads.per_completion(stats[0], row_mask[:, -length:].bool())
-            parts.append(Scores(logps, entropy, aux_loss, per_token))
+                logps, entropy, aux_loss = score(model, row_ids, row_mask, width, None, True, with_aux_loss)
+            per_token = heads.per_completion(stats[0], row_mask[:, -width:].bool()) if for_credit else {}
+            parts.append(with_padding(Scores(logps, entropy, aux_loss, per_token), length))
         return Scores.cat(parts)
 
     def _get_per_token_logps_and_entropies(

@@ -14,6 +14,7 @@ from dgpo.lab.runs.files import AFTER, BEFORE, FINAL, TRAIN
 from dgpo.lab.train import validate
 from dgpo.lab.train.assemble import build_config, build_trainer, load_task, model_path, reward_names, weight_bytes
 from dgpo.lab.train.finish import Interrupted, RunSummary, why_it_failed
+from dgpo.lab.train.loading import without_garbage_collection
 from dgpo.lab.train.lora import check_targets
 from dgpo.lab.train.plan import describe_plan, num_steps, prompts_per_sampling
 from dgpo.lab.train.planned import planned_config
@@ -71,9 +72,11 @@ def _start(request: Request, begun: list[Session]) -> int:
         if config.process_index == 0:
             say(describe_plan(recipe, config, path, full=request.dry_run == "full"))
         return 0
-    import torch
+    with without_garbage_collection():
+        import torch
 
-    recipe = read_recipe(request, resume_dir, recipe_schema())
+        schema = recipe_schema()
+    recipe = read_recipe(request, resume_dir, schema)
     raise_problems(recipe.problems)
     config = build_config(recipe, path)
     check_processes(config.world_size)
