@@ -1,5 +1,6 @@
 """Loads what a training needs, without looking for garbage meanwhile."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Iterator
@@ -22,4 +23,5 @@ def without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # else what is collected at the end is reported as leaked
         gc.enable()
