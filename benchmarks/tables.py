@@ -29,6 +29,7 @@ STEP_NAMES = {
     "grpo_kl_scored": "TRL's GRPO + KL, scored positions only",
 }
 
+PADDING = {"padded": "as TRL pads it", "sorted": "`sort_by_length`"}
 MEMORY = {"peak_mib": "resident", "allocated_mib": "by torch"}
 
 
@@ -188,6 +189,29 @@ def train_step_live() -> str:
     return table(["with advantage", *(STEP_NAMES[name] for name in names), *over], rows) + origin(result)
 
 
+def train_step_padding() -> str:
+    """Tokens of the backbone passes, and time of an update, as TRL pads a rollout and sorted by length."""
+    result = load("train_step_padding")
+    rows = []
+    for name, rollout in result["padding"].items():
+        for way, count in rollout["counts"].items():
+            seconds = rollout.get("seconds", {}).get(way)
+            taken = "" if seconds is None else f"{seconds['median']:.2f} ({seconds['min']:.2f} to {seconds['max']:.2f})"
+            share = count["padding"] / count["tokens"]
+            rows.append([f"{name}, {PADDING[way]}", f"{count['tokens']:,}", f"{share:.1%}", taken])
+    return table(["", "tokens", "of which padding", "seconds (least to most)"], rows) + origin(result)
+
+
+def train_step_head_copies() -> str:
+    """A step of the SmolLM2 recipe with the hook on the head and without."""
+    result = load("train_step_head_copies")
+    rows = [
+        [name, f"{seconds['median']:.2f} ({seconds['min']:.2f} to {seconds['max']:.2f})"]
+        for name, seconds in result["head_copies"].items()
+    ]
+    return table(["", "seconds (least to most)"], rows) + origin(result)
+
+
 def train_step_memory() -> str:
     """Memory of a step without what the C library keeps of freed memory."""
     result = load("train_step_memory")
@@ -296,6 +320,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-step-memory": train_step_memory,
     "train-step-sweep": train_step_sweep,
     "train-step-live": train_step_live,
+    "train-step-padding": train_step_padding,
+    "train-step-head-copies": train_step_head_copies,
     "credit-logging": credit_logging,
     "watching": watching,
     "math-rewards": math_rewards,

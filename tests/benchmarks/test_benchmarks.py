@@ -1,5 +1,6 @@
 """The benchmarks run, on the smallest sizes, and the documented tables are those of the committed results."""
 
+import argparse
 import json
 import os
 import runpy
@@ -192,6 +193,26 @@ def test_train_step_by_live_share(tmp_path):
     whole, some = json.loads(found.read_text())["live"]
     assert (whole["share"], some["share"]) == (1.0, 0.4)
     assert set(some["dgpo_over"]) == {"dgpo", "grpo_scored", "grpo_ours"}
+
+
+def be_skewed_rollout():
+    """Count and time a skewed rollout, and print the result."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import train_step
+    from _step_padding import skewed
+
+    sizes = {"vocab_size": 300, "hidden_size": 64, "layers": 1, "batch_size": 2, "completion_length": 32}
+    settings = {"prompt_length": 8, "dtype": "float32", "device": "cpu", "repeats": 1, "share": 1.0}
+    print(json.dumps(skewed(argparse.Namespace(**sizes, **settings), train_step.build_trainer)))
+
+
+def test_padding_of_a_skewed_rollout():
+    (out,) = run_forked(be_skewed_rollout, ranks=None)
+    found = json.loads(out.strip().splitlines()[-1])
+    padded, cut = (found["counts"][name] for name in ("padded", "sorted"))
+    assert cut["padding"] < padded["padding"] / 2
+    assert cut["tokens"] - cut["padding"] == padded["tokens"] - padded["padding"]
+    assert set(found["seconds"]) == {"padded", "sorted"}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
