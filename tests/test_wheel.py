@@ -33,6 +33,7 @@ def run(*command, variables=None, **options):
     environment = inherited | (variables or {})
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, **options)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "leaked" not in done.stderr
     return done.stdout.strip()
 
 

@@ -1,6 +1,8 @@
 """`dgpo compare`: what it refuses before any work, and evaluations of other problems."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -78,3 +80,17 @@ def test_damaged_folders_are_one_clear_line(tiny_model, folder, tmp_path, capsys
     (tmp_path / "b" / "settings.json").write_text("{}")
     assert main(["compare", folder, broken]) == 2
     assert "does not say how many problems" in capsys.readouterr().err
+
+
+def test_comparing_and_reporting_load_neither_torch_nor_trl(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"phase": "train", "step": 1, "reward": 0.5}\n')
+    code = f"""
+import sys
+from dgpo.lab.cli.main import main
+assert main(["compare", {folder!r}, {folder!r}]) == 0
+assert main(["report", "run"]) == 0
+heavy = {{"torch", "trl", "transformers", "datasets"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=600)
