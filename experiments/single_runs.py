@@ -115,9 +115,9 @@ def _quickstart() -> str:
     worse = sum(s < e for s, e in zip(sharp, even, strict=True))
     return f"""## The quickstart: no better than GRPO, and worse with a small tau
 
-`dgpo train recipes/quickstart.yaml --seed S [--tau X]`, 2026-11-23, two cores of an Intel Xeon, Python 3.11.7,
-torch 2.13.0 (CPU), trl 1.16.0: {steps} steps on one thread. {prompts} held-out prompts, in neither the warm-up nor
-the training; Wilson intervals; the seed decides the warm-up, the prompts and the sampling.
+`dgpo train recipes/quickstart.yaml --seed S [--tau X]`, 2026-11-28, two cores of an AMD EPYC, Python 3.11.7,
+torch 2.13.0 (CPU), transformers 5.23.0, trl 1.16.0: {steps} steps on one thread. {prompts} held-out prompts, in neither
+the warm-up nor the training; Wilson intervals; the seed decides the warm-up, the prompts and the sampling.
 
 {table}
 
@@ -143,8 +143,9 @@ def _smollm2_recipe() -> str:
     )
     return f"""## One longer run of the recipe for SmolLM2
 
-`make smollm2`, then `dgpo train recipes/smollm2-chain-sum.yaml`, 2026-11-23, the same machine and versions,
-peft 0.21.2: {run["steps"]} steps, seed {run["seed"]}, chat prompts, adapters on all layers. reasoning-gym's
+`make smollm2`, then `dgpo train recipes/smollm2-chain-sum.yaml`, 2026-11-23, two cores of an Intel Xeon, Python 3.11.7,
+torch 2.13.0 (CPU), trl 1.16.0, peft 0.21.2: {run["steps"]} steps, seed {run["seed"]}, chat prompts, adapters on all
+layers. reasoning-gym's
 `chain_sum` on {prompts} held-out questions at T = 1.
 One seed and no baseline: it shows that the recipe trains, nothing about the method.
 
