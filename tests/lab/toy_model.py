@@ -50,7 +50,7 @@ def make_model(folder: Path, rows, *, steps: int = 600, right: float = 0.3) -> P
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=64,
         tie_word_embeddings=False,

@@ -2,45 +2,51 @@
 
 import json
 import os
-from functools import partial
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from support import FixedDGPOTrainer, make_trainer
 
 from dgpo.credit_log import read_credit_log
-from process_groups import run_forked
 
+SCRIPT = """
+import json, sys
+from pathlib import Path
 
-def train(checkpoint: str, folder: Path) -> None:
-    """In a process of its own: trackers keep threads, files and one run a process."""
-    os.environ |= {"WANDB_MODE": "offline", "WANDB_DIR": str(folder), "TRACKIO_DIR": str(folder / "trackio")}
-    os.chdir(folder)
-    import wandb
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from trackio.sqlite_storage import SQLiteStorage
+sys.path.insert(0, sys.argv[1])
+from support import FixedDGPOTrainer, make_trainer
 
-    options = {"report_to": ["wandb", "trackio", "tensorboard"], "project": "dgpo"}
-    options |= {"credit_log_steps": 2, "max_steps": 2, "perturb": 0.3, "tau": 0.02}
-    trainer = make_trainer(FixedDGPOTrainer, checkpoint, folder / "run", **options)
-    trainer.train()
-    wandb.finish()
-    files = folder.glob("wandb/offline-run-*/files/media/table/dgpo/*.json")
-    boards = [EventAccumulator(str(file)).Reload() for file in folder.rglob("events.out.tfevents.*")]
-    texts = [text for board in boards if board.Tags()["tensors"] for text in board.Tensors("dgpo/credit/text_summary")]
-    logs = [line for run in SQLiteStorage.get_runs("dgpo") for line in SQLiteStorage.get_logs("dgpo", run)]
-    found = {
-        "wandb": [json.loads(file.read_text()) for file in sorted(files, key=lambda file: file.stat().st_mtime)],
-        "trackio": [line["dgpo/credit"]["_value"] for line in logs if "dgpo/credit" in line],
-        "tensorboard": [text.tensor_proto.string_val[0].decode() for text in texts],
-    }
-    (folder / "found.json").write_text(json.dumps(found))
+import wandb
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trackio.sqlite_storage import SQLiteStorage
+
+checkpoint, folder = sys.argv[2], Path(sys.argv[3])
+trackers = ["wandb", "trackio", "tensorboard"]
+options = {"report_to": trackers, "project": "dgpo", "credit_log_steps": 2, "max_steps": 2, "perturb": 0.3, "tau": 0.02}
+trainer = make_trainer(FixedDGPOTrainer, checkpoint, folder / "run", **options)
+trainer.train()
+wandb.finish()
+files = sorted(folder.glob("wandb/offline-run-*/files/media/table/dgpo/*.json"), key=lambda file: file.stat().st_mtime)
+boards = [EventAccumulator(str(file)).Reload() for file in folder.rglob("events.out.tfevents.*")]
+texts = [text for board in boards if board.Tags()["tensors"] for text in board.Tensors("dgpo/credit/text_summary")]
+logs = [line for run in SQLiteStorage.get_runs("dgpo") for line in SQLiteStorage.get_logs("dgpo", run)]
+found = {
+    "wandb": [json.loads(file.read_text()) for file in files],
+    "trackio": [line["dgpo/credit"]["_value"] for line in logs if "dgpo/credit" in line],
+    "tensorboard": [text.tensor_proto.string_val[0].decode() for text in texts],
+}
+(folder / "found.json").write_text(json.dumps(found))
+"""
 
 
 def test_each_has_the_logged_completions(checkpoint, tmp_path):
     for name in ("wandb", "trackio", "tensorboard"):
         pytest.importorskip(name)
-    run_forked(partial(train, checkpoint, tmp_path), ranks=None)
+    here = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "trackio")}
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(Path(__file__).parent), checkpoint, str(tmp_path)]
+    done = subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     steps = read_credit_log(tmp_path / "run")
     assert [step.step for step in steps] == [1, 2]

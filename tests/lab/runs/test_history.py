@@ -87,3 +87,15 @@ def test_a_damaged_file_of_completions_is_named(tmp_path, data):
     run.write_completions(2, [{"step": 2, "completion": "x"}])
     (tmp_path / "completions" / "step-000002.jsonl").write_bytes(data)
     assert run.cut_to(3, LINES) == ["completions/step-000002.jsonl is damaged: 1 of its lines cannot be read."]
+
+
+def test_completions_that_were_cut_at_the_end_of_a_line_are_named(tmp_path):
+    run = written(RunDirectory(tmp_path), WHOLE)
+    for step in (1, 2):
+        run.write_completions(step, [{"step": step, "completion": str(number)} for number in range(4)])
+    assert run.cut_to(3, LINES, rollout=4) == []
+    file = tmp_path / "completions" / "step-000002.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    assert run.cut_to(3, LINES, rollout=4) == [
+        "completions/step-000002.jsonl is damaged: 2 of its lines cannot be read."
+    ]

@@ -172,12 +172,13 @@ class RunDirectory:
         """Return the lines of the metrics; a last line that a kill cut off is left out."""
         return files.read_jsonl(self.metrics_path)
 
-    def cut_to(self, step: int, history: Sequence[dict[str, Any]] = ()) -> list[str]:
+    def cut_to(self, step: int, history: Sequence[dict[str, Any]] = (), *, rollout: int = 1) -> list[str]:
         """Forget what came after a step, as a resumed run does those steps again; restore metrics up to it.
 
         Args:
             step: The step of the checkpoint that the run continues from.
             history: What the trainer had logged by then, from its checkpoint.
+            rollout: Completions of one sampling, which each file of them holds.
 
         Returns:
             Sentences about what was damaged, and what was restored.
@@ -190,7 +191,7 @@ class RunDirectory:
             match = re.fullmatch(r"step-(\d+)\.jsonl", file.name)
             if match and int(match[1]) > step:
                 file.unlink()
-            elif match and (damaged := damaged_lines(file)):
+            elif match and (damaged := damaged_lines(file, rollout)):
                 notes.append(f"{files.COMPLETIONS}/{file.name} is damaged: {damaged} of its lines cannot be read.")
         for file in [*self.path.glob("*.tmp"), *(self.path / files.COMPLETIONS).glob("*.tmp")]:
             file.unlink()

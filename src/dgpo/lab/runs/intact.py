@@ -45,15 +45,23 @@ def intact_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return lines
 
 
-def damaged_lines(path: Path) -> int:
-    """Return how many lines of a file of JSON lines cannot be read; a file without any counts as one."""
+def damaged_lines(path: Path, expected: int = 1) -> int:
+    """Return how many lines of a file of JSON lines are not there or cannot be read.
+
+    Args:
+        path: The file.
+        expected: How many it must have, at least; a file that was cut at the end of a line looks whole otherwise.
+
+    Returns:
+        0 for an intact file.
+    """
     try:
-        data = path.read_bytes()
+        lines = path.read_bytes().split(b"\n")
     except OSError:
-        return 1
-    lines = data.split(b"\n")
+        return expected
     torn = bool(lines.pop())
-    return torn + sum(not _is_object(line) for line in lines) + (not data)
+    readable = sum(map(_is_object, lines))
+    return max(torn + len(lines) - readable, expected - readable)
 
 
 def _is_object(line: bytes) -> bool:

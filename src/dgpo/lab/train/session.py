@@ -258,7 +258,8 @@ def _prepare(
         resumable = check_resume(recipe, path, config.world_size, own=request.names_no_recipe)
         _refuse_complete(recipe, path)
         assert resumable.newest is not None
-        notes = directory.cut_to(resumable.step, history_of(resumable.newest))
+        history = history_of(resumable.newest)
+        notes = directory.cut_to(resumable.step, history, rollout=config.generation_batch_size)
         for name in resumable.incomplete:
             # The trainer would write into the remains of a checkpoint that was cut off.
             if (path / name).is_symlink():
