@@ -89,6 +89,7 @@ def folder(tmp_path_factory):
     make_model(padded).save_pretrained(path / "padded")
     padded.add_special_tokens({"pad_token": "[PAD]"})
     padded.save_pretrained(path / "padded")
+    (path / "bare").mkdir()
     (path / "adapter").mkdir()
     facts = {"base_model_name_or_path": str(path / "model"), "peft_type": "LORA"}
     (path / "adapter" / "adapter_config.json").write_text(json.dumps(facts))

@@ -27,6 +27,10 @@ CASES = [
         "train own.yaml --use_peft true --lora_target_modules '[q_proj, v_prj]'",
         "command line: lora_target_modules names 'v_prj', and model has no such module. Did you mean 'v_proj'? Its modules are: down_proj, embed_tokens, gate_proj, input_layernorm, k_proj, lm_head, norm, o_proj, post_attention_layernorm, q_proj, up_proj, v_proj; or write all-linear.",
     ),
+    (
+        "train own.yaml --model_name_or_path bare --use_peft true --lora_target_modules '[q_proj]'",
+        "The model folder bare has no config.json that can be read: [Errno 2] No such file or directory: 'bare/config.json'.",
+    ),
     ("train own.yaml --dry_run=5", "--dry-run=5 is not known; write --dry-run or --dry-run=full."),
     ("train own.yaml --bf16 true", "command line: bf16 is on, and there is no GPU here; add `bf16: false`"),
     (

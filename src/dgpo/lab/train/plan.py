@@ -17,8 +17,7 @@ from dgpo.lab.train.assemble import (
     refuse_adapter,
     reward_names,
 )
-from dgpo.lab.train.lora import check_targets
-from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model, rendered
+from dgpo.lab.train.preflight import check_data_fills_a_step, fit_task, read_model_of, rendered
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.validate import generation_batch
 
@@ -128,19 +127,17 @@ def _read_task(recipe: Recipe, config: Any) -> tuple[Any, list[tuple[str, str]]]
     if recipe["eval_task"] and not problems_on_hub(recipe["eval_task"]):
         load_eval_problems(recipe)
     model = _local_model(recipe)
-    if model is not None:
-        check_targets(recipe, model)
     if on_hub(recipe["task"]):
         check_task_of_hub(recipe)
         if model is not None:
-            read_model(recipe["model_name_or_path"], model, planning=True)
+            read_model_of(recipe, model, planning=True)
         return None, []
     task = load_task(recipe)
     check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     notes, kwargs = list(task.notes), config.chat_template_kwargs
     prompt = _one_line(task.train["prompt"][0])
     if model is not None:
-        facts = read_model(recipe["model_name_or_path"], model, planning=True)
+        facts = read_model_of(recipe, model, planning=True)
         task, more = fit_task(recipe, task, facts, kwargs)
         notes += more
         prompt = rendered(task.train["prompt"][0], task.prompt_format(kwargs), facts.tokenizer)

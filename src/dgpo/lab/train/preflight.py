@@ -10,6 +10,7 @@ from dgpo.errors import ConfigError, DataError, RecipeError
 from dgpo.lab.evaluation.loading import load_tokenizer, refuse_foreign_tokens, refuse_unusable_folder
 from dgpo.lab.foreign_code import loading_fault, refuse_remote_code
 from dgpo.lab.tasks.prompting import PromptFormat
+from dgpo.lab.train.lora import check_targets
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.validate import world_size
 
@@ -73,6 +74,25 @@ def read_model(name: str, model: str, *, planning: bool = False) -> ModelFacts:
     return ModelFacts(
         name, load_tokenizer(model, planning=planning), context, vocabulary if isinstance(vocabulary, int) else None
     )
+
+
+def read_model_of(recipe: Recipe, model: str, *, planning: bool = False) -> ModelFacts:
+    """Return the facts of a recipe's model, which has the modules that LoRA is to adapt.
+
+    Args:
+        recipe: The recipe.
+        model: Folder or hub id of its model.
+        planning: See `load_tokenizer`.
+
+    Returns:
+        The facts.
+
+    Raises:
+        RecipeError: If a module is named that the model has not.
+    """
+    facts = read_model(recipe["model_name_or_path"], model, planning=planning)
+    check_targets(recipe, model)
+    return facts
 
 
 def check_data_fills_a_step(rows: int, prompts: int) -> str | None:

@@ -15,10 +15,9 @@ from dgpo.lab.train import validate
 from dgpo.lab.train.assemble import build_config, build_trainer, load_task, model_path, reward_names, weight_bytes
 from dgpo.lab.train.finish import Interrupted, RunSummary, why_it_failed
 from dgpo.lab.train.loading import without_garbage_collection
-from dgpo.lab.train.lora import check_targets
 from dgpo.lab.train.plan import describe_plan, num_steps, prompts_per_sampling
 from dgpo.lab.train.planned import planned_config
-from dgpo.lab.train.preflight import check_data_fills_a_step, check_processes, fit_task, read_model
+from dgpo.lab.train.preflight import check_data_fills_a_step, check_processes, fit_task, read_model_of
 from dgpo.lab.train.recipe import Recipe, raise_problems
 from dgpo.lab.train.schema import declared_schema, recipe_schema
 from dgpo.lab.train.session import Request, Session, check_resume, open_session, read_recipe, resume_directory
@@ -87,8 +86,7 @@ def _start(request: Request, begun: list[Session]) -> int:
         task = load_task(recipe)
     check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     model = model_path(recipe, config)
-    facts = read_model(recipe["model_name_or_path"], model)
-    check_targets(recipe, model)
+    facts = read_model_of(recipe, model)
     notes = list(task.notes)
     task, more = fit_task(recipe, task, facts, config.chat_template_kwargs)
     left_out = check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
