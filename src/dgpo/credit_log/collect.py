@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dgpo.core import HINDSIGHT_STATS
 from dgpo.credit_log.record import (
     EOS,
     LENGTH,
@@ -130,6 +131,7 @@ def collect_completion(
     rewards: Mapping[str, float] | None = None,
     reward: float | None = None,
     answer: str | None = None,
+    hint: str | None = None,
     group: int | str | None = None,
     ended: str | None = None,
     truncated: bool = False,
@@ -143,7 +145,7 @@ def collect_completion(
         token_ids: (T,) int64, without padding.
         per_token: (T,) float each, by the names of `PER_TOKEN`: w, d, H in nats, s, log p and log q of each token.
             `token_advantages` of a signed rule stand in place of `weights`. What is absent is logged as `None`; what
-            has another name is logged as a column of that name.
+            has another name is logged as a column of that name, those of a hint only where there is one.
         vocab_size: V, at least 2, which H is normalised by.
         trained: (T,) bool, False for tokens that get no credit; all True by default.
         prompt_ids: The prompt's ids, decoded where `prompt` is not given.
@@ -152,6 +154,7 @@ def collect_completion(
         rewards: Each reward function's value.
         reward: Their weighted sum.
         answer: The correct answer, as text.
+        hint: What the reference was shown, `""` for a completion without a hint; None where the rule reads none.
         group: Which prompt of the step the completion belongs to.
         ended: Why it ended, from `reason_it_ended`.
         truncated: Without `ended`: whether the completion was cut off at its greatest length.
@@ -210,6 +213,7 @@ def collect_completion(
         token: token_texts(tokenizer, [token])[0]
         for token in {token for place in places.values() for top in place.values() for token, _ in top}
     }
+    left_out = HINDSIGHT_STATS if hint == "" else ()  # the rule reads 0 there, and nothing was measured
     sizes = [abs(x) for x in next(iter(credit.values()), []) if x is not None]
     return CompletionCredit(
         prompt=prompt if prompt is not None else "".join(token_texts(tokenizer, prompt_ids)),
@@ -222,11 +226,12 @@ def collect_completion(
         s=logged(values.pop("scores", None)),
         logp=logged(logps),
         log_ratio=logged(log_ratio),
-        columns={name: logged(column) for name, column in values.items()},
+        columns={name: logged(column) for name, column in values.items() if name not in left_out},
         advantage=advantage,
         reward=reward,
         rewards=dict(rewards or {}),
         answer=answer,
+        hint=hint,
         group=group,
         ended=ended or (LENGTH if truncated else None),
         num_tokens=len(ids),

@@ -165,7 +165,14 @@ def _completion(line: Any, schema: str) -> CompletionCredit:
 def _check(completion: CompletionCredit) -> None:
     """Raise if a field is of the wrong kind, so that whoever reads a completion need not ask."""
     number, text = (int, float, type(None)), (str, type(None))
-    kinds = {"prompt": str, "answer": text, "ended": text, "group": (int, str, type(None)), "rewards": dict}
+    kinds = {
+        "prompt": str,
+        "answer": text,
+        "hint": text,
+        "ended": text,
+        "group": (int, str, type(None)),
+        "rewards": dict,
+    }
     kinds |= dict.fromkeys(("advantage", "reward", "effective_share"), number)
     kinds |= dict.fromkeys(("num_tokens", "head"), int)
     for name, kind in kinds.items():

@@ -8,6 +8,7 @@ from test_equals_grpo import assert_same_training
 from transformers import AutoModelForCausalLM
 
 from dgpo.core import hindsight_advantages
+from dgpo.credit_log import read_credit_log
 from dgpo.engines.trl.hindsight import COLUMNS, cut_hint, hindsight_metrics, hinted_prompt
 from dgpo.engines.trl.rollout import GROUP, REWARD, TOKEN_ADVANTAGES
 from dgpo.errors import ConfigError
@@ -145,6 +146,31 @@ def test_token_advantages_are_the_rules_and_the_reference_is_left_out_of_the_los
     assert not trainer._compares
     for _, outputs in rollouts_of(trainer):
         check_advantages(outputs)
+
+
+@pytest.mark.parametrize("source", ["gold", "peer"])
+def test_the_log_holds_the_hint_and_what_it_said(checkpoint, tmp_path, source):
+    """Of shuffled micro-batches; a completion without a hint says so and has no numbers of it."""
+    options = RULE | {"hint": source, "reward": first_letter_reward, "dataset": GOLD, "max_steps": 2}
+    options |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "credit_log_steps": 1}
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options)
+    seen, hints = rollouts_of(trainer), set()
+    for step, (inputs, outputs) in zip(read_credit_log(tmp_path), seen, strict=True):
+        keep = outputs["completion_mask"].bool()
+        rows = {tuple(outputs["completion_ids"][row][keep[row]].tolist()): row for row in range(len(inputs))}
+        assert len(step.completions) == len(inputs)
+        for found in step.completions:
+            row = rows[tuple(found.ids)]
+            hint = expected_hint(inputs, outputs, row, source)
+            if torch.is_tensor(hint):
+                hint = trainer._tokenizer.decode(hint, skip_special_tokens=True)
+            hints.add(found.hint)
+            assert found.hint == (hint or "")
+            expected = {name: outputs[key][row][keep[row]].tolist() for name, key in COLUMNS.items() if hint}
+            logged = {name: values for name, values in found.columns.items() if name in COLUMNS}
+            assert logged == {name: pytest.approx(values, rel=1e-4) for name, values in expected.items()}
+    assert "" in hints
+    assert len(hints) > 1
 
 
 def test_without_any_hint_it_is_grpo(checkpoint, tmp_path):

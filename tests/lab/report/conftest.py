@@ -33,7 +33,11 @@ def browser():
 def hostile(completion):
     alternatives = {i: {"policy": [(t, 0.5)], "reference": [(t, 0.25)]} for i, t in enumerate(HOSTILE)}
     made = completion(
-        *HOSTILE, prompt="".join(HOSTILE), alternatives=alternatives, rewards={"<b>": 1.0, "</script>": 0.5}
+        *HOSTILE,
+        prompt="".join(HOSTILE),
+        hint="".join(HOSTILE),
+        alternatives=alternatives,
+        rewards={"<b>": 1.0, "</script>": 0.5},
     )
     steps = [LoggedStep(1, {"out_of": 8}, [made]), LoggedStep(20, {"out_of": 8}, [made, completion("a", reward=0.0)])]
     return Run(

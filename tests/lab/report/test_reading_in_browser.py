@@ -1,6 +1,6 @@
 """Reading the page in headless Chromium: by keyboard, by address, several seeds, logs without a credit rule."""
 
-from browser import text_of, write
+from browser import text_of, violations, write
 
 from dgpo.credit_log import LoggedStep
 from dgpo.lab.runs.reader import Run
@@ -120,4 +120,34 @@ def test_a_log_without_a_credit_rule_shows_what_it_has(browser, completion, tmp_
     browser.point_at("#cards .t", 1)
     assert text_of(browser, '#tip dd[data-key="column:sampling_log_ratio"]') == "−0.1"
     assert text_of(browser, "#tip dl").endswith("log-ratio to the sampling policy−0.1probability, policy0.67")
+    assert browser.problems == []
+
+
+def test_a_hint_stands_above_its_completion_and_its_numbers_colour_the_tokens(browser, completion, tmp_path):
+    """Of four completions: a short hint, a right sibling, none, and a log of before hints were logged."""
+    columns = {"hindsight_log_ratio": [0.5, 1.0, 0.0, 2.0], "hindsight_hellinger_sq": [0.25, 0.5, 0.0, 0.125]}
+    sibling = "First <b>this</b>.\n" * 9
+    texts = [{"hint": "42", "columns": columns}, {"hint": sibling, "columns": columns}, {"hint": ""}, {}]
+    group = [
+        completion("so ", "it ", "is ", f"{n}", group=0, advantage=4.0 - n, **more) for n, more in enumerate(texts)
+    ]
+    page = write(tmp_path / "page.html", [Run("", steps=[LoggedStep(7, {}, group)])])
+    browser.open(page, fragment="run=0&step=7&completion=0&by=column:hindsight_log_ratio")
+    hints = browser.run(
+        "[...document.querySelectorAll('.card')].map((c) => c.querySelector('.told')?.innerText ?? null)"
+    )
+    assert hints == ["hint 42", "hint First <b>this</b>. …", "no hint, plain rule", None]
+    browser.run("document.querySelector('details.told summary').click()")
+    assert text_of(browser, "details.told .prompt") == sibling
+    assert violations(browser) == []
+    # The scale has its middle at 0 though no value lies below it; the other measure goes from 0 up.
+    assert text_of(browser, "#legend b") == "log-ratio of the hint"
+    assert browser.run("document.querySelectorAll('#cards .t')[1].style.backgroundColor").startswith("rgba(var(--more)")
+    browser.point_at("#cards .t", 1)
+    assert text_of(browser, '#tip dd[data-key="column:hindsight_log_ratio"]') == "1"
+    assert text_of(browser, '#tip dd[data-key="column:hindsight_hellinger_sq"]') == "0.5"
+    browser.point_at("#cards .t", 8)
+    assert text_of(browser, '#tip dd[data-key="column:hindsight_log_ratio"]') is None
+    browser.run("document.querySelector('input[value=\"column:hindsight_hellinger_sq\"]').click()")
+    assert browser.run("document.querySelectorAll('#cards .t')[1].style.backgroundColor").startswith("rgba(var(--seq)")
     assert browser.problems == []

@@ -8,6 +8,7 @@ from torch import Tensor
 from dgpo.core import Credit
 from dgpo.credit_log import CreditLog, CreditSettings
 from dgpo.credit_log.collect import PER_TOKEN, rows_of_whole_groups
+from dgpo.engines.trl.hindsight import COLUMNS
 from dgpo.engines.trl.likeliest import LikeliestObserver
 from dgpo.engines.trl.logged_settings import logged_settings
 from dgpo.engines.trl.rollout import GROUP, log_columns
@@ -103,5 +104,6 @@ class CreditLogging(StepLog):
         sampling_logps = inputs.get("sampling_per_token_logps", inputs.get("old_per_token_logps"))
         if sampling_logps is not None:
             columns[SAMPLING_LOG_RATIO] = per_token["logps"] - sampling_logps
+        columns |= {name: inputs[key] for name, key in COLUMNS.items() if key in inputs}
         columns |= given_columns(credit)
         self.keep(PickedRows.of(rows, inputs, trained, columns, observer.found))

@@ -13,8 +13,9 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
+from dgpo.credit_log.answers import texts_as_tensor
 from dgpo.engines.trl import heads
-from dgpo.engines.trl.rollout import GROUP, REWARD
+from dgpo.engines.trl.rollout import GROUP, HINT, REWARD
 from dgpo.engines.trl.scores import reference_policy
 from dgpo.errors import ConfigError
 
@@ -159,12 +160,14 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
         outputs: The rollout, with group and reward.
 
     Returns:
-        d and i of `COLUMNS`, (B, T) float32; 0 off the mask and in completions without a hint.
+        d and i of `COLUMNS`, (B, T) float32, 0 off the mask and in completions without a hint; and the hints for the
+        credit log, `HINT`.
     """
     hints = hints_of(trainer, inputs, outputs)
     mask = outputs["completion_mask"]
     zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     found = {key: zeros.clone() for key in COLUMNS.values()}
+    found[HINT] = texts_as_tensor([hint or "" for hint in hints]).to(mask.device)
     rows = [row for row, hint in enumerate(hints) if hint is not None]
     # A sharded model gathers its weights on all ranks at once, so that each makes the same number of passes.
     scored = list(range(len(hints))) if trainer.is_fsdp_enabled else rows

@@ -187,6 +187,7 @@ def _completion(index: int, whole: CompletionCredit, max_tokens: int, max_places
         "a": shown.advantage,
         "reward": shown.reward,
         "rewards": list(shown.rewards.items()),
+        "hint": None if shown.hint is None else _shortened(shown.hint, _PROMPT_CHARACTERS),
         "ended": shown.ended,
         "n": shown.num_tokens,
         "head": shown.head,

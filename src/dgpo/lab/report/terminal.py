@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from dgpo.core import HINDSIGHT_STATS
 from dgpo.credit_log import CompletionCredit, LoggedStep
 from dgpo.lab.foreign_text import say, visible, visible_lines
 from dgpo.lab.report.files import read_runs
@@ -68,6 +69,8 @@ def print_step(step: LoggedStep, console: Console) -> None:
         console.print(_facts(completion))
         console.print(_tokens(completion, name, reach))
         console.print(Text(_largest(completion, name), style="dim"))
+        if completion.hint is not None:
+            console.print(Text(_hint(completion), style="dim"))
     fork = _fork(*group[:2]) if len(group) > 1 else ""
     more = len(group) - MOST_COMPLETIONS
     if fork:
@@ -135,6 +138,17 @@ def _largest(completion: CompletionCredit, name: str) -> str:
     }
     what = names.get(name, "highest entropies")
     return f"{what}: " + ", ".join(f"{visible(token)!r} {x:.3g}" for x, token in known[:LISTED]) if known else ""
+
+
+def _hint(completion: CompletionCredit) -> str:
+    """What the reference was shown, and the tokens that this makes most likelier or unlikelier."""
+    if not completion.hint:
+        return "no hint, plain rule"
+    lists = (completion.columns.get(name, []) for name in reversed(HINDSIGHT_STATS))
+    told = [row for row in zip(completion.tokens, *lists, strict=False) if None not in row]
+    largest = sorted(told, key=lambda row: -abs(row[1]))[:LISTED]
+    changed = ", ".join(f"{visible(token)!r} {i:+.3g} (d {d:.2g})" for token, i, d in largest)
+    return f"hint {_middle_left_out(completion.hint)}" + (f"\nlog-ratios of the hint: {changed}" if changed else "")
 
 
 def _fork(one: CompletionCredit, other: CompletionCredit) -> str:

@@ -1,5 +1,5 @@
 /* Groups of completions, and the tokens of each. */
-const FIRST_TOKENS = 600, MORE_TOKENS = 4000;
+const FIRST_TOKENS = 600, MORE_TOKENS = 4000, SHORT_HINT = 80;
 let drawn = "";  // what is on the page, in short
 let shown = [];  // {run, step, completion, spans, tokens, card, fork, ...} of the completions on the page
 
@@ -72,13 +72,22 @@ function makeCard({ run, step }, c) {
   if (c.ended === "length") meta.append(el("b", { text: "cut off", title: "it reached the greatest length" }));
   else if (c.ended !== null && c.ended !== "eos") meta.append(fact("ended", c.ended));
   const tokens = el("div", { class: "tokens", dir: "auto", role: "group", "aria-label": "Completion: arrow keys go from token to token" });
+  const hint = c.hint === null ? [] : [hintOf(c.hint)];
   const side = c.a > 0 ? " above" : c.a < 0 ? " below" : "";
-  const card = el("article", { class: `card${side}`, tabindex: -1 }, meta, tokens);
+  const card = el("article", { class: `card${side}`, tabindex: -1 }, meta, ...hint, tokens);
   const entry = { run, step, completion: c, spans: [], tokens, card, fork: null };
   if (DATA.kind !== "inspect" && !INSIDE) meta.append((entry.link = el("a", { href: address(entry), text: "link", title: "address of this completion" })));
   card.entry = entry;
   shown.push(entry);
   return card;
+}
+/* What the reference was shown; a long one (another completion, say) opens. */
+function hintOf(hint) {
+  if (!hint) return el("p", { class: "told", text: "no hint, plain rule", title: "the reference was shown nothing: the rule hindsight then gives each token the completion's advantage" });
+  const first = hint.trim().split("\n")[0];
+  if (first === hint && hint.length <= SHORT_HINT) return el("p", { class: "told" }, "hint ", el("b", {}, ...visible(hint)));
+  const summary = el("summary", {}, "hint ", el("b", {}, ...visible(shortened(first, SHORT_HINT)), first.length <= SHORT_HINT ? " …" : ""));
+  return el("details", { class: "told" }, summary, el("div", { class: "prompt", dir: "auto" }, ...visibleLines(hint)));
 }
 /* The first token at which two completions of a prompt differ. */
 function markFork(one, other) {

@@ -12,16 +12,18 @@ const MEASURES = {
   s: { name: "score", title: "s = d · h^κ, which the paper's weights are made of", middle: null, read: (c, i) => at(c.s, i) },
   r: { name: "log-ratio", title: "log p of the policy less log p of the reference, of the sampled token", middle: 0, read: (c, i) => at(c.r, i) },
 };
-/* Further columns, as a rule or an engine logged them; those of our engines have names in words. */
+/* Further columns, as a rule or an engine logged them; those of our engines have names in words, and signed ones a middle. */
 const COLUMNS = {
-  sampling_log_ratio: ["log-ratio to the sampling policy", "log p of the policy less log p of the policy that sampled the token"],
+  sampling_log_ratio: { name: "log-ratio to the sampling policy", title: "log p of the policy less log p of the policy that sampled the token", middle: 0 },
+  hindsight_log_ratio: { name: "log-ratio of the hint", title: "i: log p of the reference that is shown the hint less log p of the one that is not; above 0, the token fits the hint", middle: 0 },
+  hindsight_hellinger_sq: { name: "distance by the hint", title: "d of hindsight: squared Hellinger distance of the reference with the hint from the one without, 0 to 1", middle: null },
 };
 function readColumns() {
   for (const run of DATA.runs) for (const step of run.credit) for (const group of step.groups) for (const c of group.completions) {
     for (const name of Object.keys(c.columns)) {
       const read = (other, i) => (Object.hasOwn(other.columns, name) ? other.columns[name][i] : null);
-      const [words, title] = Object.hasOwn(COLUMNS, name) ? COLUMNS[name] : [name, `${name}: a column of the log`];
-      MEASURES[`column:${name}`] ??= { name: words, title, middle: null, read };
+      const known = Object.hasOwn(COLUMNS, name) ? COLUMNS[name] : { name, title: `${name}: a column of the log`, guessed: true };
+      MEASURES[`column:${name}`] ??= { ...known, read };
     }
   }
 }
@@ -39,7 +41,7 @@ function measureScales(completions) {
     }
     values.sort((a, b) => a - b);
     Object.assign(measure, { low: values[0], high: values[values.length - 1], any: values.length > 0 });
-    if (key.startsWith("column:")) measure.middle = measure.low < 0 ? 0 : null;
+    if (measure.guessed) measure.middle = measure.low < 0 ? 0 : null;
     measure.logarithmic = key === "w" && measure.low > 0;
     const sizes = values.map((value) => Math.abs(distance(measure, value))).sort((a, b) => a - b);
     // The strongest colour from the 99.5 % point on: one extreme token must not pale all others.
