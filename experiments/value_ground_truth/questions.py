@@ -88,7 +88,7 @@ def _of_sum(number: int, terms: tuple[int, int, int], sums: Sums, tokenizer: Any
 
 
 def _of_task(name: str, tokenizer: Any, count: int, seed: int) -> list[Question]:
-    from dgpo.engines.trl.hindsight import TEMPLATES, hinted_prompt
+    from dgpo.engines.hints import TEMPLATES, hinted_prompt
     from dgpo.lab.tasks import load_task
 
     task = load_task(name, seed=seed)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dgpo.core import TokenStats, assign_credit, hindsight_advantages
+from dgpo.core.hindsight import hint_metrics
 from dgpo.rules import resolve
 
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False], [True] * 4, [True, False, False, False]])
@@ -86,3 +87,14 @@ def test_the_rule_is_the_function():
     stats = stats._replace(hindsight_log_ratio=LOG_RATIO, hindsight_hellinger_sq=DISTANCE)
     assert assign_credit(stats, rule).token_advantages.equal(given(mix=0.4))
     assert not rule.traits.whole_groups
+
+
+def test_metrics_of_hints():
+    """A group of three with hints and one without; the better ones have the larger sums in one pair of two."""
+    log_ratio = torch.tensor([[1.0, 1.0], [3.0, -9.0], [-1.0, 0.0], [0.0, 0.0]])
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]]).bool()
+    rewards, group = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([0, 0, 0, 0])
+    sums = hint_metrics(log_ratio, log_ratio.abs() / 10, mask, rewards, group).items()
+    means = {name.rpartition("/")[2]: (total / count).item() for name, (total, count) in sums}
+    size = (0.1 + 0.9 + 0.1 / 2**0.5) / 3  # of the first three: root mean squares of i |i| / 10
+    assert means == pytest.approx({"share": 0.75, "hellinger_sq": 0.12, "log_ratio": 1.2, "size": size, "auroc": 0.5})

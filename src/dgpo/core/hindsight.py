@@ -4,7 +4,7 @@ import torch
 
 from dgpo.core.checks import check_mask, check_per_completion
 from dgpo.core.numbers import check_positive
-from dgpo.tensor_types import Bool, Float, Tensor
+from dgpo.tensor_types import Bool, Float, Int, Tensor
 
 
 @torch.no_grad()
@@ -64,3 +64,49 @@ def hindsight_advantages(
     share = mix * (size / floor).clamp(max=1.0)
     mixed = (1 - share)[:, None] * advantages[:, None] + mix * term / size.clamp(min=floor)[:, None]
     return torch.where(completion_mask, mixed, torch.zeros_like(mixed))
+
+
+@torch.no_grad()
+def hint_metrics(
+    log_ratio: Float[Tensor, "B T"],
+    hellinger_sq: Float[Tensor, "B T"],
+    completion_mask: Bool[Tensor, "B T"],
+    rewards: Float[Tensor, " B"],
+    group: Int[Tensor, " B"],
+) -> dict[str, Tensor]:
+    """Return what to log of a rollout's hints, each a sum and a count, (2,).
+
+    `dgpo/hint/share`: completions that have a hint. `dgpo/hint/hellinger_sq` and `dgpo/hint/log_ratio`: means of d and
+    |i| over their tokens. `dgpo/hint/size`: root mean square of i d over a completion, mean over those with a hint;
+    below the rule's `floor` the hint says next to nothing. `dgpo/hint/auroc`: how often the better one of two
+    completions of a prompt has the larger sum of i; near .5 the hint says nothing that the reward does not contradict,
+    and the rule should not be used.
+
+    Args:
+        log_ratio: i; 0 throughout a completion without a hint.
+        hellinger_sq: d; likewise.
+        completion_mask: True where a token is trained.
+        rewards: Of the completions, nan where nothing was scored.
+        group: Which prompt each belongs to.
+
+    Returns:
+        Name to (sum, count), float32.
+    """
+    mask, distance = completion_mask, hellinger_sq
+    hinted = (distance != 0).any(-1)
+    tokens = mask & hinted[:, None]
+    totals = (log_ratio * mask).sum(-1)
+    sizes = ((log_ratio * distance * mask).square().sum(-1) / mask.sum(-1).clamp(min=1)).sqrt()
+    pairs = (group[:, None] == group) & (rewards[:, None] > rewards) & hinted[:, None] & hinted
+    wins = (totals[:, None] > totals).float() + 0.5 * (totals[:, None] == totals).float()
+    return {
+        "dgpo/hint/share": _sum_and_count(hinted.float(), torch.ones_like(hinted)),
+        "dgpo/hint/hellinger_sq": _sum_and_count(distance, tokens),
+        "dgpo/hint/log_ratio": _sum_and_count(log_ratio.abs(), tokens),
+        "dgpo/hint/size": _sum_and_count(sizes, hinted),
+        "dgpo/hint/auroc": _sum_and_count(wins, pairs),
+    }
+
+
+def _sum_and_count(values: Tensor, where: Tensor) -> Tensor:
+    return torch.stack([torch.where(where, values, torch.zeros_like(values)).sum(), where.sum().float()])

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from dgpo.core import hindsight_advantages
 from dgpo.credit_log import read_credit_log
-from dgpo.engines.trl.hindsight import COLUMNS, cut_hint, hindsight_metrics, hinted_prompt
+from dgpo.engines.hints import cut_hint, hinted_prompt
+from dgpo.engines.trl.hindsight import COLUMNS
 from dgpo.engines.trl.rollout import GROUP, REWARD, TOKEN_ADVANTAGES
 from dgpo.errors import ConfigError
 
@@ -107,25 +108,6 @@ def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, sourc
     assert 0 < hinted < sum(len(inputs) for inputs, _ in seen)
     shares = [step["dgpo/hint/share"] for step in trainer.recorder.steps if "dgpo/hint/share" in step]
     assert sum(shares) / len(shares) == pytest.approx(hinted / sum(len(inputs) for inputs, _ in seen))
-
-
-SIZE = (
-    0.1 + 0.9 + 0.1 / 2**0.5
-) / 3  # of the first three completions of the next test: root mean squares of i |i| / 10
-
-
-def test_metrics_of_hints():
-    """A group of three with hints and one without; the better ones have the larger sums in one pair of two."""
-    log_ratio = torch.tensor([[1.0, 1.0], [3.0, -9.0], [-1.0, 0.0], [0.0, 0.0]])
-    outputs = {
-        **dict(zip(COLUMNS.values(), (log_ratio.abs() / 10, log_ratio), strict=True)),
-        "completion_mask": torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]]),
-        GROUP: torch.tensor([0, 0, 0, 0]),
-        REWARD: torch.tensor([1.0, 0.0, 0.0, 0.0]),
-    }
-    sums = hindsight_metrics(outputs).items()
-    means = {name.rpartition("/")[2]: (total / count).item() for name, (total, count) in sums}
-    assert means == pytest.approx({"share": 0.75, "hellinger_sq": 0.12, "log_ratio": 1.2, "size": SIZE, "auroc": 0.5})
 
 
 def check_advantages(outputs):

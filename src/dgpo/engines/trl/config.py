@@ -50,7 +50,7 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
             of the same prompt that is right. A completion without a hint is credited by the plain advantage. None:
             `"gold"` where the rule reads a hint.
         hint_template: How prompt and hint are put together, with `{prompt}` and `{hint}`; in a chat it makes the last
-            message of the user. None: `dgpo.engines.trl.hindsight.TEMPLATES`.
+            message of the user. None: `dgpo.engines.hints.TEMPLATES`.
         hint_max_length: Longest hint in tokens; of a longer one the middle is left out.
         hint_min_reward: Smallest reward of a completion that is shown as `"peer"`.
 

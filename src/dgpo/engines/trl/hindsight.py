@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from dgpo.credit_log.answers import texts_as_tensor
+from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt, template_of
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.rollout import GROUP, HINT, REWARD
 from dgpo.engines.trl.scores import reference_policy
@@ -23,13 +24,6 @@ COLUMNS = {"hindsight_hellinger_sq": "dgpo_hindsight_hellinger_sq", "hindsight_l
 """Fields of `TokenStats` to the keys of a rollout that hold them, (B, T) each."""
 
 GOLD_COLUMN = "answer"
-TEMPLATES = {
-    "gold": "Hint: the answer to the following problem is {hint}\n\n{prompt}",
-    "peer": "Hint: a correct solution of the following problem is:\n{hint}\n\n{prompt}",
-}
-"""How a hint is shown by default; that of another column is shown as an answer is."""
-
-_CUT = " [...] "
 
 
 def check_hint(args: Any, dataset: Any) -> None:
@@ -53,78 +47,6 @@ def check_hint(args: Any, dataset: Any) -> None:
 def hint_column(hint: str) -> str:
     """Return the column of the data set that holds the hints."""
     return GOLD_COLUMN if hint == "gold" else hint
-
-
-def best_sibling(rewards: Tensor, group: Tensor, lengths: Tensor, least: float) -> list[int | None]:
-    """Return for each completion the right one of the same prompt that it is shown.
-
-    The one of largest reward, of those the shortest, of those the first; never a completion itself.
-
-    Args:
-        rewards: (B,), nan where nothing was scored.
-        group: (B,) int64, which prompt a completion belongs to.
-        lengths: (B,), of the completions.
-        least: Smallest reward of a completion that is shown.
-
-    Returns:
-        Rows, None where there is no right sibling.
-
-    Example:
-        >>> best_sibling(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 0]), torch.tensor([9, 5, 7]), least=1.0)
-        [2, 2, 0]
-    """
-    order = sorted(range(len(rewards)), key=lambda row: (-float(rewards[row]), int(lengths[row]), row))
-    right = [row for row in order if float(rewards[row]) >= least]
-    ids = group.tolist()
-    return [next((row for row in right if row != mine and ids[row] == ids[mine]), None) for mine in range(len(ids))]
-
-
-def cut_hint(tokenizer: Any, hint: str, max_length: int) -> str:
-    """Return a hint of at most about `max_length` tokens: its first and its last ones.
-
-    Args:
-        tokenizer: Counts the tokens.
-        hint: The text.
-        max_length: In tokens.
-
-    Returns:
-        The text.
-    """
-    ids = tokenizer(hint, add_special_tokens=False)["input_ids"]
-    if len(ids) <= max_length:
-        return hint
-    first = (max_length + 1) // 2
-    parts = [ids[:first], ids[len(ids) - (max_length - first) :]] if max_length > first else [ids[:first]]
-    return _CUT.join(tokenizer.decode(part, skip_special_tokens=True).strip() for part in parts)
-
-
-def hinted_prompt(prompt: Any, hint: str, template: str) -> Any:
-    """Return a prompt with a hint.
-
-    Args:
-        prompt: A text, or chat messages, of which the last one of the user is changed.
-        hint: The text.
-        template: With `{prompt}` and `{hint}`; other braces stand for themselves.
-
-    Returns:
-        The same kind of prompt.
-
-    Example:
-        >>> hinted_prompt("2 + 2 =", "4", "({hint}) {prompt}")
-        '(4) 2 + 2 ='
-        >>> hinted_prompt([{"role": "user", "content": "2 + 2 ="}], "4", "({hint}) {prompt}")
-        [{'role': 'user', 'content': '(4) 2 + 2 ='}]
-    """
-    if isinstance(prompt, str):
-        before, _, after = template.partition("{prompt}")
-        return f"{before.replace('{hint}', hint)}{prompt}{after.replace('{hint}', hint)}"
-    last = max((index for index, message in enumerate(prompt) if message["role"] == "user"), default=len(prompt) - 1)
-    content = prompt[last]["content"]
-    if not isinstance(content, str):  # blocks
-        changed = [hinted_prompt(block["text"], hint, template) if "text" in block else None for block in content]
-        blocks = [dict(one, text=text) if text else one for one, text in zip(content, changed, strict=True)]
-        return [*prompt[:last], dict(prompt[last], content=blocks), *prompt[last + 1 :]]
-    return [*prompt[:last], dict(prompt[last], content=hinted_prompt(content, hint, template)), *prompt[last + 1 :]]
 
 
 def hints_of(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor]) -> list[str | None]:
@@ -189,7 +111,7 @@ def _pair_pass(
     trainer: Any, prompts: list[Any], hints: list[str | None], outputs: dict[str, Tensor], rows: list[int]
 ) -> dict[str, Tensor]:
     """Score some completions by the reference with a hint (`logps`) and without (`ref_logps`)."""
-    template = trainer.args.hint_template or TEMPLATES.get(trainer.args.hint, TEMPLATES["gold"])
+    template = template_of(trainer.args)
     told = [
         prompt if hint is None else hinted_prompt(prompt, hint, template)
         for prompt, hint in zip(prompts, hints, strict=True)
@@ -211,39 +133,3 @@ def _pair_pass(
         with heads.policy_pass(plain[0]) as stats:
             score(model, hinted_ids, hinted_mask)
     return heads.per_completion(stats[0], completion_mask.bool())
-
-
-def hindsight_metrics(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what to log of a rollout's hints, each a sum and a count, (2,).
-
-    `dgpo/hint/share`: completions that have a hint. `dgpo/hint/hellinger_sq` and `dgpo/hint/log_ratio`: means of d and
-    |i| over their tokens. `dgpo/hint/size`: root mean square of i d over a completion, mean over those with a hint;
-    below the rule's `floor` the hint says next to nothing. `dgpo/hint/auroc`: how often the better one of two
-    completions of a prompt has the larger sum of i; near .5 the hint says nothing that the reward does not contradict,
-    and the rule should not be used.
-
-    Args:
-        outputs: The rollout, with group, reward and the statistics.
-
-    Returns:
-        Name to (sum, count).
-    """
-    distance, log_ratio = (outputs[key] for key in COLUMNS.values())
-    mask = outputs["completion_mask"].bool()
-    hinted = (distance != 0).any(-1)
-    tokens = mask & hinted[:, None]
-    totals, rewards = (log_ratio * mask).sum(-1), outputs[REWARD]
-    sizes = ((log_ratio * distance * mask).square().sum(-1) / mask.sum(-1).clamp(min=1)).sqrt()
-    pairs = (outputs[GROUP][:, None] == outputs[GROUP]) & (rewards[:, None] > rewards) & hinted[:, None] & hinted
-    wins = (totals[:, None] > totals).float() + 0.5 * (totals[:, None] == totals).float()
-    return {
-        "dgpo/hint/share": _sum_and_count(hinted.float(), torch.ones_like(hinted)),
-        "dgpo/hint/hellinger_sq": _sum_and_count(distance, tokens),
-        "dgpo/hint/log_ratio": _sum_and_count(log_ratio.abs(), tokens),
-        "dgpo/hint/size": _sum_and_count(sizes, hinted),
-        "dgpo/hint/auroc": _sum_and_count(wins, pairs),
-    }
-
-
-def _sum_and_count(values: Tensor, where: Tensor) -> Tensor:
-    return torch.stack([torch.where(where, values, torch.zeros_like(values)).sum(), where.sum().float()])

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from dgpo.core import CreditTotals
+from dgpo.core.hindsight import hint_metrics
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.trl import checks
+from dgpo.engines.trl.hindsight import COLUMNS
+from dgpo.engines.trl.rollout import GROUP, REWARD
 from dgpo.errors import TrainingError
 from dgpo.rules import CreditRule
 
@@ -132,8 +135,10 @@ class CreditMetrics:
                     logger.warning(notice)
         super().log(logs, start_time)
 
-    def _log_hints(self, sums: dict[str, Tensor]) -> None:
-        """Log means over the rollouts of all ranks; each value is a sum and a count."""
+    def _log_hints(self, outputs: dict[str, Tensor]) -> None:
+        """Log what the hints of a rollout said: means over the rollouts of all ranks."""
+        log_ratio, distance = (outputs[COLUMNS[name]] for name in ("hindsight_log_ratio", "hindsight_hellinger_sq"))
+        sums = hint_metrics(log_ratio, distance, outputs["completion_mask"].bool(), outputs[REWARD], outputs[GROUP])
         for name, value in sums.items():
             total, count = self.accelerator.reduce(value, reduction="sum").tolist()
             if count:

@@ -156,7 +156,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, St
         add_rollout_columns(self, outputs)
         if self._rule.traits.needs_hint:
             outputs |= hindsight.hindsight_stats(self, inputs, outputs)
-            self._log_hints(hindsight.hindsight_metrics(outputs))
+            self._log_hints(outputs)
         if self._credit_logging is not None:
             self._credit_logging.add_columns(inputs, outputs)
         if self.args.credit_policy == "old":

@@ -1,0 +1,148 @@
+"""Hints that a reference is shown: the settings of every engine, and how a hint and a prompt are put together.
+
+Known without torch, which takes seconds to load.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dgpo.config import CreditConfig
+from dgpo.core import HINDSIGHT_STATS
+from dgpo.errors import ConfigError
+from dgpo.rules import CreditRule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEMPLATES = {
+    "gold": "Hint: the answer to the following problem is {hint}\n\n{prompt}",
+    "peer": "Hint: a correct solution of the following problem is:\n{hint}\n\n{prompt}",
+}
+"""How a hint is shown by default; that of another column is shown as an answer is."""
+
+_CUT = " [...] "
+
+
+_FIELDS = re.compile(r"\{prompt\}|\{hint\}")
+
+
+@dataclass
+class HintSettings(CreditConfig):
+    """Settings of a rule that reads a hint, for every engine; `DGPOConfig` describes them."""
+
+    hint: str | None = field(
+        default=None, metadata={"help": "What the reference is shown: 'gold', 'peer' or a column of the data set."}
+    )
+    hint_template: str | None = field(
+        default=None, metadata={"help": "How prompt and hint are put together, with {prompt} and {hint}."}
+    )
+    hint_max_length: int = field(default=512, metadata={"help": "Longest hint in tokens."})
+    hint_min_reward: float = field(
+        default=1.0, metadata={"help": "Smallest reward of a completion that is shown to others as 'peer'."}
+    )
+
+    def check_hint(self, rule: CreditRule, prefix: str = "") -> None:
+        """Refuse settings of a hint that cannot work, and set `hint` to what a rule that reads one is shown.
+
+        Args:
+            rule: What `resolve_rule` gave.
+            prefix: Stands in front of the names of settings in messages.
+
+        Raises:
+            ConfigError: Naming the value and the remedy.
+        """
+        if not rule.traits.needs_hint:
+            if self.hint is not None:
+                name = f"{prefix}rule" if prefix else "credit_rule"
+                raise ConfigError(
+                    f"{prefix}hint={self.hint!r} is read by no credit rule: {rule.name} reads none of"
+                    f" {', '.join(HINDSIGHT_STATS)}. Use {name}='hindsight', or leave hint out."
+                )
+            return
+        self.hint = self.hint or "gold"
+        if self.hint_template is not None and not {"{prompt}", "{hint}"} <= set(_FIELDS.findall(self.hint_template)):
+            raise ConfigError(
+                f"{prefix}hint_template={self.hint_template!r} must contain {{prompt}} and {{hint}}, such as 'The"
+                " answer is {hint}. {prompt}'."
+            )
+        if isinstance(self.hint_max_length, bool) or self.hint_max_length < 1:
+            raise ConfigError(f"{prefix}hint_max_length is {self.hint_max_length}; it counts tokens, 1 at least.")
+
+
+def template_of(settings: HintSettings) -> str:
+    """Return how prompt and hint are put together, with `{prompt}` and `{hint}`."""
+    return settings.hint_template or TEMPLATES.get(settings.hint or "gold", TEMPLATES["gold"])
+
+
+def best_sibling(rewards: "Tensor", group: "Tensor", lengths: "Tensor", least: float) -> list[int | None]:
+    """Return for each completion the right one of the same prompt that it is shown.
+
+    The one of largest reward, of those the shortest, of those the first; never a completion itself.
+
+    Args:
+        rewards: (B,), nan where nothing was scored.
+        group: (B,) int64, which prompt a completion belongs to.
+        lengths: (B,), of the completions.
+        least: Smallest reward of a completion that is shown.
+
+    Returns:
+        Rows, None where there is no right sibling.
+
+    Example:
+        >>> import torch
+        >>> best_sibling(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 0]), torch.tensor([9, 5, 7]), least=1.0)
+        [2, 2, 0]
+    """
+    right = [row for row in range(len(rewards)) if float(rewards[row]) >= least]  # nan is no reward, and has no order
+    right.sort(key=lambda row: (-float(rewards[row]), int(lengths[row]), row))
+    ids = group.tolist()
+    return [next((row for row in right if row != mine and ids[row] == ids[mine]), None) for mine in range(len(ids))]
+
+
+def cut_hint(tokenizer: Any, hint: str, max_length: int) -> str:
+    """Return a hint of at most about `max_length` tokens: its first and its last ones.
+
+    Args:
+        tokenizer: Counts the tokens.
+        hint: The text.
+        max_length: In tokens.
+
+    Returns:
+        The text.
+    """
+    ids = tokenizer(hint, add_special_tokens=False)["input_ids"]
+    if len(ids) <= max_length:
+        return hint
+    first = (max_length + 1) // 2
+    parts = [ids[:first], ids[len(ids) - (max_length - first) :]] if max_length > first else [ids[:first]]
+    return _CUT.join(tokenizer.decode(part, skip_special_tokens=True).strip() for part in parts)
+
+
+def hinted_prompt(prompt: Any, hint: str, template: str) -> Any:
+    """Return a prompt with a hint.
+
+    Args:
+        prompt: A text, or chat messages, of which the last one of the user is changed.
+        hint: The text.
+        template: With `{prompt}` and `{hint}`; other braces stand for themselves.
+
+    Returns:
+        The same kind of prompt.
+
+    Example:
+        >>> hinted_prompt("2 + 2 =", "4", "({hint}) {prompt}")
+        '(4) 2 + 2 ='
+        >>> hinted_prompt([{"role": "user", "content": "2 + 2 ="}], "4", "({hint}) {prompt}")
+        [{'role': 'user', 'content': '(4) 2 + 2 ='}]
+    """
+    if isinstance(prompt, str):
+        before, _, after = template.partition("{prompt}")
+        return f"{before.replace('{hint}', hint)}{prompt}{after.replace('{hint}', hint)}"
+    last = max((index for index, message in enumerate(prompt) if message["role"] == "user"), default=len(prompt) - 1)
+    content = prompt[last]["content"]
+    if not isinstance(content, str):  # blocks
+        changed = [hinted_prompt(block["text"], hint, template) if "text" in block else None for block in content]
+        blocks = [dict(one, text=text) if text else one for one, text in zip(content, changed, strict=True)]
+        return [*prompt[:last], dict(prompt[last], content=blocks), *prompt[last + 1 :]]
+    return [*prompt[:last], dict(prompt[last], content=hinted_prompt(content, hint, template)), *prompt[last + 1 :]]
