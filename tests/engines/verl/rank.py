@@ -26,10 +26,11 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import response_from_nested
 
-from dgpo.core import assign_credit
+from dgpo.core import HINDSIGHT_STATS, assign_credit
 from dgpo.engines.verl.config import prepare_config, read_settings
 from dgpo.engines.verl.credit import REFERENCE_FIELDS, token_stats
 from dgpo.engines.verl.engine import CREDIT_PASS
+from dgpo.engines.verl.hindsight import HINT_PASS, HINTED_IDS
 from dgpo.engines.verl.live import SKIP
 from dgpo.engines.verl.worker import DGPOWorker
 from largest_storage import Largest
@@ -137,6 +138,30 @@ def score(worker, batch, temperature, *, credit=True):
     return worker.compute_log_prob(batch)
 
 
+def hindsight_errors(worker, model, temperature):
+    """A hint pass against the reference in float64; hints of several lengths, and a row without one."""
+    batch, _ = make_batch(seed=1)
+    rows = list(zip(batch["input_ids"].unbind(), batch["responses"].unbind(), strict=True))
+    told = [torch.cat([torch.arange(5, 5 + row % 4), ids]) for row, (ids, _) in enumerate(rows)]
+    batch[HINTED_IDS] = jagged(told)
+    tu.assign_non_tensor(batch, compute_loss=False, temperature=temperature, **{HINT_PASS: True})
+    out = worker.compute_log_prob(batch)
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="sdpa").eval()
+    errors, largest = dict.fromkeys(HINDSIGHT_STATS, 0.0), 0.0
+    for row, (ids, response) in enumerate(rows):
+        with torch.no_grad():
+            p, q = (
+                (reference(x[None]).logits[0, -len(response) - 1 : -1] / temperature).log_softmax(-1)
+                for x in (told[row], ids)
+            )
+        log_ratio = (p - q).gather(-1, response[:, None])[:, 0]
+        expected = (1 - ((p + q) / 2).exp().sum(-1), log_ratio)
+        for name, values in zip(HINDSIGHT_STATS, expected, strict=True):
+            errors[name] = max(errors[name], (out[name].unbind()[row].double() - values).abs().max().item())
+        largest = max(largest, expected[0].max().item())
+    return errors | {"largest": largest}
+
+
 def train(worker, steps, temperature, settings, *, losses=("vanilla",), dead=(), skips=False, epochs=1):
     """As the trainer does it, step by step: score, redistribute, update. Without settings: verl's own GRPO."""
     needs_reference = settings is not None and settings.rule.traits.needs_reference
@@ -205,6 +230,7 @@ def run_case(name, case, model, folder):
         truth = dense(worker, model, make_batch(seed=1)[0], temperature, is_lora)
         for column, expected in truth.items():
             figures[column] = (without_last(out[column]) - expected).abs().max().item()
+        figures["hindsight"] = hindsight_errors(worker, model, temperature)
         figures["d_range"] = [truth["hellinger_sq"].min().item(), truth["hellinger_sq"].max().item()]
         torch.save(
             {column: [row[:-1] for row in out[column].unbind()] for column in truth}, folder / f"{name}-scores.pt"

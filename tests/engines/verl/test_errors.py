@@ -17,6 +17,7 @@ from dgpo.errors import ConfigError, TrainingError
 ACTOR, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.model"
 ROLES = ("actor", "ref")
 FLASH = ("actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",)
+HINDSIGHT = ("+algorithm.dgpo.rule=hindsight",)
 REFUSED = {
     "tau=0": (["+algorithm.dgpo.tau=0"], r"algorithm\.dgpo\.tau .* 0"),
     "tau is no number": (["+algorithm.dgpo.tau=much"], r"algorithm\.dgpo\.tau .*'much'"),
@@ -35,9 +36,18 @@ REFUSED = {
         [f"+algorithm.dgpo.rule='{HERE / 'credit_rules.py'}:kl_share'"],
         r"reads kl, the divergence over the vocabulary, which verl's pass",
     ),
-    "a rule that reads a hint": (
-        ["+algorithm.dgpo.rule=hindsight"],
-        r"reads what a hinted reference thinks",
+    "a hint that no rule reads": (
+        ["+algorithm.dgpo.hint=gold"],
+        r"algorithm\.dgpo\.hint='gold' is read by no .*rule='hindsight'",
+    ),
+    "a template without a hint": (
+        [*HINDSIGHT, "+algorithm.dgpo.hint_template='{prompt}'"],
+        r"algorithm\.dgpo\.hint_template='\{prompt\}' must contain",
+    ),
+    "no hint at all": ([*HINDSIGHT, "+algorithm.dgpo.hint_max_length=0"], r"algorithm\.dgpo\.hint_max_length is 0"),
+    "hints over several ranks": (
+        [*HINDSIGHT, *FLASH, f"{ACTOR}.ulysses_sequence_parallel_size=2"],
+        r"rule='hindsight' with ulysses_sequence_parallel_size=2 is not built.*Use 1",
     ),
     "a rule of the policy's change": (["+algorithm.dgpo.rule=fipo"], r"'fipo' weighs tokens by the policy's change"),
     "kappa=-1": (["+algorithm.dgpo.kappa=-1"], r"algorithm\.dgpo\.kappa .* -1"),
@@ -165,6 +175,7 @@ REFUSED_OF_MEGATRON = {
         ["actor_rollout_ref.ref.megatron.tensor_model_parallel_size=4"],
         r"differ: tensor_model_parallel_size=1 and 4\..*Give both the same",
     ),
+    "hints": ([*HINDSIGHT], r"'hindsight' with actor\.strategy='megatron' is not built.*Use 'fsdp2'"),
     "fsdp reference": (["actor_rollout_ref.ref.strategy=fsdp2"], r"'fsdp2' is not built.*Use 'megatron'"),
 }
 

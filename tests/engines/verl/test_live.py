@@ -18,9 +18,9 @@ LENGTHS = [5, 3, 9, 7, 4, 2]
 
 
 def rows(live, *, is_padding=(), ranks=1, multiple=1):
-    advantages = nested([[float(row in live)] * 2 for row in range(len(LENGTHS))])
+    live = [row in live for row in range(len(LENGTHS))]
     padding = [row in is_padding for row in range(len(LENGTHS))]
-    return rows_to_score(advantages, LENGTHS, padding, ranks=ranks, multiple=multiple)
+    return rows_to_score(live, LENGTHS, padding, ranks=ranks, multiple=multiple)
 
 
 def test_rows_with_an_advantage_are_scored_and_the_shortest_others_fill_micro_batches_up():

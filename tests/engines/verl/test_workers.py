@@ -98,6 +98,17 @@ def largest_difference(one, other):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("case", SCORED)
+def test_what_a_hinted_reference_thinks_equals_dense_float64(runs, case, ranks):
+    """The policy has moved away from the reference, and has no part in it."""
+    for of_rank in runs[0][ranks]:
+        errors = of_rank[case]["hindsight"]
+        assert errors["hindsight_hellinger_sq"] <= 1e-6
+        assert errors["hindsight_log_ratio"] <= 1e-5
+        assert errors["largest"] > 1e-3  # the hints said something
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("case", SCORED)
 def test_statistics_equal_dense_float64(runs, case, ranks):
     for of_rank in runs[0][ranks]:
         errors = of_rank[case]

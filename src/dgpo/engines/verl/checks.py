@@ -61,6 +61,8 @@ def check_config(config: Any) -> None:
     has_reference = bool(rule.traits.needs_reference or pays_kl)
     _check_engine(part, has_reference=has_reference)
     _check_sequence_parallel(part, has_reference=has_reference)
+    if rule.traits.needs_hint:
+        _check_hint_pass(rule.name, part["actor"])
     if not part.get("hybrid_engine", True):
         raise ConfigError(
             "actor_rollout_ref.hybrid_engine=False puts policy and reference on different workers; DGPO compares them"
@@ -236,6 +238,20 @@ def _check_sequence_parallel(part: Any, *, has_reference: bool) -> None:
                 " actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size and that of"
                 " actor_rollout_ref.ref.fsdp_config."
             )
+
+
+def _check_hint_pass(rule: str, actor: Any) -> None:
+    if actor["strategy"] == MEGATRON:
+        raise ConfigError(
+            f"algorithm.dgpo.rule={rule!r} with actor.strategy='megatron' is not built: the reference is run on prompts"
+            " with a hint and without, of two lengths, and the states that DGPO keeps of Megatron's schedules belong to"
+            " one. Use 'fsdp2'."
+        )
+    if sequence_parallel_size(actor) > 1:
+        raise ConfigError(
+            f"algorithm.dgpo.rule={rule!r} with ulysses_sequence_parallel_size={sequence_parallel_size(actor)} is not"
+            " built: a response lies on other ranks after a prompt with a hint than without. Use 1."
+        )
 
 
 def _lora_rank(model: Any) -> int:

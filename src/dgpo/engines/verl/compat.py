@@ -4,9 +4,10 @@
 installed verl, so that another version fails in one place, by the name of the hook that differs. What a signature
 cannot say is listed here:
 
-- fields of a batch in TransferQueue: `response_mask`, `old_log_probs`, `entropy`, `advantages`, `rm_scores`, `prompts`
-  and `responses` are read, `ref_log_prob` and `advantages` are written, each a nested tensor; a key is
-  `{uid}_{session}_{index}`, and rows of padding carry the tag `is_padding`;
+- fields of a batch in TransferQueue: `response_mask`, `old_log_probs`, `entropy`, `advantages`, `rm_scores`, `prompts`,
+  `responses` and `input_ids` are read, `ref_log_prob` and `advantages` are written, each a nested tensor; of the data
+  set `raw_prompt`, `reward_model` and `extra_info`, a stack of values each; a key is `{uid}_{session}_{index}`, and
+  rows of padding carry the tag `is_padding`;
 - `compute_log_prob` of the workers stores whatever the engine returns, under its names;
 - what is set in `extra_info` of a batch reaches the engines' micro-batches as non-tensor data;
 - a reference is built where `actor.use_kl_loss` or `use_kl_in_reward` is set, and `ref` of a worker is then its engine;
@@ -41,6 +42,7 @@ WORKER = "verl.workers.engine_workers:ActorRolloutRefWorker"
 
 _STAGES = {
     "__init__": ("self", "config"),
+    "_init_dataloader": ("self",),
     "_init_resource_pool_mgr": ("self",),
     "on_init_end": ("self",),
     "_compute_old_log_prob": ("self", "batch", "metrics"),
@@ -86,6 +88,12 @@ CALLED: Hooks = {
         "calculate_workload": ("seqlen_list",),
         "get_seqlen_balanced_partitions": ("seqlen_list", "k_partitions", "equal_size"),
     },
+    "verl.utils.tokenizer.chat_template": {
+        "apply_chat_template": (
+            *("processor", "messages", "tokenize", "add_generation_prompt", "tools", "return_dict", "kwargs"),
+        )
+    },
+    "verl.utils.tokenizer.tokenizer": {"normalize_token_ids": ("tokenized_output",)},
     "verl.utils.device": {"get_device_id": (), "get_device_name": ()},
     "verl.plugin.platform": {"get_platform": ()},
     "verl.trainer.ppo.utils": {"need_reference_policy": ("config",)},

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgpo.config import CreditConfig
-from dgpo.core import HINDSIGHT_STATS
+from dgpo.engines.hints import HintSettings
 from dgpo.errors import ConfigError
 from dgpo.names import did_you_mean
 from dgpo.rules import CreditRule, fipo
@@ -23,6 +22,7 @@ _ATTRIBUTES = {
     "options": "credit_options",
     **{name: name for name in ("credit_policy", "skip_zero_advantage", "inert_warning_steps")},
     **{name: name for name in ("credit_log_steps", "credit_log_completions")},
+    **{name: name for name in ("hint", "hint_template", "hint_max_length", "hint_min_reward")},
 }
 """Keys of `algorithm.dgpo` and the attributes of `CreditConfig` that they set."""
 
@@ -45,8 +45,8 @@ def given(options: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass
-class DGPOSettings(CreditConfig):
-    """The settings of `algorithm.dgpo`: those of `CreditConfig`, where `rule` and `options` are short names.
+class DGPOSettings(HintSettings):
+    """The settings of `algorithm.dgpo`: those of `HintSettings`, where `rule` and `options` are short names.
 
     Attributes:
         credit_policy: `"old"`: the policy that sampled gives the credit, in verl's pass of old log-probabilities.
@@ -54,6 +54,9 @@ class DGPOSettings(CreditConfig):
             nothing reads them.
         credit_log_steps: Write the credit of every token of a few completions to `trainer.default_local_dir`/credit at
             step 1 and every so many steps; 0: never.
+        hint: What the reference is shown, for a rule that reads it: `"gold"`, the data set's
+            `reward_model.ground_truth`; the name of an entry of its `extra_info`; or `"peer"`, another completion of
+            the prompt that is right. None: `"gold"` where the rule reads a hint.
         rule: The rule with its options, from `credit_rule`, `credit_options`, `tau` and `kappa`.
 
     Raises:
@@ -86,12 +89,7 @@ class DGPOSettings(CreditConfig):
                 " old log-probabilities does not give. hellinger_sq and ref_logps it gives: use a rule that reads no"
                 " other of the three."
             )
-        if self.rule.traits.needs_hint:
-            raise ConfigError(
-                f"{_PREFIX}rule={self.credit_rule!r} reads what a hinted reference thinks"
-                f" ({', '.join(HINDSIGHT_STATS)}); under verl no pass with a hint is built yet. DGPOTrainer (TRL) has"
-                " it, or use a rule that reads hellinger_sq or ref_logps alone."
-            )
+        self.check_hint(self.rule, _PREFIX)
         if self.rule.function is fipo:
             raise ConfigError(
                 f"{_PREFIX}rule={self.credit_rule!r} weighs tokens by the policy's change since it sampled, and under"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from verl.workers.utils.padding import response_from_nested
 
-from dgpo.core.token_stats import TokenStats
+from dgpo.core.token_stats import HINDSIGHT_STATS, TokenStats
 from dgpo.errors import TrainingError
 
 REFERENCE_FIELDS = ("hellinger_sq", "ref_log_probs")
@@ -32,7 +32,8 @@ def token_stats(
     `old_logps` are `logps`: the credit is given before the first update, by the policy that sampled.
 
     Args:
-        data: Nested tensors of B rows by verl's names: `FIELDS`, and `REFERENCE_FIELDS` where a reference was scored.
+        data: Nested tensors of B rows by verl's names: `FIELDS`, `REFERENCE_FIELDS` where a reference was scored,
+            and `HINDSIGHT_STATS` where it was shown hints.
         keys: verl's keys of the rows, `{uid}_{session}_{index}`; the completions of a prompt have one uid.
         vocab_size: V.
         is_padding: Which rows verl has added to fill the batch up; their reward is nan. None by default.
@@ -50,23 +51,29 @@ def token_stats(
             per_token[name] = _padded(response_from_nested(data[field], nested_mask))
         else:
             per_token[name] = _padded(data[field])
+    per_token |= {name: _padded(data[name]) for name in HINDSIGHT_STATS if name in data}
     # verl's outcome estimators write one value to all trained tokens of a completion; it is 0 where none is trained.
     first = mask.int().argmax(-1, keepdim=True)
     advantages = torch.where(mask.any(-1), _padded(data["advantages"]).gather(-1, first)[:, 0], 0.0)
     rewards = _padded(data["rm_scores"]).sum(-1)
     if is_padding is not None:
         rewards = rewards.masked_fill(torch.tensor(is_padding, dtype=torch.bool), torch.nan)
-    uids = [key.rsplit("_", 2)[0] for key in keys]
-    numbers = {uid: number for number, uid in enumerate(dict.fromkeys(uids))}
     return TokenStats(
         completion_mask=mask,
         advantages=advantages,
         old_logps=per_token["logps"],
         vocab_size=vocab_size,
         rewards=rewards,
-        group=torch.tensor([numbers[uid] for uid in uids], dtype=torch.int64),
+        group=groups_of(keys),
         **per_token,
     )
+
+
+def groups_of(keys: Sequence[str]) -> Tensor:
+    """Return which prompt each row belongs to, (B,) int64, by the uid in its key."""
+    uids = [key.rsplit("_", 2)[0] for key in keys]
+    numbers = {uid: number for number, uid in enumerate(dict.fromkeys(uids))}
+    return torch.tensor([numbers[uid] for uid in uids], dtype=torch.int64)
 
 
 def check_finite(stats: TokenStats) -> None:
@@ -78,7 +85,7 @@ def check_finite(stats: TokenStats) -> None:
     Raises:
         TrainingError: If a statistic of a trained token is nan or infinite; it names verl's field.
     """
-    for name, field in _NAMES.items():
+    for name, field in (_NAMES | {name: name for name in HINDSIGHT_STATS}).items():
         values = getattr(stats, name)
         if values is None:
             continue

@@ -5,18 +5,19 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import transfer_queue as tq
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.utils.model import get_generation_config
 
 from dgpo.core.assign import Credit
-from dgpo.core.token_stats import TokenStats
+from dgpo.core.token_stats import HINDSIGHT_STATS, TokenStats
 from dgpo.credit_log import CompletionCredit, CreditLog, CreditSettings
-from dgpo.credit_log.answers import VERL_ANSWER, gold_answer
+from dgpo.credit_log.answers import VERL_ANSWER, gold_answer, texts_as_text
 from dgpo.credit_log.collect import collect_completion, reason_it_ended, rows_of_whole_groups
 from dgpo.credit_log.record import EOS
 from dgpo.engines.verl.config import DGPOSettings
+from dgpo.engines.verl.hints import HINT
+from dgpo.engines.verl.queue import facts_of, fetch
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +87,10 @@ class CreditLogging:
             )
             rows = [real[index] for index in chosen]
             keys = [batch.keys[row] for row in rows]
-            data = _fetch(batch, keys, "prompts", "responses")
-            texts = zip(rows, data["prompts"].unbind(), data["responses"].unbind(), _facts(batch, keys), strict=True)
+            data = fetch(batch, "prompts", "responses", HINT, keys=keys)
+            hints = texts_as_text(data[HINT]) if HINT in data else [None] * len(keys)
+            facts = facts_of(batch, "reward_model", "extra_fields", keys=keys)
+            texts = zip(rows, data["prompts"].unbind(), data["responses"].unbind(), facts, hints, strict=True)
             completions = [self._completion(stats, credit, *text) for text in texts]
             self._log.write(step, completions, out_of=len(real))
         except Exception:  # a view of the training must not end it
@@ -101,6 +104,7 @@ class CreditLogging:
         prompt_ids: Tensor,
         ids: Tensor,
         facts: Mapping[str, Any],
+        hint: str | None,
     ) -> CompletionCredit:
         """Return one row for the log; what was not computed, such as distances without a reference, is left out."""
         per_token = {
@@ -112,6 +116,7 @@ class CreditLogging:
             "entropy": stats.entropy,
             "logps": stats.logps,
             "ref_logps": stats.ref_logps,
+            **{name: getattr(stats, name) for name in HINDSIGHT_STATS},
         }
         trained = stats.completion_mask[row, : len(ids)]
         assert stats.rewards is not None
@@ -128,6 +133,7 @@ class CreditLogging:
             rewards={"reward": reward, **_extra_rewards(facts)},
             reward=reward,
             answer=gold_answer(facts, VERL_ANSWER),
+            hint=hint,
             group=int(stats.group[row]),
             ended=self._reason(ids.tolist()),
             max_tokens=self._log.max_tokens,
@@ -137,24 +143,6 @@ class CreditLogging:
         """Why a response ended; None where an agent loop ended it otherwise."""
         reason = reason_it_ended(ids, self._eos_ids)
         return reason if reason == EOS or len(ids) >= self._longest else None
-
-
-def _fetch(batch: KVBatchMeta, keys: Sequence[str], *names: str) -> Any:
-    return tq.kv_batch_get(keys=list(keys), partition_id=batch.partition_id, select_fields=list(names))
-
-
-def _facts(batch: KVBatchMeta, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """What the data set and the reward function have of each row; empty where verl does not hold it."""
-    facts: list[dict[str, Any]] = [{} for _ in keys]
-    for name in ("reward_model", "extra_fields"):
-        try:
-            values = _fetch(batch, keys, name).get(name).tolist()  # by [name] it is no stack of values any more
-        except Exception:  # a data set or an agent loop without it
-            logger.debug("verl holds no %s.", name, exc_info=True)
-            continue
-        for fact, value in zip(facts, values, strict=True):
-            fact[name] = value
-    return facts
 
 
 def _extra_rewards(facts: Mapping[str, Any]) -> dict[str, float]:

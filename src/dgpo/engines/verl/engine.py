@@ -13,7 +13,15 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from dgpo.engines.verl.compat import check_megatron
-from dgpo.engines.verl.heads import CREDIT_COLUMNS, POLICY_COLUMNS, HeadHook, ReferenceHead, ScoreTokens
+from dgpo.engines.verl.heads import CREDIT_COLUMNS, POLICY_COLUMNS, HeadFunction, HeadHook, ReferenceHead, ScoreTokens
+from dgpo.engines.verl.hindsight import (
+    PLAIN_IDS,
+    asks_for_hints,
+    hindsight_output,
+    response_positions,
+    sequences_of,
+    with_hinted_sequences,
+)
 from dgpo.engines.verl.live import SKIP, leave_out
 from dgpo.errors import TrainingError
 
@@ -28,7 +36,8 @@ class HeadStatistics:
 
     Every pass gets log-probabilities and entropy from `dgpo.lm_head`, with gradient in the update. A forward-only pass
     whose batch carries `CREDIT_PASS` scores the reference as well, micro-batch by micro-batch, and returns
-    `hellinger_sq` and `ref_log_probs` beside `log_probs` and `entropy`.
+    `hellinger_sq` and `ref_log_probs` beside `log_probs` and `entropy`. One with `HINT_PASS` leaves the policy out and
+    compares the reference after a hint with itself.
 
     Attributes:
         reference_engine: The engine of the frozen reference; None: this model with its adapter switched off.
@@ -59,14 +68,18 @@ class HeadStatistics:
         self, data: TensorDict, loss_function: Callable[..., Any] | None, forward_only: bool = False
     ) -> Any:
         """Run verl's loop over micro-batches; in a credit pass with the reference ready to be scored."""
-        if not (forward_only and carries(data, CREDIT_PASS)):
+        is_hint_pass = asks_for_hints(data)
+        if not (forward_only and (is_hint_pass or carries(data, CREDIT_PASS))):
             return super().forward_backward_batch(data, loss_function, forward_only)
         if self.reference_engine is None and not self._is_lora:
             raise TrainingError("A credit pass was asked of an engine without a reference and without an adapter.")
         in_eval_mode: AbstractContextManager[Any] = nullcontext()
         if self.reference_engine is not None:
             in_eval_mode = self.reference_engine.eval_mode()  # type: ignore[attr-defined]
-        self._reference = ReferenceHead(has_weight=self.reference_engine is not None)
+        if is_hint_pass:
+            data = with_hinted_sequences(data)
+        else:
+            self._reference = ReferenceHead(has_weight=self.reference_engine is not None)
         try:
             with in_eval_mode:
                 return super().forward_backward_batch(data, loss_function, forward_only)
@@ -81,6 +94,8 @@ class HeadStatistics:
         An update whose batch carries `SKIP` runs the model on completions with an advantage alone.
         """
         micro_batch = micro_batch.to(get_device_id())
+        if asks_for_hints(micro_batch):
+            return self._compare_hinted(micro_batch)
         if loss_function is not None and not forward_only and carries(micro_batch, SKIP):
             micro_batch, loss_function = leave_out(micro_batch, loss_function)
         self._scoring = self._prepare_scoring(micro_batch)
@@ -94,7 +109,7 @@ class HeadStatistics:
         """Return what computes the statistics of a micro-batch, with the reference already run in a credit pass."""
         inputs, output_args = self.prepare_model_inputs(micro_batch)  # type: ignore[attr-defined]
         if self._reference is not None:
-            self._run_reference(inputs, self._reference)
+            self._capture_reference(inputs, self._reference)
         positions = inputs["attention_mask"]
         return ScoreTokens(
             targets=output_args["input_ids_rmpad_rolled"],
@@ -103,24 +118,42 @@ class HeadStatistics:
             reference=self._reference,
         )
 
-    def _run_reference(self, inputs: dict[str, Any], reference: ReferenceHead) -> None:
+    def _compare_hinted(self, micro_batch: TensorDict) -> Any:
+        """Compute one micro-batch of a hint pass: the reference on the plain sequences, then on those with the hint."""
+        responses, found = micro_batch["responses"], []
+        for name in (PLAIN_IDS, "input_ids"):
+            sequences = sequences_of(micro_batch, name)
+            inputs, _ = self.prepare_model_inputs(sequences)  # type: ignore[attr-defined]
+            found.append((inputs, response_positions(inputs, sequences["input_ids"], responses)))
+        (plain_inputs, ref_positions), (inputs, positions) = found
+        plain = ReferenceHead(has_weight=False)  # its head is that of the hinted pass
+        self._capture_reference(plain_inputs, plain)
+        scoring = ScoreTokens(responses.values(), _temperature(micro_batch), positions, plain, ref_positions)
+        output = self._run_reference(inputs, scoring, needs_weight=True)
+        return hindsight_output(scoring.columns(output.logits), responses)
+
+    def _capture_reference(self, inputs: dict[str, Any], reference: ReferenceHead) -> None:
         """Capture the reference's hidden states for a micro-batch.
 
         The head of a reference that is a model of its own is gathered and copied at the first micro-batch of a pass,
         and bypassed at the others.
         """
+        reference.hidden = None
+        self._run_reference(inputs, reference.capture, needs_weight=reference.needs_weight)
+        if reference.hidden is None:
+            raise TrainingError("The reference's forward pass did not call its LM head; DGPO needs its hidden states.")
+
+    def _run_reference(self, inputs: dict[str, Any], function: HeadFunction, *, needs_weight: bool) -> Any:
+        """Run the reference with a function in the place of its head, and return the model's output."""
         engine = self.reference_engine or self
         # FSDP2 finds the modules it wraps in the first forward pass: the head has to be among them.
-        can_bypass = engine._head.has_run and not reference.needs_weight
-        head = engine._head.bypass(reference.capture) if can_bypass else engine._head.replace(reference.capture)
+        can_bypass = engine._head.has_run and not needs_weight
+        head = engine._head.bypass(function) if can_bypass else engine._head.replace(function)
         without_adapter: AbstractContextManager[Any] = nullcontext()
         if engine is self:
             without_adapter = self.disable_adapter()  # type: ignore[attr-defined]
-        reference.hidden = None
         with without_adapter, engine._autocast(), head:
-            engine.module(**inputs, use_cache=False)
-        if reference.hidden is None:
-            raise TrainingError("The reference's forward pass did not call its LM head; DGPO needs its hidden states.")
+            return engine.module(**inputs, use_cache=False)
 
     def prepare_model_outputs(
         self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any

@@ -67,6 +67,7 @@ class ScoreTokens:
         temperature: Of the sampling.
         positions: (B, L) bool, the positions that are not padding, N in all; None where there is no padding.
         reference: The reference at the same positions, for d and its log-probabilities.
+        ref_positions: (B', L') bool, N in all, where the reference was run on other sequences; None: `positions`.
         stats: What was returned, (1, N, columns).
     """
 
@@ -74,6 +75,7 @@ class ScoreTokens:
     temperature: float
     positions: Tensor | None = None
     reference: ReferenceHead | None = None
+    ref_positions: Tensor | None = None
     stats: Tensor | None = None
 
     def __call__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -83,7 +85,7 @@ class ScoreTokens:
         if self.reference is not None:
             assert self.reference.hidden is not None
             reference = {
-                "ref_hidden": self._flat(self.reference.hidden),
+                "ref_hidden": self._flat(self.reference.hidden, self.ref_positions),
                 "ref_weight": self.reference.weight,
                 "ref_bias": self.reference.bias,
             }
@@ -93,8 +95,9 @@ class ScoreTokens:
         self.stats = torch.stack([values for values in stats if values is not None], dim=-1)[None]
         return self.stats
 
-    def _flat(self, hidden: Tensor) -> Tensor:
-        return hidden.flatten(0, 1) if self.positions is None else hidden[self.positions]
+    def _flat(self, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
+        positions = self.positions if positions is None else positions
+        return hidden.flatten(0, 1) if positions is None else hidden[positions]
 
     def columns(self, logits: Tensor) -> Tensor:
         """Return the statistics, (N, columns), from what the model returned as its logits.

@@ -66,12 +66,12 @@ def readers_in_scoring(config: Any, settings: DGPOSettings) -> list[str]:
 
 
 def rows_to_score(
-    advantages: Tensor, lengths: Sequence[int], is_padding: Sequence[bool], *, ranks: int, multiple: int
+    live: Sequence[bool], lengths: Sequence[int], is_padding: Sequence[bool], *, ranks: int, multiple: int
 ) -> list[int]:
-    """Return the rows that have an advantage, and as many others as their number has to be a multiple.
+    """Return the rows that a pass is made for, and as many others as their number has to be a multiple.
 
     Args:
-        advantages: Nested, B rows: of each token of each completion.
+        live: Which rows they are, B of them: those with an advantage, or with a hint.
         lengths: Tokens of each sequence.
         is_padding: Which rows verl has added.
         ranks: Data-parallel ranks, each of which gets a contiguous part.
@@ -81,7 +81,6 @@ def rows_to_score(
         Row numbers, at least `multiple`, in an order that gives each rank a similar number of tokens; `range(B)` as
         it is where none may be left out.
     """
-    live = [bool(row.any()) for row in advantages.unbind()]
     order = sorted(range(len(live)), key=lambda row: (not live[row], is_padding[row], lengths[row]))
     count = max(-(-sum(live) // multiple), 1) * multiple
     if count >= len(live):
