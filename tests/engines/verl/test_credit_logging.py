@@ -11,10 +11,12 @@ from support import HERE
 import verl  # noqa: F401  isort: skip
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from dgpo.core import assign_credit
+from dgpo.core import HINDSIGHT_STATS, assign_credit
 from dgpo.credit_log import CompletionCredit, read_credit_log
-from dgpo.engines.verl import credit_logging
+from dgpo.credit_log.answers import texts_as_tensor
+from dgpo.engines.verl import credit_logging, queue
 from dgpo.engines.verl.config import DGPOSettings
+from dgpo.engines.verl.hints import HINT
 
 SIGNED = f"{HERE / 'credit_rules.py'}:signed_share"
 REFERENCE = {"hellinger_sq", "ref_logps", "scores"}
@@ -46,18 +48,19 @@ def logged(monkeypatch, tmp_path):
         if name == "extra_fields":
             info = {"acc": True, "form": 0.5, "pred": "7"}
             return stacked(name, [{"reward_extra_info": info} if facts else {} for _ in rows])
-        assert (name, more) == ("prompts", ["responses"])
+        assert (name, more) == ("prompts", ["responses", HINT])
         ids = [torch.arange(LENGTHS[row]) for row in rows]
-        return {"prompts": nested([[7, 8]] * len(rows)), "responses": nested(ids)}
+        told = {} if hints is None else {HINT: texts_as_tensor([hints[row] for row in rows])}
+        return {"prompts": nested([[7, 8]] * len(rows)), "responses": nested(ids)} | told
 
     monkeypatch.setattr(credit_logging, "collect_completion", collect)
-    monkeypatch.setattr(credit_logging.tq, "kv_batch_get", kv_batch_get)
+    monkeypatch.setattr(queue.tq, "kv_batch_get", kv_batch_get)
 
-    facts = True
+    facts, hints = True, None
 
-    def log(rule, data, count=8, has_facts=True, eos_ids=(0,)):
-        nonlocal facts
-        facts = True if has_facts else None
+    def log(rule, data, count=8, has_facts=True, eos_ids=(0,), has_hints=None):
+        nonlocal facts, hints
+        facts, hints = True if has_facts else None, has_hints
         monkeypatch.setattr(
             credit_logging,
             "get_generation_config",
@@ -128,6 +131,15 @@ def test_what_verl_does_not_hold_is_left_out(logged):
 def test_columns_of_a_rule_are_logged(logged):
     _, given = logged(f"{HERE / 'credit_rules.py'}:with_columns", batch())
     assert given[1]["per_token"]["place"].tolist() == [1.0, 0.0, 3.0, 4.0]
+
+
+def test_hints_are_logged_with_what_they_said(logged):
+    said = {name: nested([[0.5] * length for length in LENGTHS]) for name in HINDSIGHT_STATS}
+    _, given = logged("hindsight", batch(**said), has_hints=["42", "", "a b", ""])
+    assert [completion["hint"] for completion in given] == ["42", "a b", ""]
+    assert given[1]["per_token"].keys() >= set(HINDSIGHT_STATS)
+    assert given[1]["per_token"]["hindsight_log_ratio"].tolist() == [0.5] * 4
+    assert logged("dgpo", batch())[1][-1]["hint"] is None
 
 
 def test_without_a_reference_its_columns_are_left_out(logged):
