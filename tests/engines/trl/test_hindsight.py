@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from dgpo.core import hindsight_advantages
 from dgpo.credit_log import read_credit_log
-from dgpo.engines.hints import cut_hint, hinted_prompt
+from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt
 from dgpo.engines.trl.hindsight import COLUMNS
 from dgpo.engines.trl.rollout import GROUP, REWARD, TOKEN_ADVANTAGES
 from dgpo.errors import ConfigError
@@ -187,6 +187,11 @@ def test_the_middle_of_a_long_hint_is_left_out(checkpoint, tmp_path):
     assert cut_hint(trainer._tokenizer, "a b c", 3) == "a b c"
     assert cut_hint(trainer._tokenizer, "a b c d e", 3) == "a b [...] e"
     assert cut_hint(trainer._tokenizer, "a b c d e", 1) == "a"
+
+
+def test_a_completion_without_a_reward_is_shown_to_nobody_and_the_best_one_to_all_others():
+    rewards, same = torch.tensor([1.0, torch.nan, 2.0, 0.0]), torch.zeros(4, dtype=torch.long)
+    assert best_sibling(rewards, same, same + 3, least=1.0) == [2, 2, 0, 2]
 
 
 def test_braces_of_hints_and_prompts_stand_for_themselves():

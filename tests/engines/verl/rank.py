@@ -30,7 +30,7 @@ from dgpo.core import HINDSIGHT_STATS, assign_credit
 from dgpo.engines.verl.config import prepare_config, read_settings
 from dgpo.engines.verl.credit import REFERENCE_FIELDS, token_stats
 from dgpo.engines.verl.engine import CREDIT_PASS
-from dgpo.engines.verl.hindsight import HINT_PASS, HINTED_IDS
+from dgpo.engines.verl.hindsight import HINT_FIELDS, HINT_PASS, HINTED_IDS
 from dgpo.engines.verl.live import SKIP
 from dgpo.engines.verl.worker import DGPOWorker
 from largest_storage import Largest
@@ -144,6 +144,7 @@ def hindsight_errors(worker, model, temperature):
     rows = list(zip(batch["input_ids"].unbind(), batch["responses"].unbind(), strict=True))
     told = [torch.cat([torch.arange(5, 5 + row % 4), ids]) for row, (ids, _) in enumerate(rows)]
     batch[HINTED_IDS] = jagged(told)
+    batch = batch.select(*HINT_FIELDS)  # what the trainer sends
     tu.assign_non_tensor(batch, compute_loss=False, temperature=temperature, **{HINT_PASS: True})
     out = worker.compute_log_prob(batch)
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="sdpa").eval()

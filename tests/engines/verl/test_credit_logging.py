@@ -50,7 +50,7 @@ def logged(monkeypatch, tmp_path):
             return stacked(name, [{"reward_extra_info": info} if facts else {} for _ in rows])
         assert (name, more) == ("prompts", ["responses", HINT])
         ids = [torch.arange(LENGTHS[row]) for row in rows]
-        told = {} if hints is None else {HINT: texts_as_tensor([hints[row] for row in rows])}
+        told = {} if hints is None else {HINT: nested(texts_as_tensor([hints[row] for row in rows]).unbind())}
         return {"prompts": nested([[7, 8]] * len(rows)), "responses": nested(ids)} | told
 
     monkeypatch.setattr(credit_logging, "collect_completion", collect)

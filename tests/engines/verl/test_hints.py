@@ -1,8 +1,11 @@
 """Which hint a completion of verl's has, and the sequence that the reference is shown."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from batches import jagged
+from omegaconf import OmegaConf
 from support import compose_config
 from transfer_queue import KVBatchMeta
 from transformers import AutoTokenizer
@@ -10,11 +13,13 @@ from transformers import AutoTokenizer
 import verl  # noqa: F401  isort: skip
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
+from dgpo.core import HINDSIGHT_STATS
 from dgpo.credit_log.answers import texts_as_text
 from dgpo.engines.verl import hints as module
 from dgpo.engines.verl import queue
 from dgpo.engines.verl.config import read_settings
-from dgpo.engines.verl.hindsight import HINTED_IDS, response_positions
+from dgpo.engines.verl.hindsight import HINT_PASS, HINTED_IDS, response_positions
+from dgpo.engines.verl.trainer import CreditStages
 from dgpo.errors import ConfigError, TrainingError
 
 TEXTS = ("what is 1 + 2 ?", "what is 3 + 4 ?")
@@ -135,3 +140,39 @@ def test_places_of_responses_in_padded_and_packed_inputs():
     padded = {"input_ids": torch.zeros(2, 4, dtype=torch.long), "attention_mask": mask}
     expected = [[False, True, True, False], [False, True, False, False]]
     assert response_positions(padded, sequences, responses).tolist() == expected
+
+
+def test_the_pass_is_made_for_whole_micro_batches_and_those_without_a_hint_keep_0(monkeypatch):
+    """Of five completions two have a hint; a third one fills the micro-batches of three up, and its numbers are 0."""
+    sent, stored = [], {}
+
+    def kv_batch_get(keys, partition_id, select_fields):
+        return {"response_mask": jagged(torch.ones(2 + row) for row in range(len(keys)))}
+
+    def kv_batch_put(keys, partition_id, fields):
+        stored[tuple(keys)] = fields
+
+    monkeypatch.setattr(queue.tq, "kv_batch_get", kv_batch_get)
+    monkeypatch.setattr(queue.tq, "kv_batch_put", kv_batch_put)
+    rollout = {"log_prob_use_dynamic_bsz": False, "log_prob_micro_batch_size_per_gpu": 3, "temperature": 0.7}
+    stages = SimpleNamespace(
+        config=OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}}),
+        actor_rollout_wg=SimpleNamespace(_dispatch_info={"actor": [0]}, compute_log_prob=sent.append),
+    )
+    stages._with_others = lambda *rows: CreditStages._with_others(stages, *rows)
+    batch = KVBatchMeta(keys=list(KEYS), tags=[{}] * 5, partition_id="train", fields=["prompts"], extra_info={"a": 1})
+    hints = SimpleNamespace(put=lambda batch: ([True, False, False, True, False], [9, 5, 4, 9, 7]))
+    CreditStages._score_hinted(stages, batch, hints)
+    (part,) = sent
+    assert set(part.keys) == {KEYS[0], KEYS[3], KEYS[2]}
+    assert set(part.fields) == {"input_ids", "responses", "loss_mask", HINTED_IDS}
+    assert part.extra_info == {"a": 1, HINT_PASS: True, "compute_loss": False, "temperature": 0.7}
+    assert (batch.fields, batch.extra_info) == (["prompts"], {"a": 1})  # as the passes after it find them
+    ((keys, zeros),) = stored.items()
+    assert keys == (KEYS[1], KEYS[2], KEYS[4])
+    assert set(zeros.keys()) == set(HINDSIGHT_STATS)
+    assert all((zeros[name].values() == 0).all() for name in HINDSIGHT_STATS)
+    hints.put = lambda batch: ([False] * 5, [5] * 5)
+    sent.clear()
+    CreditStages._score_hinted(stages, batch, hints)
+    assert sent == []

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.utils.model import get_generation_config
@@ -88,7 +89,7 @@ class CreditLogging:
             rows = [real[index] for index in chosen]
             keys = [batch.keys[row] for row in rows]
             data = fetch(batch, "prompts", "responses", HINT, keys=keys)
-            hints = texts_as_text(data[HINT]) if HINT in data else [None] * len(keys)
+            hints = texts_as_text(torch.stack(data[HINT].unbind())) if HINT in data else [None] * len(keys)
             facts = facts_of(batch, "reward_model", "extra_fields", keys=keys)
             texts = zip(rows, data["prompts"].unbind(), data["responses"].unbind(), facts, hints, strict=True)
             completions = [self._completion(stats, credit, *text) for text in texts]

@@ -19,6 +19,9 @@ HINT_PASS = "dgpo_hindsight"
 HINTED_IDS = "dgpo_hinted_ids"
 """Field of a batch: each sequence with the hint in its prompt."""
 
+HINT_FIELDS = ("input_ids", "responses", "loss_mask", HINTED_IDS)
+"""Fields of a batch that a hint pass reads; verl's loop over micro-batches counts the tokens of `loss_mask`."""
+
 PLAIN_IDS = "dgpo_plain_ids"
 """Field of a micro-batch: each sequence as it was sampled."""
 

@@ -17,7 +17,7 @@ def fetch(batch: KVBatchMeta, *names: str, keys: Sequence[str] | None = None) ->
 
     Args:
         batch: verl's.
-        names: Of the fields; those that are not there are left out.
+        *names: Of the fields; those that are not there are left out.
         keys: Of the rows; by default all.
 
     Returns:
@@ -37,7 +37,7 @@ def facts_of(batch: KVBatchMeta, *names: str, keys: Sequence[str] | None = None)
 
     Args:
         batch: verl's.
-        names: Of the fields, such as `reward_model`, `extra_info` and `raw_prompt` of the data set.
+        *names: Of the fields, such as `reward_model`, `extra_info` and `raw_prompt` of the data set.
         keys: Of the rows; by default all.
 
     Returns:

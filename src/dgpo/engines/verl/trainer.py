@@ -29,7 +29,7 @@ from dgpo.engines.verl.config import SEPARATE_ASYNC, TRAINER_MODES, prepare_conf
 from dgpo.engines.verl.credit import FIELDS, REFERENCE_FIELDS, check_finite, token_stats
 from dgpo.engines.verl.credit_logging import CreditLogging
 from dgpo.engines.verl.engine import CREDIT_PASS
-from dgpo.engines.verl.hindsight import HINT_PASS
+from dgpo.engines.verl.hindsight import HINT_FIELDS, HINT_PASS
 from dgpo.engines.verl.hints import Hints
 from dgpo.engines.verl.live import SCORED, SKIP, readers_in_scoring, readers_in_update, rows_to_score
 from dgpo.engines.verl.queue import fetch, store
@@ -153,7 +153,7 @@ class CreditStages(PPOTrainer):
             part = batch.select_keys([batch.keys[row] for row in self._with_others(batch, shown, lengths)])
             temperature = self.config.actor_rollout_ref.rollout.temperature
             options = {HINT_PASS: True, "compute_loss": False, "temperature": temperature}
-            part.extra_info = {**batch.extra_info, **options}  # of this pass alone
+            part.fields, part.extra_info = list(HINT_FIELDS), {**batch.extra_info, **options}  # of this pass alone
             self.actor_rollout_wg.compute_log_prob(part)
         without = [key for key, has_hint in zip(batch.keys, shown, strict=True) if not has_hint]
         if without:  # those that filled micro-batches up among them
