@@ -66,8 +66,11 @@ class HintSettings(CreditConfig):
                 f"{prefix}hint_template={self.hint_template!r} must contain {{prompt}} and {{hint}}, such as 'The"
                 " answer is {hint}. {prompt}'."
             )
-        if isinstance(self.hint_max_length, bool) or self.hint_max_length < 1:
-            raise ConfigError(f"{prefix}hint_max_length is {self.hint_max_length}; it counts tokens, 1 at least.")
+        length, least = self.hint_max_length, self.hint_min_reward
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise ConfigError(f"{prefix}hint_max_length is {length!r}; it counts tokens, 1 at least.")
+        if isinstance(least, bool) or not isinstance(least, int | float):
+            raise ConfigError(f"{prefix}hint_min_reward is {least!r}; it is the smallest reward of a right completion.")
 
 
 def template_of(settings: HintSettings) -> str:

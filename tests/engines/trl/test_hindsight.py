@@ -209,6 +209,7 @@ def test_braces_of_hints_and_prompts_stand_for_themselves():
         ({"hint": "gold"}, r"hint='gold' is read by no credit rule: dgpo reads none.*Use credit_rule='hindsight'"),
         (RULE | {"hint_template": "{prompt}"}, r"must contain \{prompt\} and \{hint\}"),
         (RULE | {"hint_max_length": 0}, r"hint_max_length is 0"),
+        (RULE | {"hint_min_reward": "much"}, r"hint_min_reward is 'much'"),
         (RULE | {"hint": "solution"}, r"reads the column 'solution', and the data set has prompt.*hint='peer'"),
     ],
 )
