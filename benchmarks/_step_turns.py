@@ -20,7 +20,7 @@ Switch = Callable[[Any, bool], None]
 
 
 def head_copies(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time the SmolLM2 recipe on a CPU with the hook of `dgpo train` that spares copies of a frozen head and without."""
+    """Time the SmolLM2 recipe on a CPU with the hook of `dgpo train` that spares copies of the head, and without."""
     hooks: dict[str, Any] = {}
 
     def keep_hook(model: Any) -> None:
@@ -72,7 +72,7 @@ def skipping(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _turns(recipe: str, switch: Switch, pairs: int, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Return the seconds of steps of one training that is switched on and off in turns, the first of a pair changing."""
+    """Return the seconds of steps of one training that is switched on and off in turns; pairs begin with either."""
     from dgpo.lab.cli.main import main
 
     order = [on for pair in range(pairs) for on in ((True, False) if pair % 2 else (False, True))]
