@@ -97,8 +97,8 @@ def check_recipe(recipe: Recipe) -> list[str]:
         )
     if recipe["padding_free"] and "flash" not in (recipe["attn_implementation"] or ""):
         problems.append(
-            f"{recipe.place('padding_free')}: padding_free needs flash attention, which keeps the completions of a pack "
-            "apart; add `attn_implementation: flash_attention_2` (a GPU), or use sort_by_length in its place"
+            f"{recipe.place('padding_free')}: padding_free needs flash attention, which keeps the completions of a "
+            "pack apart; add `attn_implementation: flash_attention_2` (a GPU), or use sort_by_length in its place"
         )
     problems += _check_eval_task(recipe)
     problems += _check_batches(recipe)
