@@ -76,7 +76,7 @@ check-verl: $(STAMP_VERL)
 		--ignore src/dgpo/engines/verl/megatron.py
 
 suite-verl: $(STAMP_VERL)
-	$(BIN_VERL)/python -m pytest -q -n 2 --dist loadfile tests/engines/verl
+	$(BIN_VERL)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/engines/verl
 
 verl-check: $(STAMP_VERL)  ## validate every run of recipes/verl without a GPU, and say what each would do
 	$(BIN_VERL)/python recipes/verl/check.py

@@ -212,6 +212,23 @@ def train_step_head_copies() -> str:
     return table(["", "seconds (least to most)"], rows) + origin(result)
 
 
+def train_step_skipping() -> str:
+    """Whole steps of two recipes with and without completions of advantage 0."""
+    result = load("train_step_skipping")
+    rows = [
+        [
+            f"`{recipe}`",
+            f"{found['live_share']:.0%}",
+            *(f"{each['median']:.2f} ({each['min']:.2f} to {each['max']:.2f})" for each in found["seconds"].values()),
+            f"{found['ratio']:.2f}",
+            f"{found['pairs_below_1']} of {found['pairs']}",
+        ]
+        for recipe, found in result["skipping"].items()
+    ]
+    head = ["", "with advantage", "seconds without the others", "with all", "ratio", "pairs that are faster"]
+    return table(head, rows) + origin(result)
+
+
 def train_step_memory() -> str:
     """Memory of a step without what the C library keeps of freed memory."""
     result = load("train_step_memory")
@@ -321,6 +338,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-step-sweep": train_step_sweep,
     "train-step-live": train_step_live,
     "train-step-padding": train_step_padding,
+    "train-step-skipping": train_step_skipping,
     "train-step-head-copies": train_step_head_copies,
     "credit-logging": credit_logging,
     "watching": watching,

@@ -117,7 +117,7 @@ def test_the_command_starts_at_once(environment, tmp_path):
     assert used() - before < 0.5  # seconds of processor time; importing torch alone takes more
 
 
-def test_the_quickstart_runs_outside_of_the_checkout(environment, tmp_path):
+def test_the_quickstart_runs_outside_of_the_checkout(environment, warmed_up, tmp_path):
     options = {"cwd": tmp_path, "variables": {"CUDA_VISIBLE_DEVICES": ""}}
     shown = run(environment / "dgpo", "train", "quickstart", "--max_steps", "4", "--output_dir", "run", **options)
     assert "4 steps" in shown

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import runpy
-import shutil
 import subprocess
 import sys
 import warnings
@@ -213,15 +212,6 @@ def test_padding_of_a_skewed_rollout():
     assert cut["padding"] < padded["padding"] / 2
     assert cut["tokens"] - cut["padding"] == padded["tokens"] - padded["padding"]
     assert set(found["seconds"]) == {"padded", "sorted"}
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_tiles(tmp_path):
-    found = tmp_path / "found.json"
-    run("compiled_tiles", "--rows=8", "--vocab=256", "--repeats=2", "--save", str(found))
-    result = json.loads(found.read_text())
-    assert result["largest_difference"] < 1e-4
-    assert result["start_up_seconds"] > 0
 
 
 def test_interval_coverage(tmp_path):

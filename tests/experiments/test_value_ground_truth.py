@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dgpo.lab.evaluation.loading import load_model, load_tokenizer, named_model
+from dgpo.lab.evaluation.loading import load_model, load_tokenizer
+from dgpo.lab.tasks.forks import warm_up_model
 from experiments.value_ground_truth import page
 from experiments.value_ground_truth.__main__ import main
 from experiments.value_ground_truth.measure import Models, Settings, measured
@@ -17,8 +18,16 @@ from experiments.value_ground_truth.sums import Sums
 
 
 @pytest.fixture(scope="module")
-def models():
-    name = named_model("forks", {"num_forks": 1})
+def name(tmp_path_factory):
+    """The folder of a model that speaks the task's words, hardly trained."""
+    small = {"num_forks": 1, "steps": 40, "batch_size": 16, "hidden_size": 16, "num_layers": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return str(warm_up_model(**small, progress=False))
+
+
+@pytest.fixture(scope="module")
+def models(name):
     model, tokenizer = load_model(name, dtype="float32"), load_tokenizer(name)
     return Models(model, model, tokenizer, Continuations(model, tokenizer, stop="", batch_size=8), "=")
 
@@ -125,20 +134,20 @@ def test_the_verdict_follows_the_figures(separates, verdict):
     assert "| answer: i |" in page.section(results)
 
 
-def test_a_run_that_was_cut_goes_on_to_the_same_figures(tmp_path, capsys):
-    options = ["--model", "forks", "--task", "forks", "--questions", "2", "--completions", "2", "--every", "6"]
+def test_a_run_that_was_cut_goes_on_to_the_same_figures(name, tmp_path, capsys):
+    options = ["--model", name, "--task", "forks", "--questions", "2", "--completions", "2", "--every", "6"]
     options += ["--continuations", "2", "--max-tokens", "12", "--batch-size", "8", "--quiet", "--dtype", "float32"]
     assert main([*options, "--out", str(tmp_path / "whole")]) == 0
     assert "completions of 2 questions" in capsys.readouterr().out
     whole = (tmp_path / "whole" / "questions.jsonl").read_text()
     cut = tmp_path / "cut"
     cut.mkdir()
-    for name in ("settings.json", "questions.jsonl"):
-        text = (tmp_path / "whole" / name).read_text()
-        (cut / name).write_text(text if name == "settings.json" else text[: text.index("\n") + 20])
+    for file in ("settings.json", "questions.jsonl"):
+        text = (tmp_path / "whole" / file).read_text()
+        (cut / file).write_text(text if file == "settings.json" else text[: text.index("\n") + 20])
     assert main([*options, "--out", str(cut)]) == 0
     assert (cut / "questions.jsonl").read_text() == whole
-    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "cut")]
+    summaries = [json.loads((tmp_path / run / "summary.json").read_text()) for run in ("whole", "cut")]
     assert summaries[0]["large"] == summaries[1]["large"]
     with pytest.raises(SystemExit, match="measurements of other settings"):
         main([*options, "--out", str(cut), "--seed", "1"])

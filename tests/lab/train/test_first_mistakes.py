@@ -31,6 +31,10 @@ CASES = [
         "train own.yaml --model_name_or_path bare --use_peft true --lora_target_modules '[q_proj]'",
         "The model folder bare has no config.json that can be read: [Errno 2] No such file or directory: 'bare/config.json'.",
     ),
+    (
+        "train own.yaml --padding_free true",
+        "command line: padding_free needs flash attention, which keeps the completions of a pack apart; add `attn_implementation: flash_attention_2` (a GPU), or use sort_by_length in its place",
+    ),
     ("train own.yaml --dry_run=5", "--dry-run=5 is not known; write --dry-run or --dry-run=full."),
     ("train own.yaml --bf16 true", "command line: bf16 is on, and there is no GPU here; add `bf16: false`"),
     (

@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from dgpo.core import TokenStats
 from dgpo.engines.trl.config import DGPOConfig
+from dgpo.engines.trl.padding_free import check_padding_free
 from dgpo.engines.trl.rollout import holds_whole_groups
 from dgpo.errors import ConfigError, DgpoError, TrainingError
 from dgpo.names import did_you_mean
@@ -170,6 +171,7 @@ def check_adapter(config: Any, *, has_copy: bool) -> None:
 def check_trainer(trainer: Any) -> None:
     """Refuse a reference, or an adapter without which the model would be one, that does not fit the policy."""
     check_text_only(trainer.processing_class)
+    check_padding_free(trainer)
     if trainer.ref_model is not None:
         check_same_vocabulary(trainer.model, trainer.accelerator.unwrap_model(trainer.ref_model))
         check_same_tokenizer(trainer._tokenizer, trainer.model.config._name_or_path)

@@ -38,6 +38,9 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
             it matters which ones lie together: `loss_type="bnpo"`, an entropy bonus, `top_entropy_quantile`, a
             load-balancing loss, a rule that is signed, needs whole groups or is batch-wide. Models whose positions
             depend on the padding (learned ones) are left alone.
+        padding_free: Run policy and reference on the tokens of a micro-batch as one row, without any padding. It needs
+            flash attention (`attn_implementation`), which keeps the completions of a row apart, and a model with rotary
+            positions and layers of attention alone. The gradient is the same but for the order of additions.
         reference_cache_mib: With several iterations over a rollout (`num_iterations`) and `credit_policy="current"`,
             how much of the reference's hidden states is kept on each device from one iteration to the next, in MiB: the
             scored tokens of a process times the hidden size times 2 or 4 bytes. What fits is computed once a rollout,

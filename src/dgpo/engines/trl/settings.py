@@ -26,6 +26,10 @@ class DGPOSettings(HintSettings):
         default=False,
         metadata={"help": "Sort completions by length before micro-batches are cut, and score those without padding."},
     )
+    padding_free: bool = field(
+        default=False,
+        metadata={"help": "Score completions as one row without any padding; needs flash attention."},
+    )
     reference_cache_mib: float = field(
         default=1024.0,
         metadata={"help": "MiB of the reference's states that are kept from one iteration to the next; 0: none."},

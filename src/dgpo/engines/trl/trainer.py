@@ -17,7 +17,7 @@ from trl import GRPOTrainer
 
 from dgpo.checked import all_checked
 from dgpo.core import HINDSIGHT_STATS, Credit, TokenStats, assign_credit
-from dgpo.engines.trl import checks, heads, hindsight
+from dgpo.engines.trl import checks, heads, hindsight, padding_free
 from dgpo.engines.trl.base_weights import keep_base_weights
 from dgpo.engines.trl.checkpoint import ExactResume
 from dgpo.engines.trl.compat import check_trl_version
@@ -226,7 +226,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, St
         kept_as: Tensor | None = None,
     ) -> Scores:
         """Score the last `length` tokens, `batch_size` rows at a time; first the reference, then both heads at once."""
-        score = super()._get_per_token_logps_and_entropies
+        score = padding_free.packing(self, super()._get_per_token_logps_and_entropies)
         observe, parts = None, []
         if for_credit and log and self._credit_logging:
             observe = self._credit_logging.observe(mask[:, -length:], inputs)

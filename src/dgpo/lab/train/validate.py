@@ -95,6 +95,11 @@ def check_recipe(recipe: Recipe) -> list[str]:
             f"{recipe.place('eval_every')}: eval_every is {recipe['eval_every']}, and there is no eval_task; "
             "add a line such as `eval_task: aime24`"
         )
+    if recipe["padding_free"] and "flash" not in (recipe["attn_implementation"] or ""):
+        problems.append(
+            f"{recipe.place('padding_free')}: padding_free needs flash attention, which keeps the completions of a "
+            "pack apart; add `attn_implementation: flash_attention_2` (a GPU), or use sort_by_length in its place"
+        )
     problems += _check_eval_task(recipe)
     problems += _check_batches(recipe)
     problems += _check_foreign_code(recipe)
