@@ -17,7 +17,7 @@ from dgpo.credit_log import read_credit_log
 from dgpo.engines.trl.lengths import has_relative_positions, sorted_by_length
 from dgpo.engines.trl.settings import SUPPORTED_LOSS_TYPES
 
-STEPS = 5
+STEPS = 3
 
 
 class CountingTrainer(FixedDGPOTrainer):
