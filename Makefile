@@ -126,7 +126,7 @@ test-latest: .venv-latest/.installed  ## the newest of every package: which hook
 	@touch $@
 
 # Linters and doctests use one core each, the suites two.
-test: $(STAMP) $(STAMP_VERL)  ## everything CI checks
+test: $(STAMP) $(STAMP_VERL)  ## everything CI checks, but for test-vllm
 	$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) lint doctest check-verl
 	$(MAKE) suite-trl suite-verl
 
