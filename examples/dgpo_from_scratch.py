@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from dgpo.lab.tasks.forks import forks_reward, load_forks, warm_up_model
 
@@ -37,10 +37,10 @@ def roll_out(policy, tokenizer, rows: list[dict], num_generations: int, length: 
     """Sample completions token by token at temperature 1, and score them."""
     rows = [row for row in rows for _ in range(num_generations)]
     prompt_ids = torch.tensor(tokenizer([row["prompt"] for row in rows])["input_ids"])  # all of one length
-    token, cache, tokens, ended = prompt_ids, None, [], torch.zeros(len(rows), 1, dtype=torch.bool)
+    cache = DynamicCache(config=policy.config)  # by position: transformers 5.24 gave the argument another name
+    token, tokens, ended = prompt_ids, [], torch.zeros(len(rows), 1, dtype=torch.bool)
     for _ in range(length):
-        output = policy(token, past_key_values=cache, use_cache=True)
-        cache, probabilities = output.past_key_values, output.logits[:, -1].softmax(-1)
+        probabilities = policy(token, None, None, cache).logits[:, -1].softmax(-1)
         token = torch.multinomial(probabilities, 1).masked_fill(ended, tokenizer.pad_token_id)
         ended |= token == tokenizer.eos_token_id
         tokens.append(token)

@@ -21,6 +21,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache
 
 from dgpo.core import (
     TokenStats,
@@ -268,12 +269,12 @@ def _picked(logits: Tensor, ids: Tensor) -> Tensor:
 def _sample(model: Any, shift: Tensor, prompts: Tensor, length: int, generator: torch.Generator) -> Tensor:
     """Completions at temperature 1, (B, length); what follows `<eos>` is `<pad>`."""
     eos, pad = language.WORD_IDS[language.EOS], language.WORD_IDS[language.PAD]
-    fed, cache, tokens = prompts, None, []
+    cache = DynamicCache(config=model.config)  # by position: transformers 5.24 gave the argument another name
+    fed, tokens = prompts, []
     ended = torch.zeros(len(prompts), dtype=torch.bool)
     for _ in range(length):
-        output = model(fed, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        token = torch.multinomial((output.logits[:, -1] + shift).softmax(-1), 1, generator=generator).squeeze(-1)
+        logits = model(fed, None, None, cache).logits[:, -1]
+        token = torch.multinomial((logits + shift).softmax(-1), 1, generator=generator).squeeze(-1)
         token = torch.where(ended, torch.full_like(token, pad), token)
         tokens.append(token)
         ended |= token == eos

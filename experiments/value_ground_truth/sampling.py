@@ -54,16 +54,19 @@ class Continuations:
     @torch.no_grad()
     def _batch(self, prefixes: list[Sequence[int]], budget: int, copies: int) -> list[list[int]]:
         """Read the prefixes once, repeat what the model keeps of them, and go on from there."""
-        from transformers import GenerationConfig
+        from transformers import DynamicCache, GenerationConfig
+
+        from dgpo.engines.trl.prompt_cache import CACHE
 
         padded = self.tokenizer.pad({"input_ids": [list(one) for one in prefixes]}, return_tensors="pt")
         ids, mask = padded["input_ids"].to(self.model.device), padded["attention_mask"].to(self.model.device)
         kept = None
         if ids.shape[1] > 1:
+            kept = DynamicCache(config=self.model.config)
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            kept = self.model.base_model(
-                input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True
-            ).past_key_values
+            self.model.base_model(
+                input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], **{CACHE: kept}
+            )
             kept.batch_repeat_interleave(copies)
         repeated: Tensor = ids.repeat_interleave(copies, 0)
         config = GenerationConfig(
@@ -73,7 +76,7 @@ class Continuations:
         output = self.model.generate(
             input_ids=repeated,
             attention_mask=mask.repeat_interleave(copies, 0),
-            past_key_values=kept,
+            **{CACHE: kept},
             generation_config=config,
         )
         rows: list[list[int]] = output[:, ids.shape[1] :].tolist()

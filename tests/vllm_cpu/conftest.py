@@ -18,7 +18,7 @@ os.environ |= {
 }
 collect_ignore_glob = [] if find_spec("vllm") else ["test_*.py"]
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines" / "trl"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "engines" / "trl")]
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,13 @@ CALLED_BY_TRL: dict[str, tuple[str, ...]] = {
 """Methods of `GRPOTrainer` that lead to `_compute_loss` and must be TRL's own: a package that replaces them would train
 plain GRPO without a word."""
 
+CLIENT_HOOKS: dict[str, tuple[str, ...]] = {
+    "_post": ("self", "url", "kwargs"),
+    "init_communicator": ("self", "device"),
+    "update_named_params": ("self", "metadata", "named_params"),
+}
+"""Methods of `VLLMClient` that are overridden on a CPU, with the parameters they must have."""
+
 TRAINER_PARAMETERS = (
     *("self", "model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class"),
     *("reward_processing_classes", "callbacks", "optimizers", "quantization_config", "peft_config", "tools"),
@@ -120,13 +127,15 @@ def hook_differences() -> list[str]:
     """
     import trl.trainer.utils as trl_utils
     from trl import GRPOTrainer
-    from trl.generation.vllm_generation import VLLMGeneration
+    from trl.generation.vllm_generation import VLLMClient, VLLMGeneration
 
     differences = []
     for name, parameters in {**TRAINER_HOOKS, **CALLED_BY_US, **CALLED_BY_TRL}.items():
         differences += _method_differences(GRPOTrainer, name, parameters)
     differences += _method_differences(GRPOTrainer, "__init__", TRAINER_PARAMETERS)
     differences += _method_differences(VLLMGeneration, "_iter_named_params", ("self",))  # merges and unmerges adapters
+    for name, parameters in CLIENT_HOOKS.items():
+        differences += _method_differences(VLLMClient, name, parameters)
     kernel = getattr(trl_utils, "_ChunkedLogProbFunction", None)
     if kernel is None or not hasattr(trl_utils, "add_fused_lm_head"):
         return [*differences, "trl.trainer.utils has no fused LM head (_ChunkedLogProbFunction)"]

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.core import CreditTotals
+from dgpo.core import CreditTotals, TokenStats
 from dgpo.core.hindsight import hint_metrics
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.trl import checks
 from dgpo.engines.trl.hindsight import COLUMNS
 from dgpo.engines.trl.rollout import GROUP, REWARD
+from dgpo.engines.trl.sampler import SamplerMonitor
 from dgpo.errors import TrainingError
 from dgpo.rules import CreditRule
 
@@ -44,6 +45,7 @@ class CreditMetrics:
         self._num_losses = 0  # since the last line of the training log
         self._vocab_size = int(self.model.config.get_text_config().vocab_size)
         self._inert_monitor = InertMonitor.of(rule, self.args.inert_warning_steps)
+        self._sampler_monitor = SamplerMonitor.of(self.args)
 
     @property
     def _mode(self) -> str:
@@ -66,13 +68,15 @@ class CreditMetrics:
             if on_rollout_end is not None:
                 on_rollout_end(self.args, self.state, self.control, **given)
 
-    def _count(self, totals: CreditTotals) -> None:
+    def _count(self, totals: CreditTotals, stats: TokenStats, sampled_logps: Tensor | None) -> None:
         """Add one batch, of all ranks, to the totals of the logging window."""
         totals = totals.reduced(
             lambda sums: self.accelerator.reduce(sums, reduction="sum"),
             lambda maxima: self.accelerator.gather(maxima[None]).amax(0),
         )
         mode = self._mode
+        if mode == "train" and self._sampler_monitor:
+            self._sampler_monitor.add(sampled_logps, stats.old_logps, stats.ref_logps, stats.completion_mask)
         if mode == "train" and self._step == 0 and self.state.global_step == 0 and totals.has_reference:
             self._warn_of_another_reference(totals)
         if mode in self._totals:
@@ -130,9 +134,12 @@ class CreditMetrics:
                 self._metrics[mode][name].append(value)
             if mode == "train":
                 steps = (self._first_counted_step, self.state.global_step)
-                notice = self._inert_monitor.update(totals.stats(), *steps)
-                if notice and self.accelerator.is_main_process:
-                    logger.warning(notice)
+                notices = [self._inert_monitor.update(totals.stats(), *steps)]
+                if self._sampler_monitor:
+                    notices.append(self._sampler_monitor.notice(self._sum_over_ranks))
+                for notice in notices:
+                    if notice and self.accelerator.is_main_process:
+                        logger.warning(notice)
         super().log(logs, start_time)
 
     def _log_hints(self, outputs: dict[str, Tensor]) -> None:
@@ -140,9 +147,13 @@ class CreditMetrics:
         log_ratio, distance = (outputs[COLUMNS[name]] for name in ("hindsight_log_ratio", "hindsight_hellinger_sq"))
         sums = hint_metrics(log_ratio, distance, outputs["completion_mask"].bool(), outputs[REWARD], outputs[GROUP])
         for name, value in sums.items():
-            total, count = self.accelerator.reduce(value, reduction="sum").tolist()
+            total, count = self._sum_over_ranks(value).tolist()
             if count:
                 self._metrics[self._mode][name].append(total / count)
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        total: Tensor = self.accelerator.reduce(value.to(self.accelerator.device), reduction="sum")
+        return total
 
     def _on_any_rank(self, condition: bool | Tensor) -> bool:
         """Whether a condition holds on some rank: what stops one must stop all, or the others wait forever."""

@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from dgpo.versions import release_of
 
-_CACHE = "cache" if release_of(transformers.__version__, 2) >= (5, 24) else "past_key_values"
+CACHE = "cache" if release_of(transformers.__version__, 2) >= (5, 24) else "past_key_values"
 """What the models of transformers call their cache."""
 
 _ATTENTION = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -27,7 +27,7 @@ def fits(model: Any) -> bool:
     Returns:
         False for recurrent models, whose state is more than keys and values.
     """
-    takes_cache = _CACHE in inspect.signature(model.base_model.forward).parameters
+    takes_cache = CACHE in inspect.signature(model.base_model.forward).parameters
     return takes_cache and all(type(layer) in _ATTENTION for layer in DynamicCache(config=model.config).layers)
 
 
@@ -68,4 +68,4 @@ def _columns(ids: Tensor, prefix: int) -> Tensor:
 
 
 def _run(model: Any, cache: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> None:
-    model(input_ids=ids, attention_mask=mask, **{_CACHE: cache}, shift_labels=labels, fused_lm_head=True)
+    model(input_ids=ids, attention_mask=mask, **{CACHE: cache}, shift_labels=labels, fused_lm_head=True)

@@ -33,7 +33,7 @@ from dgpo.engines.trl.reference_states import ReferenceStates
 from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
 from dgpo.engines.trl.scores import Scores, is_reference
 from dgpo.engines.trl.stop_strings import StopStrings
-from dgpo.engines.trl.vllm_cpu import prepare_vllm
+from dgpo.engines.trl.vllm_cpu import sampling_on_cpu
 
 
 class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, StopStrings, ModelCard, GRPOTrainer):
@@ -121,8 +121,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, St
             "environment_factory": environment_factory,
         }
         reward_funcs = all_checked(reward_funcs, args.output_dir)
-        prepare_vllm(args)
-        with building_reference(args, model, self._uses_reference):
+        with building_reference(args, model, self._uses_reference), sampling_on_cpu(args):
             super().__init__(model, reward_funcs, args, **data, **processing, **extensions)
         self.beta = args.beta
         self._skips = skips_dead_rows(self, self._rule.traits)
@@ -296,5 +295,5 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, St
         if self._credit_logging is not None:
             self._credit_logging.take(inputs, credit, per_token, mask)
         if counted:
-            self._count(credit.totals)
+            self._count(credit.totals, stats, inputs.get("sampling_per_token_logps"))
         return credit

@@ -1,25 +1,52 @@
-"""vLLM in the trainer's process on a CPU: its layers keep their weights where TRL pushes new ones."""
+"""vLLM on a CPU: its layers keep their weights where new ones are written, and a server gets them as a file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dgpo.errors import UnsupportedVersionError
 
 
-def prepare_vllm(args: Any) -> None:
-    """Make vLLM's linear layers compute with their weights as they are, where it samples in this process on a CPU.
+@contextmanager
+def sampling_on_cpu(args: Any) -> Iterator[None]:
+    """Let TRL's constructor make vLLM, or reach its server, in a way that works on a CPU.
 
-    vLLM for CPUs packs the weights of a layer into a layout of its own when a model is loaded. What TRL pushes after an
-    update would then be written where nobody reads it: the policy that samples would be the first one for ever, without
-    an error. Nothing is done on other devices, or for a server.
+    In the trainer's process vLLM gets `keep_weights_plain`. TRL's client of a server pushes weights by NCCL, which
+    needs GPUs; on a CPU `CPUClient` takes its place. Nothing is done on other devices.
 
     Args:
         args: The configuration.
 
     Raises:
+        UnsupportedVersionError: If this vLLM cannot be kept from packing its weights.
+    """
+    if not args.use_vllm or args.device.type != "cpu":
+        yield
+        return
+    from trl.generation import vllm_generation
+
+    from dgpo.engines.trl.vllm_server import CPUClient
+
+    client = vllm_generation.VLLMClient
+    if args.vllm_mode == "colocate":
+        keep_weights_plain()
+    vllm_generation.VLLMClient = CPUClient
+    try:
+        yield
+    finally:
+        vllm_generation.VLLMClient = client
+
+
+def keep_weights_plain() -> None:
+    """Make the linear layers of a vLLM in this process compute with their weights as they are, on a CPU.
+
+    vLLM for CPUs packs the weights of a layer into a layout of its own when a model is loaded. What is pushed after an
+    update then finds no weight to go to, or, where vLLM reads a checkpoint anew (`reload_weights`), goes where nobody
+    reads it: the first policy samples for ever, without an error.
+
+    Raises:
         UnsupportedVersionError: If this vLLM has no such place.
     """
-    if not args.use_vllm or args.vllm_mode != "colocate" or args.device.type != "cpu":
-        return
     import vllm
     from vllm.model_executor.layers import utils as layers
 

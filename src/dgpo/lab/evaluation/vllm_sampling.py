@@ -1,5 +1,6 @@
 """Samples completions with vLLM; nothing of it is loaded before an engine is made."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ class VllmSampler:
         options: Mapping[str, Any] | None = None,
         prompts: PromptFormat | None = None,
     ) -> None:
+        # In a process of its own an engine does not notice that a killed evaluation is gone, and keeps its memory.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm import LLM
 
         self.prompts = prompts or PromptFormat()
