@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from _common import spread
+from trl import GRPOTrainer
 
 from dgpo import DGPOTrainer
 from dgpo.engines.trl.live import LiveRows
@@ -16,6 +17,7 @@ from dgpo.lab.models import spare_copies_of_the_head
 from dgpo.lab.train import assemble
 
 QUICKSTART_STEPS = 20  # of each way and repeat: they are short
+JUDGE_SECONDS = 5.0  # that rewards wait in `overlap`
 Switch = Callable[[Any, bool], None]
 
 
@@ -71,7 +73,26 @@ def skipping(arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _turns(recipe: str, switch: Switch, pairs: int, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
+def overlap(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time the SmolLM2 recipe by `overlap_reference`, where rewards wait for something far away."""
+
+    def switch(trainer: Any, on: bool) -> None:
+        trainer._overlaps = on
+
+    def waiting(trainer: Any, *args: Any, of: Any = GRPOTrainer._calculate_rewards, **options: Any) -> Any:
+        time.sleep(JUDGE_SECONDS)
+        return of(trainer, *args, **options)
+
+    with patch.object(GRPOTrainer, "_calculate_rewards", waiting):
+        more = ("--overlap_reference", "true")
+        on, off = _turns("smollm2-chain-sum", switch, arguments.repeats, arguments, *more)
+    print(f"overlapped / after the rewards: {statistics.median(on) / statistics.median(off):.2f}")
+    return {"rewards_wait_seconds": JUDGE_SECONDS, "while they wait": spread(on), "after them": spread(off)}
+
+
+def _turns(
+    recipe: str, switch: Switch, pairs: int, arguments: argparse.Namespace, *more: str
+) -> tuple[list[float], list[float]]:
     """Return the seconds of steps of one training that is switched on and off in turns; pairs begin with either."""
     from dgpo.lab.cli.main import main
 
@@ -91,6 +112,6 @@ def _turns(recipe: str, switch: Switch, pairs: int, arguments: argparse.Namespac
     with tempfile.TemporaryDirectory() as folder, patch.object(DGPOTrainer, "training_step", timed_step, create=True):
         words = ["train", recipe, "--max_steps", str(len(order) + 1), "--output_dir", f"{folder}/run"]
         words += ["--eval_before_and_after", "false", "--credit_log_steps", "0", "--save_strategy", "no"]
-        words += ["--dtype", arguments.dtype]
+        words += ["--dtype", arguments.dtype, *more]
         assert main([*words, "--num_threads", str(arguments.threads)]) == 0
     return seconds[True], seconds[False]

@@ -229,6 +229,15 @@ def train_step_skipping() -> str:
     return table(head, rows) + origin(result)
 
 
+def train_step_overlap() -> str:
+    """A step of the SmolLM2 recipe whose rewards wait, by when the reference runs."""
+    result = load("train_step_overlap")
+    found = result["overlap"]
+    ways = {name: found[name] for name in ("while they wait", "after them")}
+    rows = [[name, f"{s['median']:.2f} ({s['min']:.2f} to {s['max']:.2f})"] for name, s in ways.items()]
+    return table(["the reference runs", "seconds (least to most)"], rows) + origin(result)
+
+
 def train_step_memory() -> str:
     """Memory of a step without what the C library keeps of freed memory."""
     result = load("train_step_memory")
@@ -339,6 +348,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-step-live": train_step_live,
     "train-step-padding": train_step_padding,
     "train-step-skipping": train_step_skipping,
+    "train-step-overlap": train_step_overlap,
     "train-step-head-copies": train_step_head_copies,
     "credit-logging": credit_logging,
     "watching": watching,

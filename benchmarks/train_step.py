@@ -6,6 +6,7 @@
     python benchmarks/train_step.py --live 1.0 0.7 0.4 --batch-size 10    # by the share of completions with advantage
     python benchmarks/train_step.py --padding --completion-length 384     # as TRL pads a rollout, or sorted by length
     python benchmarks/train_step.py --skipping --repeats 3                # recipes as they are, by skip_zero_advantage
+    python benchmarks/train_step.py --overlap --repeats 3                 # the reference while rewards wait
     python benchmarks/train_step.py --head-copies --repeats 2            # SmolLM2 with LoRA: sampling on a CPU
     python benchmarks/train_step.py --memory float32 bfloat16             # memory alone; the machine may be busy
 
@@ -47,7 +48,7 @@ from _lm_head_contenders import without_entropy
 from _step_breakdown import breakdown
 from _step_model import build_model
 from _step_padding import padding
-from _step_turns import head_copies, skipping
+from _step_turns import head_copies, overlap, skipping
 
 import dgpo.lm_head.stats as head_stats
 from dgpo.engines.trl import heads
@@ -208,6 +209,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--live", nargs="+", type=float, metavar="SHARE", help="shares of completions with advantage")
     parser.add_argument("--padding", action="store_true", help="what padding costs, with sort_by_length and without")
     parser.add_argument("--skipping", action="store_true", help="steps of recipes, by skip_zero_advantage")
+    parser.add_argument("--overlap", action="store_true", help="a step by overlap_reference, where rewards wait")
     parser.add_argument("--head-copies", action="store_true", help="a step of the SmolLM2 recipe, by dgpo train's hook")
     parser.add_argument("--memory", nargs="+", choices=["float32", "bfloat16"], help="measure memory alone, by dtype")
     parser.add_argument("--save", type=Path, help="write the results as JSON")
@@ -235,6 +237,8 @@ def main() -> None:
         result["padding"] = padding(arguments, build_trainer)
     elif arguments.skipping:
         result["skipping"] = skipping(arguments)
+    elif arguments.overlap:
+        result["overlap"] = overlap(arguments)
     elif arguments.head_copies:
         result["head_copies"] = head_copies(arguments)
     elif arguments.memory:

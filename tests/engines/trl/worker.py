@@ -108,6 +108,7 @@ def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
                 credit_policy=credit,
                 tau=0.05,
                 sort_by_length=name == "sorted",
+                overlap_reference=name == "sorted",
                 **options,
             )
             trainer.train()

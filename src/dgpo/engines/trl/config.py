@@ -41,6 +41,12 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
         padding_free: Run policy and reference on the tokens of a micro-batch as one row, without any padding. It needs
             flash attention (`attn_implementation`), which keeps the completions of a row apart, and a model with rotary
             positions and layers of attention alone. The gradient is the same but for the order of additions.
+        overlap_reference: Run the reference on a whole rollout in a second thread while its rewards are computed, and
+            hold its hidden states until the loss (the tokens of a process times the hidden size times 2 or 4 bytes).
+            Pays where rewards leave the device idle: a judge behind an address, verifiers on other cores. Completions
+            without advantage are run as well, as rewards are not known yet. The distances are the same but for the
+            order of additions. Off, and said so, beside `credit_policy="old"`, `sync_ref_model`, FSDP, DeepSpeed, and
+            dropout in a reference that shares the policy's weights.
         reference_cache_mib: With several iterations over a rollout (`num_iterations`) and `credit_policy="current"`,
             how much of the reference's hidden states is kept on each device from one iteration to the next, in MiB: the
             scored tokens of a process times the hidden size times 2 or 4 bytes. What fits is computed once a rollout,

@@ -30,6 +30,10 @@ class DGPOSettings(HintSettings):
         default=False,
         metadata={"help": "Score completions as one row without any padding; needs flash attention."},
     )
+    overlap_reference: bool = field(
+        default=False,
+        metadata={"help": "Run the reference while rewards are computed; pays where rewards wait for other machines."},
+    )
     reference_cache_mib: float = field(
         default=1024.0,
         metadata={"help": "MiB of the reference's states that are kept from one iteration to the next; 0: none."},

@@ -28,15 +28,17 @@ from dgpo.engines.trl.lengths import SortedByLength, with_padding
 from dgpo.engines.trl.live import LiveRows, skips_dead_rows
 from dgpo.engines.trl.metrics import CreditMetrics
 from dgpo.engines.trl.model_card import ModelCard
+from dgpo.engines.trl.overlap import OverlappedReference
 from dgpo.engines.trl.reference import undisturbed
-from dgpo.engines.trl.reference_states import ReferenceStates
 from dgpo.engines.trl.rollout import GROUP, REF_LOGPS, REWARD, TOKEN_ADVANTAGES, add_rollout_columns, holds_whole_groups
 from dgpo.engines.trl.scores import Scores, is_reference
 from dgpo.engines.trl.stop_strings import StopStrings
 from dgpo.engines.trl.vllm_cpu import sampling_on_cpu
 
 
-class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, StopStrings, ModelCard, GRPOTrainer):
+class DGPOTrainer(
+    ExactResume, CreditMetrics, OverlappedReference, HeldOutRewards, SortedByLength, StopStrings, ModelCard, GRPOTrainer
+):
     """Train with the credit of a rule: the same arguments as `GRPOTrainer`, with a `DGPOConfig`.
 
     The reference is what TRL would build for a KL penalty: the checkpoint that the policy came from, the base model
@@ -126,7 +128,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, St
         self.beta = args.beta
         self._skips = skips_dead_rows(self, self._rule.traits)
         self._init_lengths(self._rule.traits)
-        self._reference_states = ReferenceStates(self)
+        self._init_reference_states()
         self._init_metrics(self._rule)
         self._init_stop_strings()
         self._credit_logging = CreditLogging.of(self, self._rule)
@@ -207,9 +209,8 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, St
         """Score the completions of TRL's inputs: policy, and reference where something reads it."""
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        length = inputs["completion_ids"].size(1)
         options = (batch_size, self.aux_loss_enabled, TOKEN_ADVANTAGES not in inputs, inputs)
-        return self._score_tokens(model, ids, mask, length, *options, **more)
+        return self._score_tokens(model, ids, mask, inputs["completion_ids"].size(1), *options, **more)
 
     def _score_tokens(
         self,
@@ -232,7 +233,7 @@ class DGPOTrainer(ExactResume, CreditMetrics, HeldOutRewards, SortedByLength, St
         for row_ids, row_mask in zip(*(x.split(batch_size or len(x)) for x in (ids, mask)), strict=True):
             row_ids, row_mask, width = self._narrowed(row_ids, row_mask, length)
             call = (score, row_ids, row_mask, width)
-            reference = self._reference_states.get(kept_as, *call) if for_credit and self._compares else None
+            reference = self._reference_of(inputs, kept_as, *call) if for_credit and self._compares else None
             with heads.policy_pass(reference, observe) as stats:
                 logps, entropy, aux_loss = score(model, row_ids, row_mask, width, None, True, with_aux_loss)
             per_token = heads.per_completion(stats[0], row_mask[:, -width:].bool()) if for_credit else {}
