@@ -102,6 +102,8 @@ test-vllm: $(STAMP_VLLM)  ## evaluation and training with a real vLLM on the CPU
 # The bounds of TRL: the oldest that is supported, and the newest of everything, whatever pyproject.toml says.
 OLDEST := trl==1.15.0
 NEWEST := accelerate datasets numpy peft safetensors tokenizers transformers trl
+# torch's builds on PyPI bring gigabytes of CUDA: `make test-latest TORCH=torch` asks for the newest one all the same.
+TORCH ?= torch==2.13.0
 
 test-oldest: .venv-oldest/.installed  ## the TRL engine with the oldest TRL that is supported, in .venv-oldest
 	@# TRL 1.15's own head is a Triton kernel: where there is no GPU it is interpreted.
@@ -120,7 +122,7 @@ test-latest: .venv-latest/.installed  ## the newest of every package: which hook
 
 .venv-latest/.installed: pyproject.toml | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-latest
-	printf '%s\n' $(NEWEST) > .venv-latest/overrides.txt
+	printf '%s\n' $(NEWEST) $(TORCH) > .venv-latest/overrides.txt
 	$(UV) pip install --quiet --upgrade --python .venv-latest/bin/python --override .venv-latest/overrides.txt \
 		--editable '.[lab,dev]'
 	@touch $@

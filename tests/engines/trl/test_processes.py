@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from worker import (
     DEAD_CASES,
     RANK_CASES,
@@ -19,6 +20,7 @@ from worker import (
 )
 
 from dgpo.credit_log import read_credit_log
+from dgpo.versions import release_of
 from made_once import made_once
 from process_groups import run_forked
 
@@ -130,6 +132,8 @@ def test_two_processes_log_what_one_logs(watched, case):
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
 def resumed(request, checkpoint, tmp_path_factory):
+    if request.param == 2 and release_of(transformers.__version__, 2) < (5, 18):
+        pytest.skip("transformers before 5.18 cannot resume on several processes of a CPU, and a run is refused")
     folder = run(train_resume, tmp_path_factory, checkpoint, request.param)
     return [torch.load(folder / f"{kind}_{request.param}.pt") for kind in ("whole", "resumed")]
 

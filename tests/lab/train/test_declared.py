@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from dgpo.lab.train import declared, planned, schema
 from dgpo.lab.train.assemble import build_config
 from dgpo.lab.train.recipe import Recipe
 from dgpo.lab.train.values import _enum_choices
+from dgpo.versions import release_of
 from train_project import make_tokenizer
 
 _RECIPES = {
@@ -102,6 +104,7 @@ def test_another_layout_of_the_source_is_not_guessed(monkeypatch):
         declared.declared_classes.cache_clear()
 
 
+@pytest.mark.skipif(release_of(version("transformers"), 2) < (5, 23), reason="seen to load torch with 5.10 and 5.17")
 def test_dry_run_of_a_file_loads_neither_torch_nor_trl_nor_datasets(tmp_path):
     (tmp_path / "sums.jsonl").write_text(
         "".join(f'{{"question": "{i} + 1?", "answer": "{i + 1}"}}\n' for i in range(40))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -24,7 +25,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from dgpo.checkpoint_files import PROMISE, STATE_FOLDER, checkpoint_fault, find_checkpoints, write_checksums
 from dgpo.engines.trl import checks
-from dgpo.errors import TrainingError
+from dgpo.errors import TrainingError, UnsupportedVersionError
+from dgpo.versions import release_of
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +230,12 @@ class ExactResume:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Restore what `_save_checkpoint` saved, where TRL restores its own."""
+        is_on_cpu = self.accelerator.device.type == "cpu"
+        if checkpoint and is_on_cpu and self.args.world_size > 1 and release_of(transformers.__version__, 2) < (5, 18):
+            raise UnsupportedVersionError(
+                f"transformers {transformers.__version__} cannot load an optimizer on several processes of a CPU; 5.18"
+                f" can. Upgrade it, and resume from {checkpoint} again."
+            )
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
