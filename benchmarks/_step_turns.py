@@ -9,9 +9,9 @@ from typing import Any
 from unittest.mock import patch
 
 from _common import spread
-from trl import GRPOTrainer
 
 from dgpo import DGPOTrainer
+from dgpo.engines.trl.held_out import HeldOutRewards
 from dgpo.engines.trl.live import LiveRows
 from dgpo.lab.models import spare_copies_of_the_head
 from dgpo.lab.train import assemble
@@ -79,11 +79,11 @@ def overlap(arguments: argparse.Namespace) -> dict[str, Any]:
     def switch(trainer: Any, on: bool) -> None:
         trainer._overlaps = on
 
-    def waiting(trainer: Any, *args: Any, of: Any = GRPOTrainer._calculate_rewards, **options: Any) -> Any:
+    def waiting(trainer: Any, *args: Any, of: Any = HeldOutRewards._calculate_rewards, **options: Any) -> Any:
         time.sleep(JUDGE_SECONDS)
         return of(trainer, *args, **options)
 
-    with patch.object(GRPOTrainer, "_calculate_rewards", waiting):
+    with patch.object(HeldOutRewards, "_calculate_rewards", waiting):
         more = ("--overlap_reference", "true")
         on, off = _turns("smollm2-chain-sum", switch, arguments.repeats, arguments, *more)
     print(f"overlapped / after the rewards: {statistics.median(on) / statistics.median(off):.2f}")
@@ -112,6 +112,5 @@ def _turns(
     with tempfile.TemporaryDirectory() as folder, patch.object(DGPOTrainer, "training_step", timed_step, create=True):
         words = ["train", recipe, "--max_steps", str(len(order) + 1), "--output_dir", f"{folder}/run"]
         words += ["--eval_before_and_after", "false", "--credit_log_steps", "0", "--save_strategy", "no"]
-        words += ["--dtype", arguments.dtype, *more]
-        assert main([*words, "--num_threads", str(arguments.threads)]) == 0
+        assert main([*words, *more, "--num_threads", str(arguments.threads)]) == 0
     return seconds[True], seconds[False]
