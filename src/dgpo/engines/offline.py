@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.core import TokenStats, assign_credit
+from dgpo.core import HINDSIGHT_STATS, TokenStats, assign_credit
 from dgpo.credit_log.collect import NUM_ALTERNATIVES, TOKEN_ADVANTAGES, alternatives_at, collect_completion
 from dgpo.credit_log.record import CompletionCredit
 from dgpo.errors import ConfigError
@@ -19,14 +19,16 @@ _PLACES = 2000  # of the largest scores, which get their alternatives
 _CHECKED = 8  # first tokens whose logits are compared with the model's own
 
 
-def check_offline_rule(rule: CreditRule) -> None:
+def check_offline_rule(rule: CreditRule, *, has_hint: bool = False) -> None:
     """Raise if a rule needs more than one completion and two models can give.
 
     Args:
         rule: What `dgpo.rules.resolve` gave.
+        has_hint: Whether there is a hint for the reference.
 
     Raises:
-        ConfigError: If it compares the completions of a prompt, or reads KL(policy || reference).
+        ConfigError: If it compares the completions of a prompt, reads KL(policy || reference), or reads a hint where
+            there is none. A hint that the rule does not read is refused as well.
 
     Example:
         >>> from dgpo.rules import resolve
@@ -39,11 +41,13 @@ def check_offline_rule(rule: CreditRule) -> None:
             f"The credit rule {rule} compares the completions of a prompt, and here is a single one. Log the credit of"
             " a training run with it (credit_log_steps) and look at `dgpo report`."
         )
-    if rule.traits.needs_hint:
+    if rule.traits.needs_hint and not has_hint:
         raise ConfigError(
-            f"The credit rule {rule} reads what a hinted reference thinks, and a text has no hint here. Log the"
-            " credit of a training run with it (credit_log_steps) and look at `dgpo report`."
+            f"The credit rule {rule} reads what the reference thinks once it is shown a hint, and there is none. Give"
+            " one: --hint 'the right answer'."
         )
+    if has_hint and not rule.traits.needs_hint:
+        raise ConfigError(f"The credit rule {rule} reads no hint. Use --rule hindsight, or leave --hint out.")
     if "kl" in rule.traits.reads:
         raise ConfigError(
             f"The credit rule {rule} reads kl, which is not computed for a text. Log the credit of a training run with"
@@ -60,6 +64,8 @@ def score_text(
     *,
     rule: CreditRule,
     temperature: float = 1.0,
+    hint: str | None = None,
+    hinted_ids: Tensor | None = None,
 ) -> CompletionCredit:
     """Return the credit that a rule gives the tokens of a text, as the only completion of its prompt.
 
@@ -73,6 +79,8 @@ def score_text(
         ids: (T,) int64, the tokens to score.
         rule: What `dgpo.rules.resolve` gave.
         temperature: Of the sampling; both distributions are taken at it.
+        hint: What the reference is shown, for a rule that reads it.
+        hinted_ids: (Q,) int64, the prompt with the hint.
 
     Returns:
         The completion, without an advantage or a reward. It has d and s even where the rule reads no reference.
@@ -81,11 +89,15 @@ def score_text(
         ConfigError: If the rule needs more than this, or a model computes its logits in a way that is not supported, or
             that differs between the two.
     """
-    check_offline_rule(rule)
+    check_offline_rule(rule, has_hint=hinted_ids is not None)
     heads = _heads(policy, reference, prompt_ids, prompt_ids, ids)
     vocab_size = len(heads[0].weight)
     transform = heads[0].transform | {"temperature": temperature}
     per_token = _per_token(heads, ids, transform)
+    if hinted_ids is not None:
+        told = pair_stats(reference, reference, hinted_ids, ids, ref_prompt_ids=prompt_ids, temperature=temperature)
+        values = (told["hellinger_sq"], told["logps"] - told["ref_logps"])
+        per_token |= dict(zip(HINDSIGHT_STATS, values, strict=True))
     stats = TokenStats(
         completion_mask=torch.ones(1, len(ids), dtype=torch.bool),
         advantages=torch.ones(1),
@@ -111,6 +123,7 @@ def score_text(
         {**per_token, "scores": scores, **{name: values[0] for name, values in {**credit.columns, **given}.items()}},
         vocab_size=vocab_size,
         prompt_ids=prompt_ids.tolist(),
+        hint=hint,
         alternatives=alternatives_at(places.tolist(), tops),
         max_tokens=MAX_TOKENS,
     )

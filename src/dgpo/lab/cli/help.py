@@ -149,6 +149,7 @@ Examples
   dgpo inspect runs/<run>/final --reference forks --prompt '7 3 | 2 9 | 5 6 | 1 8 ?'    # <run> of `make quickstart`
   dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --tau 0.05
   dgpo inspect my-rl-model --reference my-sft-model --text solution.txt --rule my_rules.py:capped --options.cap 3
+  dgpo inspect MODEL --reference MODEL --prompt '17 * 3 = ?' --rule hindsight --hint 51    # what a hint would tell it
 """
 
 VERL_DATA = """\

@@ -82,6 +82,9 @@ def inspect_parser() -> CommandParser:
     add("--options.NAME", dest="_", metavar="VALUE", help="an option of the rule, such as --options.cap 3")
     add("--tau", type=float, metavar="0.5", help="the same as --options.tau: small, few tokens take the credit")
     add("--kappa", type=float, metavar="1.0", help="the same as --options.kappa, the entropy gate; 0 is no gate")
+    what = "what the reference is shown, for --rule hindsight: the right answer, say; it goes into the prompt"
+    add("--hint", metavar="TEXT", help=what)
+    add("--hint-template", metavar="TEXT", help="how they are put together, with {prompt} and {hint}")
     what = "both models' distributions are taken at it, and answers are sampled at it"
     add("--temperature", type=float, default=1.0, metavar="1.0", help=what)
     add("--seed", type=int, default=0, metavar="0", help="decides the answer")

@@ -28,6 +28,8 @@ class InspectRequest:
         options: Its options.
         tau: The same as `options["tau"]`; None for the rule's own.
         kappa: Likewise.
+        hint: What the reference is shown, for a rule that reads it; it goes into the prompt.
+        hint_template: How the two are put together, with `{prompt}` and `{hint}`; None for the training's own.
         temperature: Of both distributions and the sampling, above 0.
         seed: Of the sampling.
         output: The page; by default `inspect.html`.
@@ -44,6 +46,8 @@ class InspectRequest:
     options: dict[str, Any] = field(default_factory=dict)
     tau: float | None = None
     kappa: float | None = None
+    hint: str | None = None
+    hint_template: str | None = None
     temperature: float = 1.0
     seed: int = 0
     output: Path | None = None
@@ -57,12 +61,26 @@ class InspectRequest:
                 raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}.")
         if self.kappa is not None and self.kappa < 0:
             raise ConfigError(f"--kappa must be at least 0, got {self.kappa}. 0 is no entropy gate.")
+        self._check_hint()
         for name in ("tau", "kappa"):
             value = getattr(self, name)
             if value is not None and name in self.options:
                 raise ConfigError(f"--{name} and --options.{name} are the same option; give one of them.")
             if value is not None:
                 self.options = {**self.options, name: value}
+
+    def _check_hint(self) -> None:
+        if self.hint is None:
+            if self.hint_template is not None:
+                raise ConfigError("--hint-template needs --hint, the text that it puts beside the prompt.")
+            return
+        if not self.hint or not self.prompt:
+            raise ConfigError(f"--hint goes into a prompt; give --prompt and a hint, got {self.hint!r} for the latter.")
+        if self.hint_template is not None and not all(name in self.hint_template for name in ("{prompt}", "{hint}")):
+            raise ConfigError(
+                f"--hint-template must contain {{prompt}} and {{hint}}, got {self.hint_template!r}. Such as"
+                " 'The answer is {hint}. {prompt}'."
+            )
 
 
 def inspect_pair(request: InspectRequest) -> None:
@@ -76,6 +94,7 @@ def inspect_pair(request: InspectRequest) -> None:
     """
     text = _text(request)
     from dgpo.credit_log import LoggedStep
+    from dgpo.engines.hints import TEMPLATES, hinted_prompt
     from dgpo.engines.offline import check_offline_rule, score_text
     from dgpo.lab.quiet import quiet_libraries
     from dgpo.lab.report.files import write_page
@@ -84,15 +103,20 @@ def inspect_pair(request: InspectRequest) -> None:
     from dgpo.rules import resolve
 
     rule = resolve(request.rule, **request.options)
-    check_offline_rule(rule)
+    check_offline_rule(rule, has_hint=request.hint is not None)
     quiet_libraries()
     policy, reference, tokenizer = _load(request)
-    prompt_ids = _prompt_ids(request, tokenizer)
+    prompt_ids = _prompt_ids(request, tokenizer, request.prompt or "")
+    hints: dict[str, Any] = {}
+    if request.hint is not None:
+        told = hinted_prompt(request.prompt, request.hint, request.hint_template or TEMPLATES["gold"])
+        hints = {"hint": request.hint, "hinted_ids": _prompt_ids(request, tokenizer, told)}
     if text is None:
         prompt_ids, ids = _sampled(request, policy, prompt_ids)
     else:
         prompt_ids, ids = _read(tokenizer, policy, prompt_ids, text)
-    completion = score_text(policy, reference, tokenizer, prompt_ids, ids, rule=rule, temperature=request.temperature)
+    given = {"rule": rule, "temperature": request.temperature, **hints}
+    completion = score_text(policy, reference, tokenizer, prompt_ids, ids, **given)
     run = Run(Path(request.model).name, steps=[LoggedStep(0, rule.describe(), [completion])])
     facts = {"policy": request.model, "reference": request.reference, "rule": rule.name}
     for name, value in {**rule.options, "temperature": request.temperature}.items():
@@ -147,14 +171,14 @@ def _refuse_other_vocabulary(names: tuple[str, str], tokenizers: Sequence[Any]) 
             )
 
 
-def _prompt_ids(request: InspectRequest, tokenizer: Any) -> "Tensor":
+def _prompt_ids(request: InspectRequest, tokenizer: Any, prompt: str) -> "Tensor":
     """Ids of the prompt: through the chat template where the tokenizer has one, as in training and `dgpo eval`."""
     import torch
 
     from dgpo.lab.tasks.prompting import PromptFormat
 
     prompts = PromptFormat(False if request.plain or not request.prompt else None, request.chat_template_kwargs)
-    return torch.tensor(prompts.ids(request.prompt or "", tokenizer), dtype=torch.long)
+    return torch.tensor(prompts.ids(prompt, tokenizer), dtype=torch.long)
 
 
 def _context(model: Any) -> int:
