@@ -74,6 +74,7 @@ def main() -> None:
         rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
         for round_ in range(arguments.rounds):
             for name in list(trees)[:: 1 if round_ % 2 == 0 else -1]:
+                print(f"round {round_ + 1} of {arguments.rounds}: {name} ...", file=sys.stderr, flush=True)
                 rounds[name].append(measure(trees[name], options))
     for contender in rounds["here"][0]["seconds"]:
         seconds = {
