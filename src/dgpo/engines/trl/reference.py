@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_adapter
 
 from dgpo.engines.trl import checks, heads, prompt_cache
+from dgpo.engines.trl.padding_free import without_wrappers
 from dgpo.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,7 @@ class Reference:
 
     def _score_after_prompts(self, model: Any, ids: Tensor, mask: Tensor, length: int) -> bool:
         """Score the rows with each prompt run once, if the model allows it, and return whether it did."""
-        plain = self._trainer.accelerator.unwrap_model(model)
-        plain = plain.get_base_model() if hasattr(plain, "peft_config") else plain
+        plain = without_wrappers(self._trainer.accelerator.unwrap_model(model))
         with self._trainer.accelerator.autocast():
             return prompt_cache.fits(plain) and prompt_cache.score_after_prompts(model, plain.config, ids, mask, length)
 
