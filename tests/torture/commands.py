@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from file_operations import FULL, INTERRUPT, Faults, install
+from file_operations import FULL, INTERRUPT, After, Faults, install
 
 from forked import Forked
 
@@ -24,6 +24,8 @@ SEED = int(os.environ.get("TORTURE_SEED", "0"))
 STEPS = 4
 PATIENCE = 300
 """Seconds until a command is taken to hang; it takes two."""
+CHECKPOINT = After("replace checksums.json.tmp")
+"""Where the first checkpoint of a run is whole."""
 EMPTY: Mapping[str, str] = MappingProxyType({})
 # What the clock decides.
 _TIMES = re.compile(r"seconds|runtime|per_second|generation_share|step_time")

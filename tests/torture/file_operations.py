@@ -1,4 +1,4 @@
-"""Faults at the n-th file operation of a process: a kill, Ctrl-C, a stop, or a disk that is full from then on.
+"""Faults at one of the file operations of a process: a kill, Ctrl-C, a stop, or a disk that is full from then on.
 
 `install` replaces what writes files in this process: open, write, replace, rename, mkdir, unlink, rmdir, fsync and
 truncate of `os` and `io`, and the writers of torch and safetensors, which are not Python. Only paths below one folder
@@ -11,9 +11,25 @@ import errno
 import io
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 KILL, INTERRUPT, FULL, STOP = "kill", "interrupt", "full", "stop"
+
+
+@dataclass(frozen=True)
+class After:
+    """The operation that follows one of a name.
+
+    Its number varies where two processes write: a folder is made by whichever of them comes first.
+
+    Args:
+        name: An operation and its file, `replace checksums.json.tmp`.
+        time: Which of that name, counted from 1.
+    """
+
+    name: str
+    time: int = 1
 
 
 class Faults:
@@ -22,13 +38,13 @@ class Faults:
     Args:
         folder: Operations on paths below it count.
         kind: What happens, or None to count alone.
-        at: At which operation, counted from 1.
+        at: At which operation, counted from 1; or after which.
         log: Gets the name of each operation, a line each.
     """
 
-    def __init__(self, folder: Path, kind: str | None = None, at: int = 0, log: Path | None = None) -> None:
+    def __init__(self, folder: Path, kind: str | None = None, at: int | After = 0, log: Path | None = None) -> None:
         self.folder, self.kind, self.at = str(folder.resolve()), kind, at
-        self.count, self.is_full = 0, False
+        self.count, self.seen, self.is_full = 0, 0, False
         self.log = log
         self._log: int | None = None
 
@@ -47,8 +63,13 @@ class Faults:
     def strikes(self, name: str, path="") -> bool:
         """Count an operation; say whether it is the one."""
         self.count += 1
+        operation = f"{name} {os.path.basename(os.fsdecode(path))}"
         if self._log is not None:
-            self._write(self._log, f"{name} {os.path.basename(os.fsdecode(path))}\n".encode())
+            self._write(self._log, f"{operation}\n".encode())
+        if isinstance(self.at, After) and operation == self.at.name:
+            self.seen += 1
+            if self.seen == self.at.time:
+                self.at = self.count + 1
         return self.count == self.at and self.kind is not None
 
     def strike(self) -> None:

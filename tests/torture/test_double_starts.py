@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from commands import dgpo, facts_of_evaluation, facts_of_run, start
+from commands import CHECKPOINT, dgpo, facts_of_evaluation, facts_of_run, start
 from file_operations import KILL, STOP, Faults
 
 RESUME = ["train", "--resume", "run"]
@@ -30,7 +30,7 @@ def is_told(words, folder, pid, command) -> None:
 def test_a_run_that_is_alive(small, sandbox, is_resumed):
     words, folder = small.words["train"], sandbox()
     if is_resumed:
-        assert dgpo(words, folder, Faults(folder, KILL, small.closed + 1)).code == -signal.SIGKILL
+        assert dgpo(words, folder, Faults(folder, KILL, CHECKPOINT)).code == -signal.SIGKILL
     first = start_and_stop(RESUME if is_resumed else words, folder, 12 if is_resumed else small.counts["train"] // 2)
     for others in (RESUME, words, [*RESUME, "--max_steps=8"]):
         is_told(others, folder, first.pid, "dgpo train")

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from commands import continue_training, dgpo, facts_of_evaluation, facts_of_run
+from commands import CHECKPOINT, continue_training, dgpo, facts_of_evaluation, facts_of_run
 from file_operations import KILL, Faults
 from test_double_starts import start_and_stop
 
@@ -43,7 +43,7 @@ def test_a_folder_that_is_taken_away(small, sandbox, name):
 
 def test_a_link_to_a_checkpoint_that_is_not_whole(small, sandbox):
     folder = sandbox()
-    assert dgpo(small.words["train"], folder, Faults(folder, KILL, small.closed + 1)).code == -signal.SIGKILL
+    assert dgpo(small.words["train"], folder, Faults(folder, KILL, CHECKPOINT)).code == -signal.SIGKILL
     other = folder / "elsewhere"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"half")
@@ -57,7 +57,7 @@ def test_a_link_to_a_checkpoint_that_is_not_whole(small, sandbox):
 @pytest.mark.parametrize("seconds", [None, 0, 0.003, 0.02])
 def test_ctrl_c_once_and_twice(small, sandbox, seconds):
     words, folder = small.words["train"], sandbox()
-    started = start_and_stop(words, folder, small.closed + 1)
+    started = start_and_stop(words, folder, CHECKPOINT)
     started.signal(signal.SIGINT)
     started.signal(signal.SIGCONT)
     if seconds is not None:
