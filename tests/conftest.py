@@ -1,5 +1,6 @@
 """What every test shares: one thread, no hub, and shape annotations that are checked."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,16 @@ torch.set_num_threads(1)
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("dgpo", deadline=None)
 hypothesis.settings.load_profile("dgpo")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the libraries hold out of every collection: accelerate makes one before each training."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let it be collected at the end, or nanobind reports it as leaked."""
+    gc.unfreeze()
 
 
 @pytest.fixture
