@@ -3,7 +3,7 @@
 Known without torch, which takes seconds to load.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,6 @@ TEMPLATES = {
 _CUT = " [...] "
 
 
-_FIELDS = re.compile(r"\{prompt\}|\{hint\}")
-
-
 @dataclass
 class HintSettings(CreditConfig):
     """Settings of a rule that reads a hint, for every engine; `DGPOConfig` describes them."""
@@ -35,7 +32,14 @@ class HintSettings(CreditConfig):
         default=None, metadata={"help": "What the reference is shown: 'gold', 'peer' or a column of the data set."}
     )
     hint_template: str | None = field(
-        default=None, metadata={"help": "How prompt and hint are put together, with {prompt} and {hint}."}
+        default=None,
+        metadata={
+            "help": "How prompt and hint are put together, with {prompt} and {hint}; '{hint}': it is the prompt."
+        },
+    )
+    hint_control: str | None = field(
+        default=None,
+        metadata={"help": "What the hint is compared with: 'other' (another prompt's hint), a column, null: no hint."},
     )
     hint_max_length: int = field(default=512, metadata={"help": "Longest hint in tokens."})
     hint_min_reward: float = field(
@@ -53,19 +57,17 @@ class HintSettings(CreditConfig):
             ConfigError: Naming the value and the remedy.
         """
         if not rule.traits.needs_hint:
-            if self.hint is not None:
-                name = f"{prefix}rule" if prefix else "credit_rule"
-                raise ConfigError(
-                    f"{prefix}hint={self.hint!r} is read by no credit rule: {rule.name} reads none of"
-                    f" {', '.join(HINDSIGHT_STATS)}. Use {name}='hindsight', or leave hint out."
-                )
+            for setting in ("hint", "hint_control"):
+                value = getattr(self, setting)
+                if value is not None:
+                    name = f"{prefix}rule" if prefix else "credit_rule"
+                    raise ConfigError(
+                        f"{prefix}{setting}={value!r} is read by no credit rule: {rule.name} reads none of"
+                        f" {', '.join(HINDSIGHT_STATS)}. Use {name}='hindsight', or leave {setting} out."
+                    )
             return
         self.hint = self.hint or "gold"
-        if self.hint_template is not None and not {"{prompt}", "{hint}"} <= set(_FIELDS.findall(self.hint_template)):
-            raise ConfigError(
-                f"{prefix}hint_template={self.hint_template!r} must contain {{prompt}} and {{hint}}, such as 'The"
-                " answer is {hint}. {prompt}'."
-            )
+        check_template(self.hint_template, f"{prefix}hint_template")
         length, least = self.hint_max_length, self.hint_min_reward
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             raise ConfigError(f"{prefix}hint_max_length is {length!r}; it counts tokens, 1 at least.")
@@ -73,9 +75,57 @@ class HintSettings(CreditConfig):
             raise ConfigError(f"{prefix}hint_min_reward is {least!r}; it is the smallest reward of a right completion.")
 
 
+def check_template(template: str | None, name: str) -> None:
+    """Refuse a template without a hint.
+
+    Args:
+        template: How prompt and hint are put together; None for the default.
+        name: Of the setting.
+
+    Raises:
+        ConfigError: Naming the value and the remedy.
+    """
+    if template is not None and "{hint}" not in template:
+        raise ConfigError(
+            f"{name}={template!r} must contain {{hint}}, and {{prompt}} unless the hint is a whole prompt, such as 'The"
+            " answer is {hint}. {prompt}'."
+        )
+
+
 def template_of(settings: HintSettings) -> str:
-    """Return how prompt and hint are put together, with `{prompt}` and `{hint}`."""
+    """Return how prompt and hint are put together, with `{hint}` and as a rule `{prompt}`."""
     return settings.hint_template or TEMPLATES.get(settings.hint or "gold", TEMPLATES["gold"])
+
+
+OTHER = "other"
+"""The value of `hint_control` for the hint of another prompt."""
+
+
+def other_hints(hints: Sequence[str | None], group: Sequence[int]) -> list[str | None]:
+    """Return for each completion the hint that its own one is compared with: the next other prompt's.
+
+    A hint changes how a model writes, whatever it says. Compared with the hint of another prompt, what both change
+    alike cancels, and what this one says is left.
+
+    Args:
+        hints: Of the completions, None where there is none.
+        group: Which prompt each belongs to.
+
+    Returns:
+        Texts that differ from the completion's own; None where it has no hint, or there is no such one.
+
+    Example:
+        >>> other_hints(["7", "7", "9", None], [0, 0, 1, 2])
+        ['9', '9', '7', None]
+    """
+    count = len(hints)
+
+    def of(row: int) -> str | None:
+        following = ((row + step) % count for step in range(1, count))
+        fitting = (hints[one] for one in following if group[one] != group[row] and hints[one] != hints[row])
+        return next((hint for hint in fitting if hint), None)
+
+    return [of(row) if hints[row] else None for row in range(count)]
 
 
 def best_sibling(rewards: "Tensor", group: "Tensor", lengths: "Tensor", least: float) -> list[int | None]:
@@ -128,7 +178,8 @@ def hinted_prompt(prompt: Any, hint: str, template: str) -> Any:
     Args:
         prompt: A text, or chat messages, of which the last one of the user is changed.
         hint: The text.
-        template: With `{prompt}` and `{hint}`; other braces stand for themselves.
+        template: With `{prompt}` and `{hint}`, or with `{hint}` alone, which then is a whole prompt: worked examples
+            that show hints themselves, say. Other braces stand for themselves.
 
     Returns:
         The same kind of prompt.
@@ -136,12 +187,13 @@ def hinted_prompt(prompt: Any, hint: str, template: str) -> Any:
     Example:
         >>> hinted_prompt("2 + 2 =", "4", "({hint}) {prompt}")
         '(4) 2 + 2 ='
+        >>> hinted_prompt("1 + 1 = 2, 2 + 2 =", "1 + 1 (2) = 2, 2 + 2 (4) =", "{hint}")
+        '1 + 1 (2) = 2, 2 + 2 (4) ='
         >>> hinted_prompt([{"role": "user", "content": "2 + 2 ="}], "4", "({hint}) {prompt}")
         [{'role': 'user', 'content': '(4) 2 + 2 ='}]
     """
     if isinstance(prompt, str):
-        before, _, after = template.partition("{prompt}")
-        return f"{before.replace('{hint}', hint)}{prompt}{after.replace('{hint}', hint)}"
+        return prompt.join(part.replace("{hint}", hint) for part in template.split("{prompt}", 1))
     last = max((index for index, message in enumerate(prompt) if message["role"] == "user"), default=len(prompt) - 1)
     content = prompt[last]["content"]
     if not isinstance(content, str):  # blocks

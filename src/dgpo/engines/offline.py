@@ -66,6 +66,7 @@ def score_text(
     temperature: float = 1.0,
     hint: str | None = None,
     hinted_ids: Tensor | None = None,
+    control_ids: Tensor | None = None,
 ) -> CompletionCredit:
     """Return the credit that a rule gives the tokens of a text, as the only completion of its prompt.
 
@@ -81,6 +82,7 @@ def score_text(
         temperature: Of the sampling; both distributions are taken at it.
         hint: What the reference is shown, for a rule that reads it.
         hinted_ids: (Q,) int64, the prompt with the hint.
+        control_ids: (C,) int64, what that is compared with: the prompt with another hint; None: the prompt.
 
     Returns:
         The completion, without an advantage or a reward. It has d and s even where the rule reads no reference.
@@ -95,7 +97,8 @@ def score_text(
     transform = heads[0].transform | {"temperature": temperature}
     per_token = _per_token(heads, ids, transform)
     if hinted_ids is not None:
-        told = pair_stats(reference, reference, hinted_ids, ids, ref_prompt_ids=prompt_ids, temperature=temperature)
+        other = prompt_ids if control_ids is None else control_ids
+        told = pair_stats(reference, reference, hinted_ids, ids, ref_prompt_ids=other, temperature=temperature)
         values = (told["hellinger_sq"], told["logps"] - told["ref_logps"])
         per_token |= dict(zip(HINDSIGHT_STATS, values, strict=True))
     stats = TokenStats(

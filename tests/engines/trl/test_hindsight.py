@@ -17,7 +17,7 @@ from dgpo.errors import ConfigError
 RULE = {"credit_rule": "hindsight", "credit_options": {"mix": 0.5}, "hint_template": "{hint} q {prompt}"}
 PLAIN = make_dataset()
 ANSWERS = ["a b c" if row % 2 else None for row in range(len(PLAIN))]
-GOLD = PLAIN.add_column("answer", ANSWERS)
+GOLD = PLAIN.add_column("answer", ANSWERS).add_column("wrong", ["d" if row % 3 else None for row in range(len(PLAIN))])
 CHAT = Dataset.from_dict(
     {"prompt": [[{"role": "user", "content": text}] for text in PLAIN["prompt"]], "answer": ANSWERS}
 )
@@ -75,11 +75,13 @@ def expected_hint(inputs, outputs, row, source):
     ("source", "more"),
     [
         ("gold", {}),
+        ("gold", {"hint_control": "wrong"}),
         ("peer", {}),
+        ("peer", {"hint_control": "other"}),
         ("gold", {"peft_config": lora()}),
         ("gold", {"num_iterations": 2, "credit_policy": "old", "gradient_accumulation_steps": 2}),
     ],
-    ids=["gold", "peer", "lora", "two iterations of shuffled micro-batches"],
+    ids=["gold", "gold and wrong", "peer", "peer and other", "lora", "two iterations of shuffled micro-batches"],
 )
 def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, source, more):
     batch = {"per_device_train_batch_size": 4} if "num_iterations" in more else {}
@@ -88,20 +90,33 @@ def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, sourc
     trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, perturb=perturb, **options)
     reference, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint).double(), trainer._tokenizer
     seen = rollouts_of(trainer)
-    hinted = 0
+    hinted, control = 0, more.get("hint_control")
+
+    def as_text(hint):
+        return tokenizer.decode(hint, skip_special_tokens=True) if isinstance(hint, torch.Tensor) else hint
+
     for inputs, outputs in seen:
         keep = outputs["completion_mask"].bool()
+        hints = [as_text(expected_hint(inputs, outputs, row, source)) for row in range(len(inputs))]
         for row, one in enumerate(inputs):
             distance, log_ratio = (outputs[key][row] for key in COLUMNS.values())
-            hint = expected_hint(inputs, outputs, row, source)
+            hint, compared = hints[row], one["prompt"]
+            if control is not None and hint is not None:
+                others = [
+                    hints[other % len(inputs)]
+                    for other in range(row + 1, row + len(inputs))
+                    if outputs[GROUP][other % len(inputs)] != outputs[GROUP][row]
+                ]
+                told = [one["wrong"]] if control == "wrong" else [text for text in others if text not in (None, hint)]
+                hint = hint if told and told[0] is not None else None
+                compared = f"{told[0]} q {one['prompt']}" if hint else None
             if hint is None:
                 assert (distance == 0).all()
                 assert (log_ratio == 0).all()
                 continue
             hinted += 1
-            text = hint if isinstance(hint, str) else tokenizer.decode(hint, skip_special_tokens=True)
             ids = outputs["completion_ids"][row][keep[row]].tolist()
-            expected = naive(reference, tokenizer, one["prompt"], f"{text} q {one['prompt']}", ids)
+            expected = naive(reference, tokenizer, compared, f"{hint} q {one['prompt']}", ids)
             torch.testing.assert_close(distance[keep[row]].double(), expected[0], atol=2e-6, rtol=1e-4)
             torch.testing.assert_close(log_ratio[keep[row]].double(), expected[1], atol=2e-5, rtol=1e-4)
             assert (distance[~keep[row]] == 0).all()
@@ -201,16 +216,25 @@ def test_braces_of_hints_and_prompts_stand_for_themselves():
     assert told[0]["content"] == [{"type": "text", "text": "h:x"}]
     assert told[1] == blocks[1]
     assert blocks[0]["content"][0]["text"] == "x"
+    # Worked examples that show hints themselves: the hint is a whole prompt.
+    assert hinted_prompt("1 = 1, 2 =", "1 (1) = 1, 2 (2) =", "{hint}") == "1 (1) = 1, 2 (2) ="
+    assert hinted_prompt("{hint} {prompt}", "h", "{hint} {prompt} {hint}") == "h {hint} {prompt} h"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"hint": "gold"}, r"hint='gold' is read by no credit rule: dgpo reads none.*Use credit_rule='hindsight'"),
-        (RULE | {"hint_template": "{prompt}"}, r"must contain \{prompt\} and \{hint\}"),
+        (RULE | {"hint_template": "{prompt}"}, r"hint_template='\{prompt\}' must contain \{hint\}"),
         (RULE | {"hint_max_length": 0}, r"hint_max_length is 0"),
         (RULE | {"hint_min_reward": "much"}, r"hint_min_reward is 'much'"),
         (RULE | {"hint": "solution"}, r"reads the column 'solution', and the data set has prompt.*hint='peer'"),
+        (RULE | {"hint": "peer", "hint_control": "false"}, r"hint_control='false' reads .* hint_control='other'"),
+        ({"hint_control": "other"}, r"hint_control='other' is read by no credit rule.*or leave hint_control out"),
+        (
+            RULE | {"hint": "peer", "hint_control": "other", "per_device_train_batch_size": 4},
+            r"samples 4 completions at a time, 4 of each\. Raise per_device_train_batch_size to 8",
+        ),
     ],
 )
 def test_what_is_refused(checkpoint, tmp_path, options, message):

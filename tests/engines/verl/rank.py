@@ -30,7 +30,7 @@ from dgpo.core import HINDSIGHT_STATS, assign_credit
 from dgpo.engines.verl.config import prepare_config, read_settings
 from dgpo.engines.verl.credit import REFERENCE_FIELDS, token_stats
 from dgpo.engines.verl.engine import CREDIT_PASS
-from dgpo.engines.verl.hindsight import HINT_FIELDS, HINT_PASS, HINTED_IDS
+from dgpo.engines.verl.hindsight import COMPARED_IDS, HINT_FIELDS, HINT_PASS, HINTED_IDS
 from dgpo.engines.verl.live import SKIP
 from dgpo.engines.verl.worker import DGPOWorker
 from largest_storage import Largest
@@ -143,17 +143,19 @@ def hindsight_errors(worker, model, temperature):
     batch, _ = make_batch(seed=1)
     rows = list(zip(batch["input_ids"].unbind(), batch["responses"].unbind(), strict=True))
     told = [torch.cat([torch.arange(5, 5 + row % 4), ids]) for row, (ids, _) in enumerate(rows)]
-    batch[HINTED_IDS] = jagged(told)
+    # Half of the rows are compared with another hint in place of none.
+    compared = [torch.cat([torch.arange(9, 9 + row % 2 * 3), ids]) for row, (ids, _) in enumerate(rows)]
+    batch[HINTED_IDS], batch[COMPARED_IDS] = jagged(told), jagged(compared)
     batch = batch.select(*HINT_FIELDS)  # what the trainer sends
     tu.assign_non_tensor(batch, compute_loss=False, temperature=temperature, **{HINT_PASS: True})
     out = worker.compute_log_prob(batch)
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64, attn_implementation="sdpa").eval()
     errors, largest = dict.fromkeys(HINDSIGHT_STATS, 0.0), 0.0
-    for row, (ids, response) in enumerate(rows):
+    for row, (_, response) in enumerate(rows):
         with torch.no_grad():
             p, q = (
                 (reference(x[None]).logits[0, -len(response) - 1 : -1] / temperature).log_softmax(-1)
-                for x in (told[row], ids)
+                for x in (told[row], compared[row])
             )
         log_ratio = (p - q).gather(-1, response[:, None])[:, 0]
         expected = (1 - ((p + q) / 2).exp().sum(-1), log_ratio)

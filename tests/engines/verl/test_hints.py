@@ -18,7 +18,7 @@ from dgpo.credit_log.answers import texts_as_text
 from dgpo.engines.verl import hints as module
 from dgpo.engines.verl import queue
 from dgpo.engines.verl.config import read_settings
-from dgpo.engines.verl.hindsight import HINT_PASS, HINTED_IDS, response_positions
+from dgpo.engines.verl.hindsight import COMPARED_IDS, HINT_PASS, HINTED_IDS, response_positions
 from dgpo.engines.verl.trainer import CreditStages
 from dgpo.errors import ConfigError, TrainingError
 
@@ -71,37 +71,61 @@ def put(model, monkeypatch):
         found = module.Hints(config, tokenizer, read_settings(config))
         shown, lengths = found.put(batch)
         sequences = stored[HINTED_IDS].unbind()
-        assert lengths == [len(sequence) for sequence in sequences]
+        compared = stored[COMPARED_IDS].unbind()
+        assert lengths == [max(map(len, pair)) for pair in zip(sequences, compared, strict=True)]
         for row, sequence in enumerate(sequences):  # the response is what was sampled
             assert sequence[-len(responses[row]) :].tolist() == responses[row].tolist()
-            assert shown[row] or sequence.tolist() == data["input_ids"].unbind()[row].tolist()
-        told = [tokenizer.decode(sequence) for sequence in sequences]
-        return shown, texts_as_text(stored[module.HINT]), told
+            assert compared[row][-len(responses[row]) :].tolist() == responses[row].tolist()
+            for one in (sequence, compared[row]):
+                assert shown[row] or one.tolist() == data["input_ids"].unbind()[row].tolist()
+        if read_settings(config).hint_control is None:
+            assert [one.tolist() for one in compared] == [one.tolist() for one in data["input_ids"].unbind()]
+        told, others = ([tokenizer.decode(sequence) for sequence in made] for made in (sequences, compared))
+        return shown, texts_as_text(stored[module.HINT]), told, others
 
     return put
 
 
 def test_the_gold_answer_is_shown_in_the_users_message(put):
-    shown, hints, told = put("+algorithm.dgpo.hint_template='{hint} or {prompt}'")
+    shown, hints, told, _ = put("+algorithm.dgpo.hint_template='{hint} or {prompt}'")
     assert shown == [True] * 4 + [False]
     assert hints == ["7", "8", "9", "10", ""]
     assert told[1] == "<|im_start|>user\n8 or what is 3 + 4 ?<|im_end|>\n<|im_start|>assistant\n1 2"
 
 
 def test_an_entry_of_extra_info_is_shown_where_a_row_has_it(put):
-    _, hints, told = put("+algorithm.dgpo.hint=way", "+algorithm.dgpo.hint_max_length=1")
+    _, hints, told, _ = put("+algorithm.dgpo.hint=way", "+algorithm.dgpo.hint_max_length=1")
     assert hints == ["", "1", "1", "1", ""]  # and the middle of a longer one is left out
     assert told[1].startswith("<|im_start|>user\nHint: the answer to the following problem is 1\n\nwhat is 3")
 
 
 def test_a_right_sibling_is_shown_and_never_the_completion_itself_or_padding(put):
-    _, hints, told = put("+algorithm.dgpo.hint=peer")
+    _, hints, told, _ = put("+algorithm.dgpo.hint=peer")
     assert hints == ["3", "", "3", "3", ""]
     assert "Hint: a correct solution of the following problem is:\n3\n\nwhat is 1" in told[3]
 
 
+def test_a_hint_is_compared_with_that_of_another_prompt(put):
+    template = "+algorithm.dgpo.hint_template='{hint} or {prompt}'"
+    shown, hints, told, compared = put(template, "+algorithm.dgpo.hint_control=other")
+    assert shown == [True] * 4 + [False]
+    assert hints == ["7", "8", "9", "10", ""]
+    assert [one.split("\n")[1].partition(" or ")[0] for one in told[:4]] == ["7", "8", "9", "10"]
+    assert [one.split("\n")[1].partition(" or ")[0] for one in compared[:4]] == ["8", "9", "8", "8"]
+    assert all(
+        one.partition(" or ")[2] == other.partition(" or ")[2] for one, other in zip(told, compared, strict=True)
+    )
+
+
+def test_a_hint_is_compared_with_an_entry_of_extra_info_and_without_one_there_is_none(put):
+    shown, hints, _, compared = put("+algorithm.dgpo.hint_control=way")
+    assert shown == [False, True, True, True, False]
+    assert hints == ["", "8", "9", "10", ""]
+    assert "the answer to the following problem is 1 +\n\nwhat is 3" in compared[1]
+
+
 def test_a_prompt_that_was_made_otherwise_has_no_hint_and_where_all_are_the_run_stops(put):
-    shown, hints, _ = put(prompts=(TEXTS[0], TEXTS[0], *TEXTS, TEXTS[0]))
+    shown, hints, _, _ = put(prompts=(TEXTS[0], TEXTS[0], *TEXTS, TEXTS[0]))
     assert shown == [True, False, True, False, False]
     assert hints == ["7", "", "9", "", ""]
     with pytest.raises(TrainingError, match=r"No prompt of this batch is what the chat template makes .*tools"):
@@ -124,10 +148,12 @@ def test_a_sequence_that_has_no_room_in_a_micro_batch_stops_the_run(put):
             r"'way' reads extra_info\.way .*extra_info holds index\. Use 'gold'",
         ),
         ("way", {}, r"extra_info is not there"),
+        ("peer", {"extra_info": {}}, r"hint_control='no' reads extra_info\.no .*or 'other' for the hint of another"),
     ],
 )
 def test_a_data_set_without_the_hints_is_refused(hint, row, message):
-    config = compose_config("+algorithm.dgpo.rule=hindsight", f"+algorithm.dgpo.hint={hint}")
+    control = ["+algorithm.dgpo.hint_control=no"] if hint == "peer" else []
+    config = compose_config("+algorithm.dgpo.rule=hindsight", f"+algorithm.dgpo.hint={hint}", *control)
     with pytest.raises(ConfigError, match=message):
         module.Hints(config, None, read_settings(config)).check_dataset(row)
 
@@ -165,7 +191,7 @@ def test_the_pass_is_made_for_whole_micro_batches_and_those_without_a_hint_keep_
     CreditStages._score_hinted(stages, batch, hints)
     (part,) = sent
     assert set(part.keys) == {KEYS[0], KEYS[3], KEYS[2]}
-    assert set(part.fields) == {"input_ids", "responses", "loss_mask", HINTED_IDS}
+    assert set(part.fields) == {"input_ids", "responses", "loss_mask", HINTED_IDS, COMPARED_IDS}
     assert part.extra_info == {"a": 1, HINT_PASS: True, "compute_loss": False, "temperature": 0.7}
     assert (batch.fields, batch.extra_info) == (["prompts"], {"a": 1})  # as the passes after it find them
     ((keys, zeros),) = stored.items()

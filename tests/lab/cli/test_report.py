@@ -324,7 +324,8 @@ def test_columns_of_a_rule_reach_the_page(pair, tmp_path, monkeypatch):
 HINDSIGHT = ["--prompt", "a b", "--rule", "hindsight", "--hint-template", "{hint} {prompt}"]
 
 
-def test_a_hint_is_shown_to_the_reference(pair, tmp_path, monkeypatch):
+@pytest.mark.parametrize("control", [None, "e"])
+def test_a_hint_is_shown_to_the_reference(pair, tmp_path, monkeypatch, control):
     """i and d are of the reference after both prompts; the policy has no part in them."""
     from transformers import AutoModelForCausalLM
 
@@ -333,13 +334,15 @@ def test_a_hint_is_shown_to_the_reference(pair, tmp_path, monkeypatch):
     pages = captured(monkeypatch)
     (tmp_path / "text.txt").write_text("c d e")
     words = [str(pair / "policy"), "--reference", str(pair / "reference"), "--text", str(tmp_path / "text.txt")]
-    assert main(["inspect", *words, *HINDSIGHT, "--hint", "f", "-o", str(tmp_path / "page.html")]) == 0
+    compared = ["--hint-control", control] if control else []
+    assert main(["inspect", *words, *HINDSIGHT, "--hint", "f", *compared, "-o", str(tmp_path / "page.html")]) == 0
     (found,) = pages[0][0].steps[0].completions
     assert (found.prompt, found.hint, found.tokens) == ("a b", "f", ["c", " d", " e"])
     reference = AutoModelForCausalLM.from_pretrained(pair / "reference", dtype=torch.float32)
     a, b, c, d, e, f = (2 + place for place in range(6))  # after the special ones
+    prompts = [f, a, b], [e, a, b] if control else [a, b]
     with torch.no_grad():
-        told, plain = (reference(torch.tensor([[*x, c, d, e]])).logits[:, len(x) - 1 : -1] for x in ([f, a, b], [a, b]))
+        told, plain = (reference(torch.tensor([[*x, c, d, e]])).logits[:, len(x) - 1 : -1] for x in prompts)
     distance = dgpo.per_token_hellinger_sq(told, plain)[0]
     ratio = (told.log_softmax(-1) - plain.log_softmax(-1))[0, range(3), [c, d, e]]
     assert found.columns["hindsight_hellinger_sq"] == pytest.approx(distance.tolist(), rel=1e-3, abs=1e-6)
@@ -353,7 +356,8 @@ def test_a_hint_is_shown_to_the_reference(pair, tmp_path, monkeypatch):
     [
         (HINDSIGHT[:-2], "shown a hint, and there is none. Give one: --hint 'the right answer'"),
         (HINDSIGHT, "--hint-template needs --hint"),
-        ([*HINDSIGHT[:-1], "{hint}", "--hint", "f"], "must contain {prompt} and {hint}, got '{hint}'"),
+        (["--prompt", "a", "--hint-control", "f"], "--hint-control needs --hint"),
+        ([*HINDSIGHT[:-1], "{prompt}", "--hint", "f"], "--hint-template='{prompt}' must contain {hint}"),
         ([*HINDSIGHT, "--hint", ""], "give --prompt and a hint, got ''"),
         (["--prompt", "a", "--hint", "f"], "reads no hint. Use --rule hindsight"),
     ],

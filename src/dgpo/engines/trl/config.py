@@ -58,8 +58,12 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
             `"gold"`, the column `answer` of the data set; another column by its name; or `"peer"`, another completion
             of the same prompt that is right. A completion without a hint is credited by the plain advantage. None:
             `"gold"` where the rule reads a hint.
-        hint_template: How prompt and hint are put together, with `{prompt}` and `{hint}`; in a chat it makes the last
-            message of the user. None: `dgpo.engines.hints.TEMPLATES`.
+        hint_template: How prompt and hint are put together, with `{prompt}` and `{hint}`, or `{hint}` alone where a
+            column holds whole prompts; in a chat it makes the last message of the user. None:
+            `dgpo.engines.hints.TEMPLATES`.
+        hint_control: What the hinted reference is compared with. None: the plain prompt. `"other"`: the prompt with
+            another prompt's hint; or a column of the data set with hints that are not right. What any hint changes (how
+            long an answer is, whether it explains) then cancels; use it with a model that was not taught to read hints.
         hint_max_length: Longest hint in tokens; of a longer one the middle is left out.
         hint_min_reward: Smallest reward of a completion that is shown as `"peer"`.
 

@@ -1,8 +1,8 @@
 """What the reference thinks of a rollout once it is shown a hint to the answer.
 
 The reference is run on prompt and completion, and on the same completion after a prompt with the hint; both hidden
-states go through one pass over its head. There is no second model, no logits, and one such round a rollout, however
-many updates are made of it.
+states go through one pass over its head. With `hint_control` the first prompt has a hint as well, which is not its own.
+There is no second model, no logits, and one such round a rollout, however many updates are made of it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from dgpo.credit_log.answers import texts_as_tensor
-from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt, template_of
+from dgpo.engines.hints import OTHER, best_sibling, cut_hint, hinted_prompt, other_hints, template_of
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.rollout import GROUP, HINT, REWARD
 from dgpo.engines.trl.scores import reference_policy
@@ -27,20 +27,30 @@ GOLD_COLUMN = "answer"
 
 
 def check_hint(args: Any, dataset: Any) -> None:
-    """Refuse a column of hints that the data set lacks.
+    """Refuse a column of hints that the data set lacks, and a batch in which no prompt has another beside it.
 
     Args:
         args: A `DGPOConfig`; without a hint where the rule reads none.
         dataset: Of training.
     """
-    if args.hint in (None, "peer"):
-        return
-    column = hint_column(args.hint)
     names = getattr(dataset, "column_names", None)
-    if names is not None and column not in names:
+    for name, keyword, remedy in (
+        ("hint", "peer", "hint='peer', which shows a completion the solution of another one"),
+        ("hint_control", OTHER, "hint_control='other', which compares with the hint of another prompt"),
+    ):
+        value = getattr(args, name)
+        column = hint_column(value) if name == "hint" else value
+        if value not in (None, keyword) and names is not None and column not in names:
+            raise ConfigError(
+                f"{name}={value!r} reads the column {column!r}, and the data set has {', '.join(names)}. Name one of"
+                f" its columns, or use {remedy}."
+            )
+    rows = args.per_device_train_batch_size * args.steps_per_generation
+    if args.hint_control == OTHER and rows <= args.num_generations:
         raise ConfigError(
-            f"hint={args.hint!r} reads the column {column!r}, and the data set has {', '.join(names)}. Name one of its"
-            " columns, or use hint='peer', which shows a completion the solution of another one."
+            f"hint_control='other' compares with the hint of another prompt, and a process samples {rows} completions"
+            f" at a time, {args.num_generations} of each. Raise per_device_train_batch_size to"
+            f" {2 * args.num_generations}, or name a column of hints to compare with."
         )
 
 
@@ -68,8 +78,33 @@ def hints_of(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, 
         texts = [None if one is None else tokenizer.decode(one, skip_special_tokens=True) for one in ids]
     else:
         column = hint_column(args.hint)
-        texts = [None if row.get(column) is None else str(row[column]) for row in inputs]
+        texts = _texts(inputs, column)
     return [cut_hint(tokenizer, text, args.hint_max_length) if text else None for text in texts]
+
+
+def controls_of(
+    trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor], hints: Sequence[str | None]
+) -> list[str | None]:
+    """Return what each hint is compared with, None where there is nothing, by `hint_control`.
+
+    Args:
+        trainer: A `DGPOTrainer` whose hints are compared with others.
+        inputs: Rows of the data set, one a completion.
+        outputs: The rollout, with group.
+        hints: Of `hints_of`.
+
+    Returns:
+        Texts, not longer than `hint_max_length` tokens.
+    """
+    args = trainer.args
+    if args.hint_control == OTHER:
+        return other_hints(hints, outputs[GROUP].tolist())
+    texts = _texts(inputs, args.hint_control)
+    return [cut_hint(trainer._tokenizer, text, args.hint_max_length) if text else None for text in texts]
+
+
+def _texts(inputs: Sequence[dict[str, Any]], column: str) -> list[str | None]:
+    return [None if row.get(column) is None else str(row[column]) for row in inputs]
 
 
 @torch.no_grad()
@@ -82,10 +117,14 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
         outputs: The rollout, with group and reward.
 
     Returns:
-        d and i of `COLUMNS`, (B, T) float32, 0 off the mask and in completions without a hint; and the hints for the
-        credit log, `HINT`.
+        d and i of `COLUMNS`, (B, T) float32, 0 off the mask and in completions without a hint, or without one to
+        compare it with; and the hints for the credit log, `HINT`.
     """
     hints = hints_of(trainer, inputs, outputs)
+    controls: list[str | None] = [None] * len(hints)
+    if trainer.args.hint_control is not None:
+        controls = controls_of(trainer, inputs, outputs, hints)
+        hints = [None if control is None else hint for hint, control in zip(hints, controls, strict=True)]
     mask = outputs["completion_mask"]
     zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     found = {key: zeros.clone() for key in COLUMNS.values()}
@@ -96,9 +135,10 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
     size = trainer.args.per_device_train_batch_size
     for start in range(0, len(scored), size):
         part = scored[start : start + size]
-        stats = _pair_pass(
-            trainer, [inputs[row]["prompt"] for row in part], [hints[row] for row in part], outputs, part
+        told, compared = (
+            [_prompt(trainer, inputs[row]["prompt"], texts[row]) for row in part] for texts in (hints, controls)
         )
+        stats = _pair_pass(trainer, told, None if trainer.args.hint_control is None else compared, outputs, part)
         log_ratio = stats["logps"] - stats["ref_logps"]
         for position, row in enumerate(part):
             if hints[row] is not None:
@@ -107,19 +147,21 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
     return found
 
 
+def _prompt(trainer: Any, prompt: Any, hint: str | None) -> Any:
+    return prompt if hint is None else hinted_prompt(prompt, hint, template_of(trainer.args))
+
+
 def _pair_pass(
-    trainer: Any, prompts: list[Any], hints: list[str | None], outputs: dict[str, Tensor], rows: list[int]
+    trainer: Any, told: list[Any], compared: list[Any] | None, outputs: dict[str, Tensor], rows: list[int]
 ) -> dict[str, Tensor]:
-    """Score some completions by the reference with a hint (`logps`) and without (`ref_logps`)."""
-    template = template_of(trainer.args)
-    told = [
-        prompt if hint is None else hinted_prompt(prompt, hint, template)
-        for prompt, hint in zip(prompts, hints, strict=True)
-    ]
-    device, index = outputs["completion_ids"].device, torch.tensor(rows, device=outputs["completion_ids"].device)
-    hinted = [torch.tensor(ids) for ids in trainer._tokenize_prompts(told)[0]]
-    hinted_ids = pad(hinted, padding_value=trainer._tokenizer.pad_token_id, padding_side="left").to(device)
-    hinted_mask = pad([torch.ones_like(ids) for ids in hinted], padding_value=0, padding_side="left").to(device)
+    """Score some completions by the reference after prompts with a hint (`logps`), and after others (`ref_logps`).
+
+    Those others are the prompts as they were sampled from, where `compared` is None.
+    """
+    index = torch.tensor(rows, device=outputs["completion_ids"].device)
+    hinted = _padded(trainer, told, index.device)
+    plain_ids = (outputs["prompt_ids"][index], outputs["prompt_mask"][index])
+    others = plain_ids if compared is None else _padded(trainer, compared, index.device)
     completion_ids, completion_mask = (outputs[f"completion_{name}"][index] for name in ("ids", "mask"))
     length = completion_ids.size(1)
 
@@ -129,7 +171,15 @@ def _pair_pass(
 
     with reference_policy(trainer) as model:
         with heads.reference_pass(copy_head=trainer.is_fsdp_enabled) as plain:
-            score(model, outputs["prompt_ids"][index], outputs["prompt_mask"][index])
+            score(model, *others)
         with heads.policy_pass(plain[0]) as stats:
-            score(model, hinted_ids, hinted_mask)
+            score(model, *hinted)
     return heads.per_completion(stats[0], completion_mask.bool())
+
+
+def _padded(trainer: Any, prompts: list[Any], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids of prompts and their mask, padded on the left."""
+    ids = [torch.tensor(one) for one in trainer._tokenize_prompts(prompts)[0]]
+    padded = pad(ids, padding_value=trainer._tokenizer.pad_token_id, padding_side="left")
+    mask = pad([torch.ones_like(one) for one in ids], padding_value=0, padding_side="left")
+    return padded.to(device), mask.to(device)

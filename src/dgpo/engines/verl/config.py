@@ -22,7 +22,7 @@ _ATTRIBUTES = {
     "options": "credit_options",
     **{name: name for name in ("credit_policy", "skip_zero_advantage", "inert_warning_steps")},
     **{name: name for name in ("credit_log_steps", "credit_log_completions")},
-    **{name: name for name in ("hint", "hint_template", "hint_max_length", "hint_min_reward")},
+    **{name: name for name in ("hint", "hint_template", "hint_control", "hint_max_length", "hint_min_reward")},
 }
 """Keys of `algorithm.dgpo` and the attributes of `CreditConfig` that they set."""
 
@@ -57,6 +57,8 @@ class DGPOSettings(HintSettings):
         hint: What the reference is shown, for a rule that reads it: `"gold"`, the data set's
             `reward_model.ground_truth`; the name of an entry of its `extra_info`; or `"peer"`, another completion of
             the prompt that is right. None: `"gold"` where the rule reads a hint.
+        hint_control: What the hinted reference is compared with: None, the plain prompt; `"other"`, the prompt with
+            another prompt's hint; or the name of an entry of `extra_info`.
         rule: The rule with its options, from `credit_rule`, `credit_options`, `tau` and `kappa`.
 
     Raises:

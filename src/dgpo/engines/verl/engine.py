@@ -15,12 +15,12 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from dgpo.engines.verl.compat import check_megatron
 from dgpo.engines.verl.heads import CREDIT_COLUMNS, POLICY_COLUMNS, HeadFunction, HeadHook, ReferenceHead, ScoreTokens
 from dgpo.engines.verl.hindsight import (
-    PLAIN_IDS,
+    COMPARED_IDS,
+    HINTED_IDS,
     asks_for_hints,
     hindsight_output,
     response_positions,
     sequences_of,
-    with_hinted_sequences,
 )
 from dgpo.engines.verl.live import SKIP, leave_out
 from dgpo.errors import TrainingError
@@ -77,7 +77,7 @@ class HeadStatistics:
         if self.reference_engine is not None:
             in_eval_mode = self.reference_engine.eval_mode()  # type: ignore[attr-defined]
         if is_hint_pass:
-            data = with_hinted_sequences(data)
+            data = sequences_of(data, HINTED_IDS)  # verl cuts micro-batches by the lengths that the pass has
         else:
             self._reference = ReferenceHead(has_weight=self.reference_engine is not None)
         try:
@@ -119,9 +119,9 @@ class HeadStatistics:
         )
 
     def _compare_hinted(self, micro_batch: TensorDict) -> Any:
-        """Compute one micro-batch of a hint pass: the reference on the plain sequences, then on those with the hint."""
+        """Compute one micro-batch of a hint pass: the reference on what is compared with, then with the hint."""
         responses, found = micro_batch["responses"], []
-        for name in (PLAIN_IDS, "input_ids"):
+        for name in (COMPARED_IDS, "input_ids"):
             sequences = sequences_of(micro_batch, name)
             inputs, _ = self.prepare_model_inputs(sequences)  # type: ignore[attr-defined]
             found.append((inputs, response_positions(inputs, sequences["input_ids"], responses)))

@@ -1,7 +1,7 @@
 """What a hinted reference thinks of a micro-batch of verl's: the engine's side of a hint pass.
 
-A hint pass runs the reference on the plain sequences and on those with the hint, and sends both hidden states through
-one pass over its head, at the tokens of the responses alone: the two sequences have other lengths before them.
+A hint pass runs the reference on the sequences with the hint and on those that they are compared with, and sends both
+hidden states through one pass over its head, at the tokens of the responses alone: the two have prompts of two lengths.
 """
 
 from typing import Any
@@ -19,27 +19,11 @@ HINT_PASS = "dgpo_hindsight"
 HINTED_IDS = "dgpo_hinted_ids"
 """Field of a batch: each sequence with the hint in its prompt."""
 
-HINT_FIELDS = ("input_ids", "responses", "loss_mask", HINTED_IDS)
+COMPARED_IDS = "dgpo_compared_ids"
+"""Field of a batch: what each of those is compared with, the sequence as it was sampled, or with another hint."""
+
+HINT_FIELDS = ("input_ids", "responses", "loss_mask", HINTED_IDS, COMPARED_IDS)
 """Fields of a batch that a hint pass reads; verl's loop over micro-batches counts the tokens of `loss_mask`."""
-
-PLAIN_IDS = "dgpo_plain_ids"
-"""Field of a micro-batch: each sequence as it was sampled."""
-
-
-def with_hinted_sequences(data: TensorDict) -> TensorDict:
-    """Return a batch whose sequences are those with the hint, the plain ones beside them.
-
-    verl then cuts micro-batches by the lengths that the pass has.
-
-    Args:
-        data: verl's, with `HINTED_IDS`.
-
-    Returns:
-        A copy that shares the tensors.
-    """
-    copied = data.copy()
-    copied[PLAIN_IDS] = data["input_ids"]
-    return sequences_of(copied, HINTED_IDS)
 
 
 def sequences_of(data: TensorDict, name: str) -> TensorDict:

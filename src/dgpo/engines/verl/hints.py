@@ -10,10 +10,10 @@ from verl.utils.tokenizer.chat_template import apply_chat_template
 from verl.utils.tokenizer.tokenizer import normalize_token_ids
 
 from dgpo.credit_log.answers import texts_as_tensor
-from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt, template_of
+from dgpo.engines.hints import OTHER, best_sibling, cut_hint, hinted_prompt, other_hints, template_of
 from dgpo.engines.verl.config import DGPOSettings
 from dgpo.engines.verl.credit import groups_of
-from dgpo.engines.verl.hindsight import HINTED_IDS
+from dgpo.engines.verl.hindsight import COMPARED_IDS, HINTED_IDS
 from dgpo.engines.verl.queue import facts_of, fetch, store
 from dgpo.errors import ConfigError, TrainingError
 
@@ -54,46 +54,58 @@ class Hints:
         Raises:
             ConfigError: Naming the place, and those that there are.
         """
-        if self._settings.hint == "peer":
-            return
-        field, name = self._place
-        there = row.get(field)
-        if not isinstance(there, Mapping) or name not in there:
-            names = f"holds {', '.join(map(str, there))}" if isinstance(there, Mapping) else "is not there"
-            raise ConfigError(
-                f"algorithm.dgpo.hint={self._settings.hint!r} reads {field}.{name} of the data set, whose {field}"
-                f" {names}. Use 'gold' for reward_model.ground_truth, the name of an entry of extra_info, or 'peer',"
-                " which shows a completion the solution of another one."
+        if self._settings.hint != "peer":
+            remedy = (
+                "'gold' for reward_model.ground_truth, the name of an entry of extra_info, or 'peer', which shows a"
+                " completion the solution of another one"
             )
+            _check_place(row, *self._place, f"hint={self._settings.hint!r}", remedy)
+        control = self._settings.hint_control
+        if control not in (None, OTHER):
+            remedy = "the name of an entry of extra_info, or 'other' for the hint of another prompt"
+            _check_place(row, _COLUMNS, str(control), f"hint_control={control!r}", remedy)
 
     def put(self, batch: KVBatchMeta) -> tuple[list[bool], list[int]]:
-        """Store each completion's hint, and its sequence after a prompt with the hint; without one, as it is.
+        """Store each completion's hint, its sequence after a prompt with it, and the one that this is compared with.
+
+        Without a hint, or without another one where hints are compared with others, both are the sequence as it is.
 
         Args:
             batch: verl's, rewards and rows of padding included.
 
         Returns:
-            Which rows have a hint, and the length of each stored sequence.
+            Which rows have a hint, and the length of each longer one of its two sequences.
 
         Raises:
             TrainingError: If no prompt could be made with its hint, or a sequence with it has no room in a micro-batch.
         """
         hints = self._of(batch)
         data = fetch(batch, "prompts", "input_ids")
-        rows = zip(
-            hints, facts_of(batch, "raw_prompt"), data["prompts"].unbind(), data["input_ids"].unbind(), strict=True
-        )
-        sequences = [self._sequence(hint, facts.get("raw_prompt"), *ids) for hint, facts, *ids in rows]
-        shown = [sequence is not None for sequence in sequences]
+        prompts, plain = data["prompts"].unbind(), data["input_ids"].unbind()
+        messages = [facts.get("raw_prompt") for facts in facts_of(batch, "raw_prompt")]
+
+        def sequences_with(texts: Sequence[str | None]) -> list[Tensor | None]:
+            return [self._sequence(*row) for row in zip(texts, messages, prompts, plain, strict=True)]
+
+        sequences = sequences_with(hints)
+        compared: Sequence[Tensor | None] = plain
+        if self._settings.hint_control is not None:
+            compared = sequences_with(self._controls(batch, hints))
+        shown = [one is not None and other is not None for one, other in zip(sequences, compared, strict=True)]
         if any(hints) and not any(shown):
             raise TrainingError(
                 "No prompt of this batch is what the chat template makes of its messages (raw_prompt), so that none can"
                 " be made with a hint: tools, images, an agent loop with prompts of its own, or prompts longer than"
                 " rollout.prompt_length do this. Use a rule that reads no hint."
             )
-        plain = data["input_ids"].unbind()
-        told = [own if sequence is None else sequence for sequence, own in zip(sequences, plain, strict=True)]
-        lengths = [len(sequence) for sequence in told]
+        told, others = (
+            [
+                one if is_shown and one is not None else own
+                for one, is_shown, own in zip(made, shown, plain, strict=True)
+            ]
+            for made in (sequences, compared)
+        )
+        lengths = [max(map(len, pair)) for pair in zip(told, others, strict=True)]
         if self._longest is not None and max(lengths) > self._longest:
             raise TrainingError(
                 f"A prompt with its hint and its completion have {max(lengths)} tokens, and a micro-batch holds"
@@ -101,23 +113,27 @@ class Hints:
                 f" algorithm.dgpo.hint_max_length={self._settings.hint_max_length}."
             )
         texts = [hint if is_shown and hint else "" for hint, is_shown in zip(hints, shown, strict=True)]
-        store(batch, **{HINTED_IDS: _nested(told), HINT: texts_as_tensor(texts)})
+        store(batch, **{HINTED_IDS: _nested(told), COMPARED_IDS: _nested(others), HINT: texts_as_tensor(texts)})
         return shown, lengths
 
     def _of(self, batch: KVBatchMeta) -> list[str | None]:
         """The hint of each row, cut; None where there is none, as in rows of padding."""
         is_padding = [bool(tag.get("is_padding", False)) for tag in batch.tags]
-        if self._settings.hint == "peer":
-            texts = self._of_siblings(batch, is_padding)
-        else:
-            field, name = self._place
-            found = [facts.get(field) for facts in facts_of(batch, field)]
-            values = [value.get(name) if isinstance(value, Mapping) else None for value in found]
-            texts = [None if value is None else str(value) for value in values]
-        return [
-            cut_hint(self._tokenizer, text, self._settings.hint_max_length) if text and not added else None
-            for text, added in zip(texts, is_padding, strict=True)
-        ]
+        from_siblings = self._settings.hint == "peer"
+        cut = self._cut(self._of_siblings(batch, is_padding) if from_siblings else _texts(batch, *self._place))
+        return [None if added else text for text, added in zip(cut, is_padding, strict=True)]
+
+    def _controls(self, batch: KVBatchMeta, hints: Sequence[str | None]) -> list[str | None]:
+        """What each hint is compared with."""
+        control = self._settings.hint_control
+        assert control is not None
+        if control == OTHER:
+            return other_hints(hints, groups_of(batch.keys).tolist())
+        return self._cut(_texts(batch, _COLUMNS, control))
+
+    def _cut(self, texts: Sequence[str | None]) -> list[str | None]:
+        length = self._settings.hint_max_length
+        return [cut_hint(self._tokenizer, text, length) if text else None for text in texts]
 
     def _of_siblings(self, batch: KVBatchMeta, is_padding: Sequence[bool]) -> list[str | None]:
         data = fetch(batch, "responses", "rm_scores")
@@ -141,6 +157,22 @@ class Hints:
         """As verl's agent loop makes the first prompt of a conversation."""
         ids = apply_chat_template(self._tokenizer, list(messages), **self._template_kwargs)
         return [int(index) for index in normalize_token_ids(ids)]
+
+
+def _check_place(row: Mapping[str, Any], field: str, name: str, setting: str, remedy: str) -> None:
+    there = row.get(field)
+    if not isinstance(there, Mapping) or name not in there:
+        names = f"holds {', '.join(map(str, there))}" if isinstance(there, Mapping) else "is not there"
+        raise ConfigError(
+            f"algorithm.dgpo.{setting} reads {field}.{name} of the data set, whose {field} {names}. Use {remedy}."
+        )
+
+
+def _texts(batch: KVBatchMeta, field: str, name: str) -> list[str | None]:
+    """An entry of a field of each row's data, None where there is none."""
+    found = [facts.get(field) for facts in facts_of(batch, field)]
+    values = [value.get(name) if isinstance(value, Mapping) else None for value in found]
+    return [None if value is None else str(value) for value in values]
 
 
 def _nested(rows: Sequence[Tensor]) -> Tensor:

@@ -84,7 +84,16 @@ def inspect_parser() -> CommandParser:
     add("--kappa", type=float, metavar="1.0", help="the same as --options.kappa, the entropy gate; 0 is no gate")
     what = "what the reference is shown, for --rule hindsight: the right answer, say; it goes into the prompt"
     add("--hint", metavar="TEXT", help=what)
-    add("--hint-template", metavar="TEXT", help="how they are put together, with {prompt} and {hint}")
+    add(
+        "--hint-control",
+        metavar="TEXT",
+        help="another hint, which it is compared with, so that what any hint changes cancels; by default none",
+    )
+    add(
+        "--hint-template",
+        metavar="TEXT",
+        help="how they are put together, with {prompt} and {hint}; '{hint}': it is the prompt",
+    )
     what = "both models' distributions are taken at it, and answers are sampled at it"
     add("--temperature", type=float, default=1.0, metavar="1.0", help=what)
     add("--seed", type=int, default=0, metavar="0", help="decides the answer")

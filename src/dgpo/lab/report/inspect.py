@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgpo.engines.hints import check_template
 from dgpo.errors import ConfigError, DataError
 from dgpo.lab.foreign_text import say
 
@@ -29,7 +30,9 @@ class InspectRequest:
         tau: The same as `options["tau"]`; None for the rule's own.
         kappa: Likewise.
         hint: What the reference is shown, for a rule that reads it; it goes into the prompt.
-        hint_template: How the two are put together, with `{prompt}` and `{hint}`; None for the training's own.
+        hint_template: How the two are put together, with `{prompt}` and `{hint}`, or `{hint}` alone, a whole prompt;
+            None for the training's own.
+        hint_control: Another hint, which the first one is compared with; None: the plain prompt.
         temperature: Of both distributions and the sampling, above 0.
         seed: Of the sampling.
         output: The page; by default `inspect.html`.
@@ -48,6 +51,7 @@ class InspectRequest:
     kappa: float | None = None
     hint: str | None = None
     hint_template: str | None = None
+    hint_control: str | None = None
     temperature: float = 1.0
     seed: int = 0
     output: Path | None = None
@@ -71,16 +75,14 @@ class InspectRequest:
 
     def _check_hint(self) -> None:
         if self.hint is None:
-            if self.hint_template is not None:
-                raise ConfigError("--hint-template needs --hint, the text that it puts beside the prompt.")
+            for name in ("hint_template", "hint_control"):
+                if getattr(self, name) is not None:
+                    option = name.replace("_", "-")
+                    raise ConfigError(f"--{option} needs --hint, the text that the reference is shown.")
             return
         if not self.hint or not self.prompt:
             raise ConfigError(f"--hint goes into a prompt; give --prompt and a hint, got {self.hint!r} for the latter.")
-        if self.hint_template is not None and not all(name in self.hint_template for name in ("{prompt}", "{hint}")):
-            raise ConfigError(
-                f"--hint-template must contain {{prompt}} and {{hint}}, got {self.hint_template!r}. Such as"
-                " 'The answer is {hint}. {prompt}'."
-            )
+        check_template(self.hint_template, "--hint-template")
 
 
 def inspect_pair(request: InspectRequest) -> None:
@@ -109,8 +111,13 @@ def inspect_pair(request: InspectRequest) -> None:
     prompt_ids = _prompt_ids(request, tokenizer, request.prompt or "")
     hints: dict[str, Any] = {}
     if request.hint is not None:
-        told = hinted_prompt(request.prompt, request.hint, request.hint_template or TEMPLATES["gold"])
-        hints = {"hint": request.hint, "hinted_ids": _prompt_ids(request, tokenizer, told)}
+        texts = {"hinted_ids": request.hint, "control_ids": request.hint_control}
+        template = request.hint_template or TEMPLATES["gold"]
+        hints = {
+            name: _prompt_ids(request, tokenizer, hinted_prompt(request.prompt, text, template))
+            for name, text in texts.items()
+            if text is not None
+        } | {"hint": request.hint}
     if text is None:
         prompt_ids, ids = _sampled(request, policy, prompt_ids)
     else:
