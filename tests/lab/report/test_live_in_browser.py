@@ -165,4 +165,4 @@ def test_it_begins_before_the_run_and_survives_its_server(browser, training):
     assert training.serve(port=int(address.split(":")[-1].strip("/"))) == address
     browser.wait_for("document.querySelector('[data-metric=reward] .now')?.textContent === '0.2'")
     assert text_of(browser, "#live-problem") == ""
-    assert all("ERR_CONNECTION_" in problem for problem in browser.problems)
+    assert all("net::ERR_" in problem for problem in browser.problems)
