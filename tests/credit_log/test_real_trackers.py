@@ -16,7 +16,9 @@ def group(completion):
     """Two prompts, whose completions do not lie side by side in the log."""
     facts = [(1, "42", 1.0), (2, None, 0.0), (1, "42", -1.0)]
     return [
-        completion("so", f"</td>{n}|", group=group, answer=answer, advantage=advantage, ended="eos")
+        completion(
+            "so", f"</td>{n}|", group=group, answer=answer, hint=answer and "is 42", advantage=advantage, ended="eos"
+        )
         for n, (group, answer, advantage) in enumerate(facts)
     ]
 
@@ -34,6 +36,7 @@ def test_wandb_takes_the_table(group, tmp_path, monkeypatch):
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [row["completion"] for row in rows] == TEXTS
     assert [row["answer"] for row in rows] == ["42", "42", None]
+    assert [row["hint"] for row in rows] == ["is 42", "is 42", None]
     assert [row["advantage"] for row in rows] == [1.0, -1.0, 0.0]
 
 
@@ -68,6 +71,7 @@ def test_trackio_takes_the_table(group, tmp_path):
     assert line["train/global_step"] == 7
     assert [row["completion"] for row in rows] == TEXTS
     assert [row["answer"] for row in rows] == ["42", "42", None]
+    assert [row["hint"] for row in rows] == ["is 42", "is 42", None]
 
 
 def test_tensorboard_takes_the_table(group, tmp_path):
