@@ -124,6 +124,13 @@ def test_a_hint_is_compared_with_an_entry_of_extra_info_and_without_one_there_is
     assert "the answer to the following problem is 1 +\n\nwhat is 3" in compared[1]
 
 
+def test_where_no_other_prompt_has_a_hint_there_is_none_and_the_run_goes_on(put):
+    peer = "+algorithm.dgpo.hint=peer"
+    shown, hints, _, _ = put(peer, "+algorithm.dgpo.hint_control=other")  # the right siblings are all of one prompt
+    assert shown == [False] * 5
+    assert set(hints) == {""}
+
+
 def test_a_prompt_that_was_made_otherwise_has_no_hint_and_where_all_are_the_run_stops(put):
     shown, hints, _, _ = put(prompts=(TEXTS[0], TEXTS[0], *TEXTS, TEXTS[0]))
     assert shown == [True, False, True, False, False]

@@ -79,7 +79,10 @@ class Hints:
         Raises:
             TrainingError: If no prompt could be made with its hint, or a sequence with it has no room in a micro-batch.
         """
-        hints = self._of(batch)
+        hints, controls = self._of(batch), None
+        if self._settings.hint_control is not None:
+            controls = self._controls(batch, hints)
+            hints = [None if control is None else hint for hint, control in zip(hints, controls, strict=True)]
         data = fetch(batch, "prompts", "input_ids")
         prompts, plain = data["prompts"].unbind(), data["input_ids"].unbind()
         messages = [facts.get("raw_prompt") for facts in facts_of(batch, "raw_prompt")]
@@ -88,9 +91,7 @@ class Hints:
             return [self._sequence(*row) for row in zip(texts, messages, prompts, plain, strict=True)]
 
         sequences = sequences_with(hints)
-        compared: Sequence[Tensor | None] = plain
-        if self._settings.hint_control is not None:
-            compared = sequences_with(self._controls(batch, hints))
+        compared: Sequence[Tensor | None] = plain if controls is None else sequences_with(controls)
         shown = [one is not None and other is not None for one, other in zip(sequences, compared, strict=True)]
         if any(hints) and not any(shown):
             raise TrainingError(
