@@ -78,7 +78,7 @@ def expected_hint(inputs, outputs, row, source):
         ("gold", {"hint_control": "wrong"}),
         ("peer", {}),
         ("peer", {"hint_control": "other"}),
-        ("gold", {"peft_config": lora()}),
+        ("gold", {"peft_config": lora(), "gradient_checkpointing": True}),
         ("gold", {"num_iterations": 2, "credit_policy": "old", "gradient_accumulation_steps": 2}),
     ],
     ids=["gold", "gold and wrong", "peer", "peer and other", "lora", "two iterations of shuffled micro-batches"],
@@ -123,6 +123,30 @@ def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, sourc
     assert 0 < hinted < sum(len(inputs) for inputs, _ in seen)
     shares = [step["dgpo/hint/share"] for step in trainer.recorder.steps if "dgpo/hint/share" in step]
     assert sum(shares) / len(shares) == pytest.approx(hinted / sum(len(inputs) for inputs, _ in seen))
+
+
+@pytest.mark.parametrize("more", [{}, {"hint_control": "wrong"}, {"peft_config": lora()}], ids=["", "control", "lora"])
+def test_a_prompt_that_completions_share_runs_once(checkpoint, tmp_path, more):
+    """Two prompts of four completions, with a hint and compared: each time the prompts alone, then the completions."""
+    told = GOLD.map(lambda row: row | {"answer": "a b c", "wrong": "d"})
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **RULE, dataset=told, max_steps=1, **more)
+    model = trainer.ref_model or trainer.accelerator.unwrap_model(trainer.model).get_base_model()
+    shapes = []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    score, inside = trainer._generate_and_score_completions, []
+
+    def spy(inputs):
+        before = len(shapes)
+        outputs = score(inputs)
+        inside.extend(shapes[before:])
+        return outputs
+
+    trainer._generate_and_score_completions = spy
+    trainer.train()
+    assert [rows for rows, _ in inside] == [2, 8, 2, 8]
+    assert inside[1][1] == inside[3][1]  # the completions
 
 
 def check_advantages(outputs):

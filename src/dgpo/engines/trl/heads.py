@@ -160,7 +160,7 @@ def reference_pass(*, copy_head: bool) -> Iterator[list[ReferenceHead]]:
         copy_head: Copy the head's weight, for wrappers that free it when the forward returns (FSDP).
 
     Yields:
-        list[ReferenceHead]: Empty until the model is called, once, inside of the block.
+        list[ReferenceHead]: One for each call of the model's head inside of the block.
     """
     seen: list[ReferenceHead] = []
 
@@ -183,16 +183,18 @@ def policy_pass(
     """Serve TRL's head with the policy's statistics, and yield a list that receives them.
 
     Args:
-        reference: What the reference pass returned; both heads are then scored at once.
+        reference: What the reference pass returned; both heads are then scored at once. A call without a token before
+            that of its tokens, as for prompts, is not compared.
         observe: Called with the heads while the weights of a sharded model are gathered.
 
     Yields:
-        list[LMHeadStats]: Empty until the model is called, once, inside of the block.
+        list[LMHeadStats]: One for each call of the model's head inside of the block.
     """
     seen: list[LMHeadStats] = []
 
     def answer(call: KernelCall) -> _KernelResult:
-        stats = call.stats(reference)
+        is_before = reference is not None and len(call.targets) == 0 < len(reference.hidden)
+        stats = call.stats(None if is_before else reference)
         seen.append(stats)
         if observe is not None:
             observe(HeadView(call, reference, stats))

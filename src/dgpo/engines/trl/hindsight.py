@@ -2,7 +2,8 @@
 
 The reference is run on prompt and completion, and on the same completion after a prompt with the hint; both hidden
 states go through one pass over its head. With `hint_control` the first prompt has a hint as well, which is not its own.
-There is no second model, no logits, and one such round a rollout, however many updates are made of it.
+A prompt that several completions share is run once. There is no second model, no logits, and one such round a rollout,
+however many updates are made of it.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from dgpo.credit_log.answers import texts_as_tensor
 from dgpo.engines.hints import OTHER, best_sibling, cut_hint, hinted_prompt, other_hints, template_of
 from dgpo.engines.trl import heads
+from dgpo.engines.trl.reference import score_frozen
 from dgpo.engines.trl.rollout import GROUP, HINT, REWARD
 from dgpo.engines.trl.scores import reference_policy
 from dgpo.errors import ConfigError
@@ -167,14 +168,14 @@ def _pair_pass(
 
     def score(model: Any, ids: Tensor, mask: Tensor) -> None:
         row_ids, row_mask = torch.cat([ids, completion_ids], 1), torch.cat([mask, completion_mask], 1)
-        GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, row_ids, row_mask, length)
+        score_frozen(trainer, model, row_ids, row_mask, length, is_sharded=trainer.is_fsdp_enabled)
 
     with reference_policy(trainer) as model:
         with heads.reference_pass(copy_head=trainer.is_fsdp_enabled) as plain:
             score(model, *others)
-        with heads.policy_pass(plain[0]) as stats:
+        with heads.policy_pass(plain[-1]) as stats:
             score(model, *hinted)
-    return heads.per_completion(stats[0], completion_mask.bool())
+    return heads.per_completion(stats[-1], completion_mask.bool())
 
 
 def _padded(trainer: Any, prompts: list[Any], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -56,16 +56,8 @@ class Reference:
         """
         trainer = self._trainer
         with self._model() as model, heads.reference_pass(copy_head=self.is_shared) as passed:
-            if self.is_shared or not self._score_after_prompts(model, ids, mask, length):
-                # TRL's own method, whatever a subclass makes of it.
-                GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, ids, mask, length)
+            score_frozen(trainer, model, ids, mask, length, is_sharded=self.is_shared)
         return passed[-1]
-
-    def _score_after_prompts(self, model: Any, ids: Tensor, mask: Tensor, length: int) -> bool:
-        """Score the rows with each prompt run once, if the model allows it, and return whether it did."""
-        plain = without_wrappers(self._trainer.accelerator.unwrap_model(model))
-        with self._trainer.accelerator.autocast():
-            return prompt_cache.fits(plain) and prompt_cache.score_after_prompts(model, plain.config, ids, mask, length)
 
     @contextmanager
     def _model(self) -> Iterator[Any]:
@@ -80,6 +72,28 @@ class Reference:
             policy = trainer.accelerator.unwrap_model(model)
             with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
                 yield model
+
+
+def score_frozen(trainer: Any, model: Any, ids: Tensor, mask: Tensor, length: int, *, is_sharded: bool) -> None:
+    """Call a frozen model's head for the last `length` tokens of some rows; each prompt runs once where that can be.
+
+    The head's last call is that of the completions. One for the prompts may come before it, of no token.
+
+    Args:
+        trainer: Whose model it is.
+        model: The model, wrapped or not.
+        ids: (B, L) int64, prompts and completions.
+        mask: (B, L), non-zero where a token is attended to.
+        length: Of the completions.
+        is_sharded: Whether it is cut over the processes, which must all make the same calls.
+    """
+    if not is_sharded:
+        plain = without_wrappers(trainer.accelerator.unwrap_model(model))
+        with trainer.accelerator.autocast():
+            if prompt_cache.fits(plain) and prompt_cache.score_after_prompts(model, plain.config, ids, mask, length):
+                return
+    # TRL's own method, whatever a subclass makes of it.
+    GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, ids, mask, length)
 
 
 @contextmanager
