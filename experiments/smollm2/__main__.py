@@ -8,15 +8,15 @@ from typing import Any
 from experiments.command import Experiment, main
 from experiments.harness import Cell, Outcome
 from experiments.smollm2.figures import draw
-from experiments.smollm2.rules import ARMS, BASE, REDUCED, TASKS
+from experiments.smollm2.rules import REDUCED, TASKS, arms_of
 from experiments.smollm2.training import run, settings_of
 
 
 def grid(seeds: Sequence[int], reduced: bool = False) -> Iterator[Cell]:
     """Yield the cells, seed by seed, so that a run that is cut short has compared all rules on some seeds."""
-    for task in TASKS:
-        for seed in seeds:
-            for rule in (BASE, *ARMS):
+    for seed in seeds:
+        for task in TASKS:
+            for rule in arms_of(task):
                 yield Cell(task, rule, seed)
 
 
@@ -36,9 +36,9 @@ def summarize(outcome: Outcome) -> dict[str, Any]:
 
 EXPERIMENT = Experiment(
     name="smollm2",
-    description="GRPO, GRPO with a KL penalty, DGPO and entropy-only weights on SmolLM2-135M-Instruct.",
+    description="GRPO, DGPO, other weights, hindsight and TRL's SDPO on SmolLM2-135M-Instruct.",
     results=Path(__file__).parent / "results" / "results.json",
-    seeds=range(3),
+    seeds=range(10),
     reduced_seeds=1,
     plan=grid,
     run=run,

@@ -8,8 +8,15 @@ from typing import Any
 from dgpo.lab.evaluation.intervals import Estimate
 from experiments.report import Verdict, interval, markdown_table, paired_difference, record_line, shown
 from experiments.smollm2 import summary
-from experiments.smollm2.rules import ARMS, BASE, GRPO, MODEL, TASKS
+from experiments.smollm2.rules import ARMS, BASE, GRPO, HINTS, MODEL, SDPO, TASKS, arms_of
 from experiments.smollm2.summary import trained
+
+JUDGED = ("dgpo", *HINTS, SDPO, "entropy")
+"""The arms that the page has a verdict on."""
+ABOUT = {
+    "sums": "Sums of three one-digit numbers, solved step by step after four worked examples.",
+    "lcm": "Least common multiples of two numbers up to 12, answered at once.",
+}
 
 
 def section(results: Mapping[str, Any]) -> str:
@@ -25,20 +32,28 @@ def section(results: Mapping[str, Any]) -> str:
 
 def _what_was_run(results: Mapping[str, Any]) -> str:
     settings = next(cell["settings"] for cell in results["cells"] if cell["cell"][1] != BASE)
-    groups = settings["per_device_train_batch_size"] // settings["num_generations"]
     missing = [
         f"{task}: {', '.join(left)}"
         for task in TASKS
-        if (left := [rule for rule in ARMS if rule not in trained(results).get(task, [])])
+        if (left := [rule for rule in arms_of(task) if rule not in (BASE, *trained(results).get(task, []))])
     ]
     return (
         f"{MODEL}, weights dequantized from 4 bits, bfloat16, LoRA r = {settings['lora_r']} on the last "
-        f"{settings['lora_layers']} layers, learning rate {settings['learning_rate']:g}, {settings['max_steps']} steps "
-        f"of {groups} prompts x {settings['num_generations']} completions of at most "
-        f"{settings['max_completion_length']} tokens, plain-text prompts, `DGPOTrainer` for every rule. Held-out: "
-        f"{settings['eval_size']} questions x {settings['eval_samples']} samples at T = 1 for each seed. This is a "
-        "very short training, which can show a large difference between rules but not a small one."
+        f"{settings['lora_layers']} layers, learning rate {settings['learning_rate']:g}, plain-text prompts, "
+        "`DGPOTrainer` for every rule but SDPO, which is TRL's with its defaults. What hindsight's frozen reference is "
+        "shown, SDPO's teacher is: the prompt with the answer in brackets, in the worked examples too. Held-out: "
+        f"{settings['eval_size']} questions x {settings['eval_samples']} samples at T = 1 for each seed. These are "
+        "very short trainings, which can show a large difference between rules but not a small one."
         + (f" Of the grid, not run yet: {'; '.join(missing)}." if missing else "")
+    )
+
+
+def _how_it_was_trained(results: Mapping[str, Any], task: str) -> str:
+    settings = next(iter(summary.cells_of(results, task, trained(results)[task][0]).values()))["settings"]
+    groups = settings["per_device_train_batch_size"] // settings["num_generations"]
+    return (
+        f"{ABOUT[task]} {settings['max_steps']} steps of {groups} prompts x {settings['num_generations']} completions "
+        f"of at most {settings['max_completion_length']} tokens."
     )
 
 
@@ -47,6 +62,7 @@ def _task_parts(results: Mapping[str, Any], task: str) -> list[str]:
     name = task.replace("_", "-")
     return [
         f"### `{task}`",
+        _how_it_was_trained(results, task),
         _accuracy_table(results, task, rules),
         _training_table(results, task, rules),
         f"![{task}](figures/smollm2-{name}-rules.png)",
@@ -86,9 +102,10 @@ def _accuracy_table(results: Mapping[str, Any], task: str, rules: list[str]) -> 
 def _training_table(results: Mapping[str, Any], task: str, rules: list[str]) -> str:
     rows = []
     for rule in rules:
-        ends = {name: summary.at_end(results, task, rule, name) for name in ("reward", "entropy", "kl")}
+        ends = {name: summary.at_end(results, task, rule, name) for name in ("reward", "entropy")}
         norms = summary.steps(results, task, rule, "grad_norm")
-        shares = summary.steps(results, task, rule, "effective_share")
+        means = [summary.steps(results, task, rule, name) for name in ("effective_share", "hint_auroc")]
+        seconds = [cell["seconds_per_step"] for cell in summary.cells_of(results, task, rule).values()]
         rows.append(
             [
                 ARMS[rule].label,
@@ -96,24 +113,26 @@ def _training_table(results: Mapping[str, Any], task: str, rules: list[str]) -> 
                 f"{statistics.fmean(norms):.3f}",
                 f"{statistics.variance(norms):.4f}",
                 f"{max(norms):.3f}",
-                f"{statistics.fmean(shares):.4f}",
+                *(f"{statistics.fmean(values):.3f}" if values else "-" for values in means),
+                f"{statistics.median(seconds):.1f}",
             ]
         )
     header = [
         f"last {summary.LAST} steps: reward",
         "entropy, nats",
-        "KL estimate",
         "gradient norm: mean",
         "variance",
         "largest",
         "effective share",
+        "AUROC of the hint",
+        "s a step, median",
     ]
     return markdown_table(["", *header], rows)
 
 
 def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says about the claims it can be asked about."""
-    learning = [_learns_better(results, rule) for rule in ("dgpo", "entropy") if _comparable(results, rule)]
+    learning = [_learns_better(results, rule) for rule in JUDGED if _comparable(results, rule)]
     return [*learning, *([_steadier(results)] if _comparable(results, "dgpo") else [])]
 
 
@@ -131,13 +150,13 @@ def _learns_better(results: Mapping[str, Any], rule: str) -> Verdict:
     differences = {task: summary.over_seeds(results, task, rule, GRPO) for task in _comparable(results, rule)}
     better = all(estimate.low is not None and estimate.low > 0 for estimate in differences.values())
     listed = "; ".join(f"`{task}` {shown(estimate, signed=True)}" for task, estimate in differences.items())
-    shares = [summary.steps(results, task, rule, "effective_share") for task in differences]
-    share = statistics.fmean(value for values in shares for value in values)
+    shares = [value for task in differences for value in summary.steps(results, task, rule, "effective_share")]
+    share = statistics.fmean(shares) if shares else 0.0
+    even = f" Mean effective share {share:.3f}: its weights are so even that it is nearly GRPO." if share > 0.97 else ""
     return Verdict(
         f"{ARMS[rule].label}: learns arithmetic better than GRPO (SmolLM2-135M)",
         "supported" if better else "not supported",
-        f"Held-out accuracy minus GRPO's, 95 % over seeds: {listed}. Mean effective share {share:.3f}: "
-        + ("its weights are so even that it is nearly GRPO." if share > 0.97 else "its weights do differ from GRPO's."),
+        f"Held-out accuracy minus GRPO's, 95 % over seeds: {listed}.{even}",
         {task: estimate.value for task, estimate in differences.items()},
         asked_by="the paper" if rule == "dgpo" else "us",
         short=f"accuracy less GRPO's: {listed}",

@@ -1,51 +1,76 @@
-"""What is compared, and on what: every arm is `DGPOTrainer` with another credit rule, so that nothing else differs."""
+"""What is compared, and on what: every arm is `DGPOTrainer` with another credit rule, so that nothing else differs.
+
+One is not: TRL's SDPO, which distils the policy, once it is shown the same hint, into itself.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.arms import Arm
+from experiments.smollm2.questions import HINTED, MISLED, MISSOLVED, SOLVED
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE = "base"
 """The arm that trains nothing: held-out accuracy before training, shared by all others of the same task and seed."""
 GRPO = "grpo"
+SDPO = "sdpo"
+HINTS: Mapping[str, tuple[str, str | None]] = {
+    "hindsight": (HINTED, MISLED),
+    "hindsight-plain": (HINTED, None),
+    "hindsight-solution": (SOLVED, MISSOLVED),
+}
+"""The column of what the reference is shown, and of what that is compared with; None: the plain prompt."""
 
 ARMS: Mapping[str, Arm] = {
     GRPO: Arm("even", label="GRPO"),
     "dgpo": Arm("dgpo", {"tau": 0.5}, label="DGPO, tau = 0.5"),
-    "grpo-kl": Arm("even", label="GRPO + 0.04 KL", beta=0.04),
+    "hindsight": Arm("hindsight", label="hindsight, answer against a wrong one"),
+    "hindsight-plain": Arm("hindsight", label="hindsight, answer against none"),
+    "hindsight-solution": Arm("hindsight", label="hindsight, solution against a wrong one"),
+    SDPO: Arm("even", label="SDPO, shown the answer"),
+    "dgpo-sharp": Arm("dgpo", {"tau": 0.1}, label="DGPO, tau = 0.1"),
+    "share": Arm("effective_share", {"share": 0.8}, label="effective share 80 %"),
     "entropy": Arm("entropy", {"tau": 0.5}, label="entropy only, tau = 0.5"),
 }
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What is learnt.
+    """What is learnt. Prompts are plain text without a chat template: a model that answers from the start.
 
     Attributes:
-        dataset: reasoning-gym's data set.
+        dataset: reasoning-gym's data set, or `"sums"`: sums of three numbers with worked examples.
         options: Its options.
-        suffix: Follows each question. Prompts are plain text without a chat template: half as many tokens, and a model
-            that answers rather than explains from the start.
+        training: How it is trained, beside `TRAINING`.
     """
 
     dataset: str
-    options: Mapping[str, int]
-    suffix: str
+    options: Mapping[str, int] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 TASKS: Mapping[str, Questions] = {
-    "chain_sum": Questions("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}, ""),
-    "lcm": Questions("lcm", {"min_value": 2, "max_value": 12}, "\nAnswer:"),
+    "sums": Questions(
+        "sums",
+        training={"max_steps": 12, "per_device_train_batch_size": 16, "max_completion_length": 40},
+    ),
+    "lcm": Questions(
+        "lcm",
+        {"min_value": 2, "max_value": 12},
+        training={"max_steps": 14, "per_device_train_batch_size": 32, "max_completion_length": 6},
+    ),
 }
-"""Sums and differences of two one-digit numbers; least common multiples of two numbers up to 12."""
+"""Sums of three one-digit numbers, solved step by step, and least common multiples of two numbers up to 12, without."""
+
+
+def arms_of(task: str) -> list[str]:
+    """Return the arms of a task, the untrained model first: only sums have worked solutions."""
+    return [BASE, *(rule for rule in ARMS if task == "sums" or SOLVED not in HINTS.get(rule, ()))]
+
 
 TRAINING: Mapping[str, Any] = {
-    "max_steps": 14,
-    "per_device_train_batch_size": 32,
     "num_generations": 4,
-    "max_completion_length": 6,
     "learning_rate": 1e-3,
     "lora_r": 16,
     "lora_layers": 10,
@@ -58,6 +83,7 @@ REDUCED: Mapping[str, Any] = {
     "max_steps": 2,
     "per_device_train_batch_size": 4,
     "num_generations": 2,
+    "max_completion_length": 6,
     "eval_size": 4,
     "eval_samples": 1,
 }

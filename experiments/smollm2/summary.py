@@ -84,7 +84,7 @@ def curve(results: Mapping[str, Any], task: str, rule: str, name: str) -> list[f
 
 
 def at_end(results: Mapping[str, Any], task: str, rule: str, name: str) -> dict[int, float]:
-    """Return the mean of a curve over its last steps, by seed; empty for KL of an arm without a reference."""
+    """Return the mean of a curve over its last steps, by seed; empty for what an arm does not log."""
     ends = {seed: _mean(cell["curves"][name][-LAST:]) for seed, cell in cells_of(results, task, rule).items()}
     return {seed: end for seed, end in ends.items() if not math.isnan(end)}
 
@@ -92,7 +92,8 @@ def at_end(results: Mapping[str, Any], task: str, rule: str, name: str) -> dict[
 def steps(results: Mapping[str, Any], task: str, rule: str, name: str) -> list[float]:
     """Return the values of all steps of all seeds."""
     cells = cells_of(results, task, rule).values()
-    return [value for cell in cells for value in cell["curves"][name] if value is not None]
+    values = [value for cell in cells for value in cell["curves"][name] if value is not None]
+    return [value for value in values if not math.isnan(value)]
 
 
 def norm_variance(results: Mapping[str, Any], task: str, rule: str) -> dict[int, float]:

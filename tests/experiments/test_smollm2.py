@@ -1,12 +1,14 @@
 import json
 import math
+import re
 
 import pytest
 
 from experiments.harness import Cell
 from experiments.smollm2 import page, summary, training
 from experiments.smollm2.__main__ import grid
-from experiments.smollm2.rules import ARMS, BASE, REDUCED
+from experiments.smollm2.questions import HINTED, MISLED, MISSOLVED, SOLVED, draw, right
+from experiments.smollm2.rules import ARMS, BASE, HINTS, REDUCED, TASKS, arms_of
 
 
 @pytest.fixture(scope="module")
@@ -20,29 +22,34 @@ def tiny_model(tmp_path_factory):
     return str(folder)
 
 
-def result_of(rule, model, task="chain_sum"):
+def result_of(rule, model, task):
     cell = Cell(task, rule, 0)
     settings = training.settings_of(cell, REDUCED | {"lora_layers": 1}) | {"model": model}
     (result,) = training.run([cell], [settings])
     return json.loads(json.dumps(result)), settings
 
 
-@pytest.mark.parametrize("rule", ["grpo-kl", "entropy"])
-def test_a_cell_trains_and_is_measured(rule, tiny_model):
-    result, settings = result_of(rule, tiny_model)
+@pytest.mark.parametrize(("rule", "task"), [("hindsight-plain", "sums"), ("entropy", "lcm"), ("sdpo", "lcm")])
+def test_a_cell_trains_and_is_measured(rule, task, tiny_model):
+    result, settings = result_of(rule, tiny_model, task)
     assert {len(values) for values in result["curves"].values()} == {settings["max_steps"]}
     assert len(result["correct"]) == settings["eval_size"]
     assert set(result["correct"]) <= set(range(settings["eval_samples"] + 1))
-    # The score of `entropy` differs from token to token before the policy has moved; that of the others is then 0.
     first, dead = (result["curves"][name][0] for name in ("effective_share", "frac_reward_zero_std"))
-    if dead == 1.0 and not ARMS[rule].beta:  # no completion has an advantage: none is scored
-        assert math.isnan(first)
+    if rule == "entropy":  # its score differs from token to token before the policy has moved
+        assert math.isnan(first) if dead == 1.0 else first < 1.0  # without any advantage no completion is scored
+    elif rule == "hindsight-plain":  # its hints teach where no completion has an advantage
+        assert first < 1.0
+        assert result["curves"]["grad_norm"][0] > 0
+        assert result["curves"]["hint_size"][0] > 0
     else:
-        assert first < 1.0 if rule == "entropy" else first == 1.0
+        assert math.isnan(first)
+        assert result["curves"]["grad_norm"][0] > 0
+    assert all(0 <= reward <= 1 for reward in result["curves"]["reward"])
 
 
 def test_the_base_model_is_measured_and_not_trained(tiny_model):
-    result, _ = result_of(BASE, tiny_model, task="lcm")
+    result, _ = result_of(BASE, tiny_model, "lcm")
     assert all(values == [] for values in result["curves"].values())
     assert len(result["correct"]) == REDUCED["eval_size"]
 
@@ -50,29 +57,51 @@ def test_the_base_model_is_measured_and_not_trained(tiny_model):
 def test_arms_are_rules_of_the_library():
     assert str(ARMS["entropy"].credit_rule) == "entropy(tau=0.5, kappa=1.0)"
     assert {name: arm.credit_rule.traits.needs_reference for name, arm in ARMS.items()} == {
-        "grpo": False, "dgpo": True, "grpo-kl": False, "entropy": False,
+        "grpo": False, "dgpo": True, "hindsight": True, "hindsight-plain": True, "hindsight-solution": True,
+        "sdpo": False, "dgpo-sharp": True, "share": True, "entropy": False,
     }  # fmt: skip
-    assert {name: arm.beta for name, arm in ARMS.items() if arm.beta} == {"grpo-kl": 0.04}
+    assert [name for name, arm in ARMS.items() if arm.credit_rule.traits.needs_hint] == list(HINTS)
+    assert set(arms_of("sums")) - set(arms_of("lcm")) == {"hindsight-solution"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_hint_changes_a_prompt_by_the_answer_alone_and_no_question_is_held_out_twice(task):
+    train, held_out = draw(TASKS[task].dataset, TASKS[task].options, seed=3, eval_size=64)
+    assert len(held_out) == 64
+    assert len(train) >= 300
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in held_out}
+    for row in held_out:
+        told, misled = (re.findall(r" \((?:T|t)he answer is (\d+)\.?\)", row[name]) for name in (HINTED, MISLED))
+        assert told[-1] == row["answer"] != misled[-1]
+        assert told[:-1] == misled[:-1]  # worked examples have their own
+        for name in (HINTED, MISLED):
+            assert re.sub(r" \((?:T|t)he answer is \d+\.?\)", "", row[name]) == row["prompt"]
+        assert right([f" The answer is {row['answer']}.\n1", f" {row['answer']}0"], [row["answer"]] * 2) == [1.0, 0.0]
+        if task == "sums":
+            shown, slipped = (row[name].split("Solution: ")[-1].split("\nA:")[0] for name in (SOLVED, MISSOLVED))
+            assert right([shown, slipped], [row["answer"]] * 2) == [1.0, 0.0]
+            assert row[SOLVED].replace(shown, slipped) == row[MISSOLVED]
+    assert draw(TASKS[task].dataset, TASKS[task].options, seed=4, eval_size=64)[1] != held_out
 
 
 def test_what_an_arm_without_a_reference_does_not_log_is_left_out():
     one = cell("grpo", 0, [1])
-    one["curves"]["kl"] = [None] * 4
+    one["curves"]["entropy"] = one["curves"]["hint_auroc"] = [None] * 4
     results = {"record": {}, "cells": [one, cell("dgpo", 0, [1])]}
-    assert summary.at_end(results, "chain_sum", "grpo", "kl") == {}
-    assert summary.at_end(results, "chain_sum", "dgpo", "kl") == {0: 2.0}
-    row = next(line for line in page._training_table(results, "chain_sum", ["grpo", "dgpo"]).splitlines()[2:])
-    assert row.split(" | ")[3] == "-"
+    assert summary.at_end(results, "sums", "grpo", "entropy") == {}
+    assert summary.at_end(results, "sums", "dgpo", "entropy") == {0: 2.0}
+    row = next(line for line in page._training_table(results, "sums", ["grpo", "dgpo"]).splitlines()[2:])
+    assert [row.split(" | ")[column] for column in (2, 7)] == ["-", "-"]
 
 
 def test_every_cell_of_the_grid_has_settings_of_its_own():
     cells = list(grid(range(2)))
-    assert len(cells) == len(set(cells)) == 2 * 2 * (len(ARMS) + 1)
+    assert len(cells) == len(set(cells)) == 2 * (2 * (len(ARMS) + 1) - 1)
     same_seed = [json.dumps(training.settings_of(cell, {}), sort_keys=True) for cell in cells if cell.seed == 0]
     assert len(same_seed) == len(set(same_seed))
 
 
-def cell(rule, seed, correct, *, task="chain_sum", norm=1.0):
+def cell(rule, seed, correct, *, task="sums", norm=1.0):
     curves = {name: [norm, 3 * norm, norm, 3 * norm] for name in training.CURVES}
     return {
         "cell": [task, rule, seed],
@@ -89,10 +118,10 @@ def test_differences_are_paired_by_seed_and_by_question():
         "record": {},
         "cells": [cell("grpo", 0, [1, 0]), cell("grpo", 1, [1, 2]), cell("dgpo", 0, [2, 0]), cell("dgpo", 1, [2, 2])],
     }
-    seeds = summary.over_seeds(results, "chain_sum", "dgpo", "grpo")
+    seeds = summary.over_seeds(results, "sums", "dgpo", "grpo")
     assert (seeds.value, seeds.low, seeds.high) == (0.25, 0.25, 0.25)
     # Per question +1/2, 0, +1/2, 0: sd = 0.2887, t(3) = 3.182, 3.182 * 0.2887 / 2 = 0.459.
-    questions = summary.over_questions(results, "chain_sum", "dgpo", "grpo")
+    questions = summary.over_questions(results, "sums", "dgpo", "grpo")
     assert questions.value == 0.25
     assert questions.high - questions.value == pytest.approx(0.459, abs=1e-3)
     assert page.verdicts(results)[0].verdict == "supported"
@@ -109,5 +138,5 @@ def test_variance_and_collapse_take_a_smaller_variance_and_a_larger_entropy(norm
     verdict = page.verdicts({"record": {}, "cells": cells})[-1]
     assert verdict.verdict == word
     # Norms scaled by a half have a quarter of the variance.
-    assert verdict.figures["chain_sum"]["variance"] == pytest.approx(norm**2 - 1)
-    assert verdict.figures["chain_sum"]["entropy"] == pytest.approx(2.0)
+    assert verdict.figures["sums"]["variance"] == pytest.approx(norm**2 - 1)
+    assert verdict.figures["sums"]["entropy"] == pytest.approx(2.0)
