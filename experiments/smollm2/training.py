@@ -12,7 +12,7 @@ from experiments.digests import CORE, digest_of_files, files_in
 from experiments.harness import Cell
 from experiments.smollm2.questions import Rows, draw, right
 from experiments.smollm2.rules import ARMS, BASE, GRPO, HINTS, MODEL, SDPO, TASKS, TRAINING
-from experiments.value_ground_truth.sampling import Continuations
+from experiments.value_ground_truth.sampling import Continuations, tokens_with
 
 Settings = Mapping[str, Any]
 CODE = (
@@ -41,7 +41,6 @@ CURVES = {
 }
 """What is recorded of every step, and its key among the trainer's metrics; nan where an arm does not log it."""
 _SDPO_CURVES = {"reward": "self_distillation/reward_mean"}
-STOP = "\n"
 
 
 def run(cells: Sequence[Cell], settings: Sequence[Settings]) -> list[dict[str, Any]]:
@@ -88,6 +87,8 @@ def _trainer(cell: Cell, options: Settings, rows: Rows, folder: Path) -> Any:
     from datasets import Dataset
     from peft import LoraConfig
 
+    from dgpo.lab.models import spare_copies_of_the_head
+
     common = {
         "output_dir": str(folder),
         "max_steps": options["max_steps"],
@@ -118,9 +119,7 @@ def _trainer(cell: Cell, options: Settings, rows: Rows, folder: Path) -> Any:
     )
     make = _sdpo if cell.rule == SDPO else _dgpo
     trainer = make(cell, common, model, [right], Dataset.from_list(rows), adapters)
-    # torch multiplies a strided slice of three dimensions with a frozen head by copying the head once per row of the
-    # batch: 1.8 GB, and more time than the rest of the prompts' forward pass. A contiguous slice avoids it.
-    trainer.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    spare_copies_of_the_head(trainer.model)
     return trainer
 
 
@@ -169,8 +168,7 @@ def _ending_with_the_line(model: str, folder: Path) -> str:
     for file in source.iterdir():
         (folder / file.name).symlink_to(file)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    ends = {tokenizer.eos_token_id} | {token for token, text in enumerate(texts) if STOP in text}
+    ends = {tokenizer.eos_token_id} | tokens_with(tokenizer, "\n")
     (folder / "generation_config.json").unlink(missing_ok=True)
     GenerationConfig(eos_token_id=sorted(ends)).save_pretrained(folder)
     return str(folder)

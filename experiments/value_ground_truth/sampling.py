@@ -7,6 +7,12 @@ import torch
 from torch import Tensor
 
 
+def tokens_with(tokenizer: Any, text: str) -> set[int]:
+    """Return the tokens of a vocabulary whose text holds another one."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return {token for token, one in enumerate(texts) if text in one}
+
+
 class Continuations:
     """Samples at temperature 1 from the whole distribution.
 
@@ -22,8 +28,7 @@ class Continuations:
         given = getattr(model.generation_config, "eos_token_id", None)
         ends = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])} - {None}
         if stop:
-            texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-            ends |= {token for token, text in enumerate(texts) if stop in text}
+            ends |= tokens_with(tokenizer, stop)
         self.ends = sorted(ends)
 
     def sample(self, prefixes: Sequence[Sequence[int]], budgets: Sequence[int], copies: int, seed: int) -> list[Any]:

@@ -21,6 +21,9 @@ TEMPLATES = {
 }
 """How a hint is shown by default; that of another column is shown as an answer is."""
 
+OTHER = "other"
+"""The value of `hint_control` for the hint of another prompt."""
+
 _CUT = " [...] "
 
 
@@ -68,6 +71,12 @@ class HintSettings(CreditConfig):
             return
         self.hint = self.hint or "gold"
         check_template(self.hint_template, f"{prefix}hint_template")
+        if self.hint_control == OTHER and "{prompt}" not in template_of(self):
+            raise ConfigError(
+                f"{prefix}hint_template={self.hint_template!r} makes the hint a whole prompt, and"
+                f" {prefix}hint_control='other' would compare it with another question. Name a column of prompts to"
+                " compare with, or put {prompt} into the template."
+            )
         length, least = self.hint_max_length, self.hint_min_reward
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             raise ConfigError(f"{prefix}hint_max_length is {length!r}; it counts tokens, 1 at least.")
@@ -95,10 +104,6 @@ def check_template(template: str | None, name: str) -> None:
 def template_of(settings: HintSettings) -> str:
     """Return how prompt and hint are put together, with `{hint}` and as a rule `{prompt}`."""
     return settings.hint_template or TEMPLATES.get(settings.hint or "gold", TEMPLATES["gold"])
-
-
-OTHER = "other"
-"""The value of `hint_control` for the hint of another prompt."""
 
 
 def other_hints(hints: Sequence[str | None], group: Sequence[int]) -> list[str | None]:
@@ -170,6 +175,11 @@ def cut_hint(tokenizer: Any, hint: str, max_length: int) -> str:
     first = (max_length + 1) // 2
     parts = [ids[:first], ids[len(ids) - (max_length - first) :]] if max_length > first else [ids[:first]]
     return _CUT.join(tokenizer.decode(part, skip_special_tokens=True).strip() for part in parts)
+
+
+def cut_hints(tokenizer: Any, hints: Sequence[str | None], max_length: int) -> list[str | None]:
+    """Return hints that are cut by `cut_hint`, None for those that are None or empty."""
+    return [cut_hint(tokenizer, hint, max_length) if hint else None for hint in hints]
 
 
 def hinted_prompt(prompt: Any, hint: str, template: str) -> Any:

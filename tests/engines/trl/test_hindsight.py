@@ -254,6 +254,7 @@ def test_braces_of_hints_and_prompts_stand_for_themselves():
         (RULE | {"hint_min_reward": "much"}, r"hint_min_reward is 'much'"),
         (RULE | {"hint": "solution"}, r"reads the column 'solution', and the data set has prompt.*hint='peer'"),
         (RULE | {"hint": "peer", "hint_control": "false"}, r"hint_control='false' reads .* hint_control='other'"),
+        (RULE | {"hint_template": "{hint}", "hint_control": "other"}, r"hint_template='\{hint\}' makes .*a column of"),
         ({"hint_control": "other"}, r"hint_control='other' is read by no credit rule.*or leave hint_control out"),
         (
             RULE | {"hint": "peer", "hint_control": "other", "per_device_train_batch_size": 4},

@@ -14,7 +14,7 @@ from torch import Tensor
 from trl.trainer.utils import pad
 
 from dgpo.credit_log.answers import texts_as_tensor
-from dgpo.engines.hints import OTHER, best_sibling, cut_hint, hinted_prompt, other_hints, template_of
+from dgpo.engines.hints import OTHER, best_sibling, cut_hints, hinted_prompt, other_hints, template_of
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.reference import score_frozen
 from dgpo.engines.trl.rollout import GROUP, HINT, REWARD
@@ -80,7 +80,7 @@ def hints_of(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, 
     else:
         column = hint_column(args.hint)
         texts = _texts(inputs, column)
-    return [cut_hint(tokenizer, text, args.hint_max_length) if text else None for text in texts]
+    return cut_hints(tokenizer, texts, args.hint_max_length)
 
 
 def controls_of(
@@ -100,8 +100,7 @@ def controls_of(
     args = trainer.args
     if args.hint_control == OTHER:
         return other_hints(hints, outputs[GROUP].tolist())
-    texts = _texts(inputs, args.hint_control)
-    return [cut_hint(trainer._tokenizer, text, args.hint_max_length) if text else None for text in texts]
+    return cut_hints(trainer._tokenizer, _texts(inputs, args.hint_control), args.hint_max_length)
 
 
 def _texts(inputs: Sequence[dict[str, Any]], column: str) -> list[str | None]:

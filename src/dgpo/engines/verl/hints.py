@@ -10,7 +10,7 @@ from verl.utils.tokenizer.chat_template import apply_chat_template
 from verl.utils.tokenizer.tokenizer import normalize_token_ids
 
 from dgpo.credit_log.answers import texts_as_tensor
-from dgpo.engines.hints import OTHER, best_sibling, cut_hint, hinted_prompt, other_hints, template_of
+from dgpo.engines.hints import OTHER, best_sibling, cut_hints, hinted_prompt, other_hints, template_of
 from dgpo.engines.verl.config import DGPOSettings
 from dgpo.engines.verl.credit import groups_of
 from dgpo.engines.verl.hindsight import COMPARED_IDS, HINTED_IDS
@@ -133,8 +133,7 @@ class Hints:
         return self._cut(_texts(batch, _COLUMNS, control))
 
     def _cut(self, texts: Sequence[str | None]) -> list[str | None]:
-        length = self._settings.hint_max_length
-        return [cut_hint(self._tokenizer, text, length) if text else None for text in texts]
+        return cut_hints(self._tokenizer, texts, self._settings.hint_max_length)
 
     def _of_siblings(self, batch: KVBatchMeta, is_padding: Sequence[bool]) -> list[str | None]:
         data = fetch(batch, "responses", "rm_scores")
