@@ -22,12 +22,15 @@ class Hint:
         wrong: Share of the prompts whose hint is wrong in every pick, as where a data set's answers are.
         random: Every pick of a hint is right half of the time: no hint is true.
         refresh_every: Rollouts after which the policy becomes the hinted reference; 0: it stays the initial one.
+        control: What the hinted reference is compared with: `"none"`, an empty slot; `"wrong"`, the answer in which
+            every pick is wrong; `"other"`, the hint of another prompt.
     """
 
     source: Literal["gold", "peer"] = "gold"
     wrong: float = 0.0
     random: bool = False
     refresh_every: int = 0
+    control: Literal["none", "wrong", "other"] = "none"
 
 
 @dataclass(frozen=True)

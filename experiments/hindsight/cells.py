@@ -29,6 +29,7 @@ FIRST = (
     *("grpo hinted .5", "gold trust .5", "gold trust .5 without floor", "gold without d", "values noise 1"),
     *("which tokens decide", "tree at random", "tree at d*h", "tree at decisions"),
     *("values noise 2", "grpo hinted .7", "gold trust .7", "gold mix .1", "gold mix .5", "gold 1 in 2 wrong"),
+    *("gold against wrong", "gold against other", "gold 1 in 4 wrong, against other"),
     *("gold refreshed 10", "gold refreshed 40", "peer mix .5", "gold scaled over the group"),
 )
 """In the order of importance: a run that is stopped has answered the principal questions."""

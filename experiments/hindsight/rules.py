@@ -88,6 +88,10 @@ ARMS: dict[str, KnowingArm] = {
         for name, share in (("1 in 10", 0.1), ("1 in 4", 0.25), ("1 in 2", 0.5))
     },
     UNTRUE: _hinted(hint=Hint(random=True)),
+    # What the hinted reference is compared with: not the plain prompt, but another hint.
+    "gold against wrong": _hinted(hint=Hint(control="wrong")),
+    "gold against other": _hinted(hint=Hint(control="other")),
+    "gold 1 in 4 wrong, against other": _hinted(hint=Hint(wrong=0.25, control="other")),
     # Whose opinion: a policy that is copied every so many rollouts in place of the frozen reference.
     **{f"gold refreshed {n}": _hinted(hint=Hint(refresh_every=n)) for n in (1, 10, 40)},
     "peer refreshed 1": _hinted(hint=Hint("peer", refresh_every=1)),

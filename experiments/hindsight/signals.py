@@ -60,8 +60,15 @@ def has_right_sibling(rewards: Tensor, copies: int) -> Tensor:
 
 
 @torch.no_grad()
-def hinted_opinion(teacher: Parameters, ids: Tensor, picks: Tensor, has_hint: Tensor, rollout: Rollout) -> Opinion:
-    """Return what a model thinks of a rollout with and without a hint.
+def hinted_opinion(
+    teacher: Parameters,
+    ids: Tensor,
+    picks: Tensor,
+    has_hint: Tensor,
+    rollout: Rollout,
+    control: Tensor | None = None,
+) -> Opinion:
+    """Return what a model thinks of a rollout with a hint, compared with a control.
 
     Args:
         teacher: The model.
@@ -69,11 +76,13 @@ def hinted_opinion(teacher: Parameters, ids: Tensor, picks: Tensor, has_hint: Te
         picks: (S, B, K) ids of the hint.
         has_hint: (S, B) bool; completions without one get 0.
         rollout: The completions, of prompts with an empty slot.
+        control: (S, B, K) ids of the hint that it is compared with; None: the empty slot.
 
     Returns:
         Log-ratio, distance and cost.
     """
-    prompts = torch.cat([hints.with_hint(ids, picks), rollout.prompts], 1)
+    compared = rollout.prompts if control is None else hints.with_hint(ids, control)
+    prompts = torch.cat([hints.with_hint(ids, picks), compared], 1)
     told, plain = completion_logits(teacher, prompts, torch.cat([rollout.completions] * 2, 1)).chunk(2, 1)
     where = rollout.mask & has_hint[..., None]
     sampled = rollout.completions[..., None]

@@ -130,7 +130,8 @@ def _opinion(
     has_hint = torch.ones_like(rollout.rewards, dtype=torch.bool)
     if hint.source == "peer":
         has_hint = signals.has_right_sibling(rollout.rewards, copies)
-    return signals.hinted_opinion(teacher, language.prompt_ids(digits), picks, has_hint, rollout)
+    control = {"none": None, "wrong": wrong, "other": picks.roll(copies, 1)}[hint.control]
+    return signals.hinted_opinion(teacher, language.prompt_ids(digits), picks, has_hint, rollout, control)
 
 
 def _values(

@@ -1,6 +1,7 @@
 """What the arms of `hindsight` are told is what they should be told, and a seed in a stack is what it is alone."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,6 +73,24 @@ def test_only_completions_with_another_right_one_have_a_sibling():
     assert signals.has_right_sibling(rewards, 3).tolist() == [[False, True, True, True, True, True] + [False] * 3]
 
 
+def test_a_hint_is_compared_with_its_control():
+    rollout = rollout_of(trace(7, 9), trace(3, 2))
+    teacher = initial_parameters(Shape(language.VOCAB_SIZE, 11 + LAYOUT.length, hidden_size=16), [0])
+    digits = DIGITS.expand(1, 2, 2, 2)
+    ids, right, wrong = language.prompt_ids(digits), hints.right_picks(digits), hints.wrong_picks(digits)
+    rollout = replace(rollout, prompts=hints.without_hint(ids, 2))
+
+    def opinion(hint, control):
+        return signals.hinted_opinion(teacher, ids, hint, torch.ones(1, 2, dtype=torch.bool), rollout, control)
+
+    against, back, same = opinion(right, wrong), opinion(wrong, right), opinion(right, right)
+    torch.testing.assert_close(against.log_ratio, -back.log_ratio)
+    torch.testing.assert_close(against.log_ratio, opinion(right, None).log_ratio - opinion(wrong, None).log_ratio)
+    torch.testing.assert_close(against.hellinger_sq, back.hellinger_sq)
+    assert against.hellinger_sq[rollout.mask].max() > 0
+    assert (same.log_ratio == 0).all()
+
+
 def test_a_cut_trace_answers_at_once():
     cut = answered_after(LAYOUT, trace(7, 2)[None], torch.tensor([1]), torch.tensor([[20, 21]]))[0]
     assert cut[:6].tolist() == trace(7, 2)[:6].tolist()
@@ -128,7 +147,9 @@ def test_branches_repeat_their_root_and_are_trained_after_it_alone():
         assert (tree.token_advantages[:, roots:][~masks] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["grpo hinted", "hindsight gold", "values noise 1", "tree at d*h", "gold refreshed 1"])
+@pytest.mark.parametrize(
+    "name", ["grpo hinted", "hindsight gold", "values noise 1", "tree at d*h", "gold refreshed 1", "gold against other"]
+)
 def test_a_seed_in_a_stack_trains_as_it_does_alone(name, tmp_path):
     together = train(REDUCED, ARMS[name], [0, 1], tmp_path, eval_prompts=4)
     alone = train(REDUCED, ARMS[name], [1], tmp_path, eval_prompts=4)[0]
