@@ -36,10 +36,12 @@ class CreditArm(Arm):
     Attributes:
         ceiling: Whether its rule is an oracle and takes `truth`.
         refresh_every: Rollouts after which the policy becomes its own reference; 0 is never.
+        reference_steps: Updates of the reference's own warm-up, a worse model than the policy; 0: as the policy's.
     """
 
     ceiling: bool = False
     refresh_every: int = 0
+    reference_steps: int = 0
 
     @cached_property
     def credit_rule(self) -> CreditRule:
@@ -51,7 +53,7 @@ class CreditArm(Arm):
 
     def digest(self) -> str:
         """Return a digest of what the arm does."""
-        return digest([super().digest(), self.refresh_every])
+        return digest([super().digest(), self.refresh_every, self.reference_steps])
 
     def rule_for(self, truth: OracleStats) -> CreditRule:
         """Return the rule for one batch; only an oracle is told the truth about it."""

@@ -1,7 +1,7 @@
 """Training of several seeds at once in one arm: sample, score, credit, update. All of the method is `dgpo.core`'s."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ def train(
         One record per seed, as JSON would hold it.
     """
     policy, reference = started_models(variant.warm_up, seeds, models)
+    if arm.reference_steps:
+        _, reference = started_models(replace(variant.warm_up, steps=arm.reference_steps), seeds, models)
     parameters = {name: value.clone().requires_grad_() for name, value in policy.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=variant.learning_rate, weight_decay=0.0)
     log = measure.Log(len(seeds))
@@ -88,7 +90,11 @@ def train(
             old_logps = old_logps if old_logps is not None else [one.logps for one in stats]
             credit = [assign_credit(one, rule) for one, rule in zip(stats, rules, strict=True)]
             token_advantages = [one.token_advantages for one in credit]
-            loss = policy_loss(logits, rollout, old_logps, token_advantages, ref_logits, beta=arm.beta)
+            loss = policy_loss(
+                *(logits, rollout, old_logps, token_advantages, ref_logits),
+                beta=arm.beta,
+                epsilon_high=variant.clip_high,
+            )
             optimizer.zero_grad()
             loss.backward()
             log.update(clip_each_seed(parameters), clipped_share(logits, rollout, old_logps))
@@ -197,6 +203,7 @@ def policy_loss(
     ref_logits: Tensor,
     *,
     beta: float = 0.0,
+    epsilon_high: float = 0.2,
 ) -> Tensor:
     """Return the sum over seeds of each seed's own loss, so that each seed's gradient is its own.
 
@@ -208,6 +215,7 @@ def policy_loss(
         ref_logits: (S, B, T, V).
         beta: Factor of the KL penalty exp(x) - x - 1 with x = ref logp - logp, as in GRPO's paper (TRL:
             `use_bias_correction_kl=False`).
+        epsilon_high: Upper clip width.
 
     Returns:
         A scalar.
@@ -216,7 +224,9 @@ def policy_loss(
     total = logits.new_zeros(())
     for index, advantages in enumerate(token_advantages):
         mask = rollout.mask[index]
-        loss = clipped_policy_loss(logps[index], old_logps[index], advantages, completion_mask=mask)
+        loss = clipped_policy_loss(
+            logps[index], old_logps[index], advantages, epsilon_high=epsilon_high, completion_mask=mask
+        )
         if beta:
             ahead = ref_logps[index] - logps[index]
             loss = loss + beta * (ahead.exp() - ahead - 1)

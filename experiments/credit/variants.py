@@ -40,6 +40,7 @@ class Variant:
         num_rollouts: Rollouts in all.
         num_updates: Updates per rollout; above 1 the later ones are off-policy and the clip takes part.
         learning_rate: At the start; it falls linearly to 0.
+        clip_high: Upper clip width of the loss; the lower one is 0.2.
     """
 
     why: str
@@ -49,6 +50,7 @@ class Variant:
     num_rollouts: int = 120
     num_updates: int = 1
     learning_rate: float = 1e-3
+    clip_high: float = 0.2
 
 
 _FOUR = WarmUp(Layout(4))

@@ -79,7 +79,11 @@ def train(
                 token_advantages = _credit(arm, stats, rollout, opinion, values)
             else:
                 token_advantages = list(tree.token_advantages)
-            loss = policy_loss(logits, rollout, old_logps, token_advantages, against, beta=arm.beta)
+            loss = policy_loss(
+                *(logits, rollout, old_logps, token_advantages, against),
+                beta=arm.beta,
+                epsilon_high=variant.clip_high,
+            )
             optimizer.zero_grad()
             loss.backward()
             record.update(clip_each_seed(parameters), int(rollout.mask.sum()))

@@ -62,10 +62,10 @@ def section(results: Mapping[str, Any]) -> str:
             "One setting at a time is moved away from `four forks`. Area under the learning curve, points, with "
             "simultaneous intervals (Bonferroni over the table). Groups: 32 completions a rollout in all. Updates: 40 "
             "rollouts each, so that more updates are more training. Vocabulary: words that are never likely are added "
-            "to the gate's log V alone. The reference is renewed by copying the policy. Completions of 200 tokens and "
-            "more, DAPO's upper clip and a worse reference were not run.",
+            "to the gate's log V alone. The reference is renewed by copying the policy; a reference of a shorter warm-up "
+            "than the policy's knows less than the policy does.",
             markdown_table(header, rows),
-            "![DGPO less GRPO along six settings](figures/surface.png)",
+            "![DGPO less GRPO along each setting](figures/surface.png)",
             record_line(results["record"]),
         ]
     )

@@ -50,17 +50,25 @@ _four = VARIANTS[BASE]
 _RATES = {f"rate x {name}": factor for name, factor in (("1/4", 0.25), ("1/2", 0.5), ("2", 2.0), ("4", 4.0))}
 _GROUPS = {f"groups of {size}": size for size in (4, 16, 32)}
 _UPDATES = {f"{count} updates": count for count in (1, 2, 4, 8, 16)}
-_LENGTHS = {f"{Layout(4, fillers).length} tokens": fillers for fillers in (4, 12)}
+_CLIP = 0.28
+"""DAPO's upper clip width."""
+_LENGTHS = {f"{Layout(4, fillers).length} tokens": fillers for fillers in (4, 12, 44)}
 SETTINGS: dict[str, Variant] = {
     BASE: _four,
     **{name: replace(_four, learning_rate=factor * _four.learning_rate) for name, factor in _RATES.items()},
     # As many completions a rollout.
     **{name: replace(_four, num_generations=size, num_prompts=32 // size) for name, size in _GROUPS.items()},
     **{name: replace(_four, num_updates=count, num_rollouts=40) for name, count in _UPDATES.items()},
+    **{
+        f"{name}, clip {_CLIP}": replace(_four, num_updates=count, num_rollouts=40, clip_high=_CLIP)
+        for name, count in _UPDATES.items()
+        if count > 1  # the first update is on policy, where nothing is clipped
+    },
     **{name: replace(_four, warm_up=WarmUp(Layout(4, fillers))) for name, fillers in _LENGTHS.items()},
     "reduced": REDUCED,
 }
 _WORDS = {f" V={size:,}": size for size in (1_000, LARGE)}
+_WARM_UPS = {f" reference {steps}": steps for steps in (120, 60, 30)}
 _AGES = {f" refreshed {count}": count for count in (40, 10, 1)}
 POINTS = (
     *(Point("learning rate", name.removeprefix("rate "), name) for name in list(_RATES)[:2]),
@@ -70,12 +78,19 @@ POINTS = (
     Point("completions per prompt", str(_four.num_generations)),
     *(Point("completions per prompt", name.removeprefix("groups of "), name) for name in list(_GROUPS)[1:]),
     *(Point("updates per rollout", name.removesuffix(" updates"), name) for name in _UPDATES),
+    *(
+        Point(f"updates per rollout, clip {_CLIP}", str(count), f"{name}, clip {_CLIP}")
+        for name, count in _UPDATES.items()
+        if count > 1
+    ),
     Point("tokens per completion", str(_four.warm_up.layout.length)),
     *(Point("tokens per completion", name.removesuffix(" tokens"), name) for name in _LENGTHS),
     Point("words of the vocabulary", str(VOCAB_SIZE)),
     *(Point("words of the vocabulary", suffix.removeprefix(" V="), suffix=suffix) for suffix in _WORDS),
     Point("rollouts before the reference is renewed", "never"),
     *(Point("rollouts before the reference is renewed", str(count), suffix=name) for name, count in _AGES.items()),
+    Point("warm-up of the reference, updates", str(_four.warm_up.steps)),
+    *(Point("warm-up of the reference, updates", str(steps), suffix=name) for name, steps in _WARM_UPS.items()),
 )
 ARMS: dict[str, CreditArm] = {
     GRPO: CreditArm("even"),
@@ -89,5 +104,10 @@ ARMS: dict[str, CreditArm] = {
         name + suffix: CreditArm("dgpo", {"tau": tau}, refresh_every=count)
         for name, tau in TAUS.items()
         for suffix, count in _AGES.items()
+    },
+    **{
+        name + suffix: CreditArm("dgpo", {"tau": tau}, reference_steps=steps)
+        for name, tau in TAUS.items()
+        for suffix, steps in _WARM_UPS.items()
     },
 }

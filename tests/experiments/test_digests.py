@@ -70,6 +70,7 @@ def test_a_rule_that_was_changed_is_another_cell(monkeypatch):
         CreditArm("dgpo", {"tau": 0.2}),
         CreditArm("dgpo", tau, beta=0.04),
         CreditArm("dgpo", tau, refresh_every=3),
+        CreditArm("dgpo", tau, reference_steps=3),
         CreditArm("inverse", tau),
     ):
         monkeypatch.setitem(rules.ARMS, cell.rule, changed)

@@ -1,12 +1,16 @@
 """The surface moves what it says, compares equal trainings, and its verdict follows the figures."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dgpo import TokenStats, assign_credit
 from experiments.command import main
+from experiments.credit.oracles import CreditArm
+from experiments.credit.train import train
+from experiments.credit.variants import REDUCED
 from experiments.provenance import command_record
 from experiments.surface import page
 from experiments.surface.__main__ import EXPERIMENT
@@ -34,13 +38,35 @@ def test_every_axis_passes_through_the_task_as_it_is_and_moves_one_thing():
     base = SETTINGS[BASE]
     axes = {point.axis for point in POINTS}
     through = {point.axis for point in POINTS if point.variant == BASE and not point.suffix}
-    assert axes - through == {"updates per rollout"}  # all its points make 40 rollouts
+    # All of their points make 40 rollouts.
+    assert axes - through == {"updates per rollout", "updates per rollout, clip 0.28"}
     for point in POINTS:
         setting = SETTINGS[point.variant]
-        moved = [name for name in vars(base) if getattr(setting, name) != getattr(base, name)]
-        assert len(moved) <= 2, point
+        beside = SETTINGS[point.variant.removesuffix(", clip 0.28")] if "clip" in point.variant else base
+        moved = [name for name in vars(base) if getattr(setting, name) != getattr(beside, name)]
+        assert moved == ["clip_high"] if "clip" in point.variant else len(moved) <= 2, point
         assert setting.num_prompts * setting.num_generations == 32
     assert len({(cell.variant, cell.rule) for cell in planned([0])}) == len(planned([0]))
+
+
+def test_a_reference_with_a_warm_up_of_its_own_is_another_model_and_no_weight_reads_it_at_grpo(tmp_path):
+    def trained(**options):
+        return train(REDUCED, CreditArm(**options), [0], tmp_path, eval_prompts=4)[0]["grad_norms"]
+
+    sharp = {"rule": "dgpo", "options": {"tau": 0.05}}
+    assert trained(**sharp, reference_steps=REDUCED.warm_up.steps) == trained(**sharp)
+    assert trained(**sharp, reference_steps=10) != trained(**sharp)
+    assert trained(reference_steps=10) == trained()
+
+
+def test_a_wider_clip_moves_what_the_later_updates_do_alone(tmp_path):
+    def norms(**options):
+        variant = replace(REDUCED, num_updates=3, learning_rate=3e-2, **options)
+        return train(variant, CreditArm(), [0], tmp_path, eval_prompts=4)[0]["grad_norms"]
+
+    narrow, wide = norms(), norms(clip_high=2.0)
+    assert narrow[:1] == wide[:1]
+    assert narrow != wide
 
 
 def made_up(gain):
