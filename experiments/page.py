@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from experiments import single_runs
-from experiments.report import ROOT, Verdict, markdown_table
+from experiments.report import ROOT, Verdict, folded, markdown_table
 
 PAGE = ROOT / "docs" / "results.md"
 EXPERIMENTS = {
@@ -66,7 +66,8 @@ def page() -> str:
     """
     results = {name: _committed(name) for name in EXPERIMENTS}
     chapters = [_chapter(name, one) for name, one in results.items()]
-    return "\n\n".join([_HEADER, _verdicts(results), *chapters, *single_runs.chapters()]) + "\n"
+    parts = [_HEADER, _advice(results), _verdicts(results), *chapters, *single_runs.chapters()]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _committed(name: str) -> dict[str, Any] | None:
@@ -85,6 +86,12 @@ def _chapter(name: str, results: dict[str, Any] | None) -> str:
     return str(_page_of(name).section(results)).strip()
 
 
+def _advice(results: dict[str, dict[str, Any] | None]) -> str:
+    """What a user should make of it, a point for each experiment that says something."""
+    points = [advice for name, one in results.items() if one and (advice := _page_of(name).advice(one))]
+    return "\n".join(["## What this means for you", "", *(f"- {point}" for point in points)]) if points else ""
+
+
 def _verdicts(results: dict[str, dict[str, Any] | None]) -> str:
     rows = [("the paper", _FIGURES_OF_THE_PAPER)]
     for name, one in results.items():
@@ -99,11 +106,8 @@ def _verdicts(results: dict[str, dict[str, Any] | None]) -> str:
         _counted("Claims of the paper", [row for row in numbered if row[2].asked_by == "the paper"]),
         _counted("Questions of our own", [row for row in numbered if row[2].asked_by == "us"]),
     ]
-    reasons = [
-        f"#### {number}. {verdict.claim}\n\n**{verdict.verdict.capitalize()}.** {verdict.why}"
-        for number, _, verdict in numbered
-    ]
-    chapters = [*(part for part in parts if part), "### The verdicts in detail", *reasons]
+    reasons = [folded(f"{number}. {verdict.claim}: {verdict.verdict}", verdict.why) for number, _, verdict in numbered]
+    chapters = [*(part for part in parts if part), "### The figures behind each verdict", *reasons]
     return "\n\n".join(["## Verdicts", *chapters]) + note
 
 

@@ -1,5 +1,6 @@
 """What the experiments say: paired intervals over seeds, verdicts, Markdown tables and figures."""
 
+import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,6 +90,16 @@ def paired_difference(
     return interval([treated[seed] - baseline[seed] for seed in shared], level=level, comparisons=comparisons)
 
 
+def above(estimate: Estimate, value: float = 0.0) -> bool:
+    """Return whether an interval lies above a value."""
+    return estimate.low is not None and estimate.low > value
+
+
+def below(estimate: Estimate, value: float = 0.0) -> bool:
+    """Return whether an interval lies below a value."""
+    return estimate.high is not None and estimate.high < value
+
+
 def shown(estimate: Estimate, *, digits: int = 3, signed: bool = False) -> str:
     """Return an estimate as a table shows it.
 
@@ -129,6 +140,36 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     lines = [list(map(str, header)), ["---"] * len(header), *(list(map(str, row)) for row in rows)]
     return "\n".join(
         "|" + "|".join(line) + "|" if index == 1 else "| " + " | ".join(line) + " |" for index, line in enumerate(lines)
+    )
+
+
+def folded(title: str, *parts: str) -> str:
+    """Return Markdown that a reader opens with a click, on the site as on GitHub.
+
+    Args:
+        title: What is always seen, as plain text.
+        parts: Markdown.
+
+    Returns:
+        Markdown.
+
+    Example:
+        >>> print(folded("each seed: d < 1", "| a |"))
+        <details markdown>
+        <summary>each seed: d &lt; 1</summary>
+        <BLANKLINE>
+        | a |
+        <BLANKLINE>
+        </details>
+    """
+    body = "\n\n".join(part.strip() for part in parts)
+    return f"<details markdown>\n<summary>{html.escape(title, quote=False)}</summary>\n\n{body}\n\n</details>"
+
+
+def listed_verdicts(verdicts: Iterable[Verdict]) -> str:
+    """Return a line for each verdict, for the start of a chapter."""
+    return "\n".join(
+        f"- {one.claim}: **{one.verdict}**" + (f" ({one.short})." if one.short else ".") for one in verdicts
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
 from experiments.credit.rules import ARMS
-from experiments.report import interval, paired_difference, shown
+from experiments.report import above, below, interval, paired_difference, shown
 
 BASELINE = "grpo"
 
@@ -90,8 +90,7 @@ def headroom(
         return None
     gains = {rule: difference(results, variant, rule, figure, comparisons=variants * len(tried)) for rule in tried}
     best = max(gains, key=lambda rule: gains[rule].value)
-    low = gains[best].low
-    return best, gains[best], low is not None and low > 0
+    return best, gains[best], above(gains[best])
 
 
 def judges(results: Mapping[str, Any], variant: str) -> bool:
@@ -123,7 +122,6 @@ def outcomes(
     sides: dict[str, list[tuple[str, str, Estimate]]] = {"better": [], "worse": [], "neither": []}
     for variant, rule in pairs:
         estimate = difference(results, variant, rule, figure, comparisons=len(pairs) if together else 1)
-        low, high = estimate.low, estimate.high
-        side = "better" if low is not None and low > 0 else "worse" if high is not None and high < 0 else "neither"
+        side = "better" if above(estimate) else "worse" if below(estimate) else "neither"
         sides[side].append((variant, rule, estimate))
     return sides

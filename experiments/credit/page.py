@@ -8,9 +8,25 @@ from experiments.credit import comparison
 from experiments.credit import verdicts as claims
 from experiments.credit.comparison import points
 from experiments.credit.figures import late_share, main_variant
-from experiments.report import markdown_table, record_line, shown
+from experiments.report import folded, markdown_table, record_line, shown
 
 verdicts = claims.verdicts
+
+
+def advice(results: Mapping[str, Any]) -> str:
+    """Return what a user should make of it."""
+    sides = comparison.outcomes(results)
+    total, better, worse = sum(map(len, sides.values())), len(sides["better"]), len(sides["worse"])
+    return (
+        f"Choosing among rules that weigh GRPO's advantage? Of {total} comparisons {better or 'none'} "
+        f"{'is' if better < 2 else 'are'} better than GRPO beyond simultaneous intervals and {worse} worse. "
+        + (
+            "Without a reason of your own stay with `credit_rule=even`: a small tau is a risk, the paper's changes "
+            "little."
+            if worse > better
+            else "Try those that are better first."
+        )
+    )
 
 
 def section(results: Mapping[str, Any]) -> str:
@@ -49,14 +65,11 @@ def section(results: Mapping[str, Any]) -> str:
         _collapse_table(results),
         f"### All rules on `{main}`",
         "Differences from GRPO on the same seeds, 95 % each (Student's t over seeds, pairs). AUROC: of the weights, "
-        "for the picks that caused the outcome. Shares of the credit are of the second half of the training. How well "
-        "each rule learns:",
-        _rules_table(results, main),
-        "What its weights and gradients are like:",
-        _weights_table(results, main),
+        "for the picks that caused the outcome. Shares of the credit are of the second half of the training.",
+        folded("how well each rule learns", _rules_table(results, main)),
+        folded("what its weights and gradients are like", _weights_table(results, main)),
         "### The same rules elsewhere",
-        "Difference of the area under the curve from GRPO's, points.",
-        _variants_table(results),
+        folded("difference of the area under the curve from GRPO's, points", _variants_table(results)),
         "### How to read this",
         "Weights multiply gradients, and the gradient of a token whose probability is near 1 is near 0 whatever its "
         "weight: with even weights almost no gradient comes from low-entropy tokens in GRPO either. A weight can only "

@@ -7,7 +7,7 @@ from dgpo.lab.evaluation.intervals import Estimate
 from experiments.credit import comparison
 from experiments.credit.comparison import points
 from experiments.credit.figures import late_share, main_variant
-from experiments.report import Verdict
+from experiments.report import Verdict, above, below
 
 PAPERS = ("dgpo tau=1", "dgpo tau=.5", "dgpo tau=.1", "dgpo tau=.05")
 DEFAULT, SHARP, UNGATED = "dgpo tau=.5", "dgpo tau=.1", "deviation only tau=.1"
@@ -264,16 +264,6 @@ def _collapse(results: Mapping[str, Any]) -> Verdict:
     figures = {f"{variant}: {name}": e for variant, one in changes.items() for name, e in zip("lm", one, strict=False)}
     short = f"less in {len(less)} of {len(judging)} variants that can judge; 68 % less ruled out in {ruled_out}"
     return Verdict(claim, word, why, flat(figures), short=short)  # type: ignore[arg-type]
-
-
-def above(estimate: Estimate, value: float) -> bool:
-    """Return whether the whole interval lies above a value."""
-    return estimate.low is not None and estimate.low > value
-
-
-def below(estimate: Estimate, value: float) -> bool:
-    """Return whether the whole interval lies below a value."""
-    return estimate.high is not None and estimate.high < value
 
 
 def flat(estimates: Mapping[Any, Estimate]) -> dict[str, Any]:

@@ -9,11 +9,46 @@ from experiments.gradient_stability import summary
 from experiments.gradient_stability.summary import UNSWEPT, per_seed
 from experiments.gradient_stability.theory import TERMS, largest_weight
 from experiments.gradient_stability.training import BETA, RULES, SETTINGS, WORD
-from experiments.report import Verdict, interval, markdown_table, paired_difference, record_line, shown
+from experiments.report import (
+    Verdict,
+    folded,
+    interval,
+    listed_verdicts,
+    markdown_table,
+    paired_difference,
+    record_line,
+    shown,
+)
 
 _KL_RULES = ("k3", "reverse-kl", "k1-in-reward")
 _IN_REWARD = "k1-normalised"
 _SMALLEST = "reference=1e-12"
+_OTHER_DIRECTION = (
+    "k3's gradient explodes in the other direction: the policy's probability vanishes, the reference's does not"
+)
+_STEADIER = "DGPO's gradients are smaller than those of GRPO with a KL penalty"
+
+
+_SIDES = {
+    "reference": f"{WORD} vanishes under the reference, and the policy samples it",
+    "policy": f"{WORD} vanishes under the policy, not under the reference",
+    "stale": f"{WORD} vanishes under the policy after the completions were sampled",
+}
+
+
+def advice(results: Mapping[str, Any]) -> str:
+    """Return what a user should make of it."""
+    said = {verdict.claim: verdict.verdict for verdict in verdicts(results)}
+    steadier, explodes = said[_STEADIER], said[_OTHER_DIRECTION]
+    return (
+        "Afraid of a KL penalty's gradients? Where the reference's probability vanishes none explodes, and DGPO's are "
+        f"{'smaller than' if steadier == 'supported' else 'no smaller than'} those with k3."
+        + (
+            " With stale completions k3 does explode: TRL's `use_bias_correction_kl`, the exact KL, or no penalty."
+            if explodes == "supported"
+            else ""
+        )
+    )
 
 
 def section(results: Mapping[str, Any]) -> str:
@@ -34,8 +69,8 @@ def section(results: Mapping[str, Any]) -> str:
         f"{steps} steps of {batch} completions, learning rate {SETTINGS['learning_rate']:g}, beta {BETA}, gradients "
         f"clipped to {SETTINGS['max_grad_norm']:g} after their norm was taken. Norm, and reward of the last five "
         "steps: mean over the seeds, smallest and largest seed.",
-        *(_runs_table(results, side) for side in ("reference", "policy", "stale")),
         "![gradient norms in runs](figures/gradient-stability-runs.png)",
+        *(folded(_SIDES[side], _runs_table(results, side)) for side in ("reference", "policy", "stale")),
         record_line(results["record"]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -75,11 +110,6 @@ def _weights_text() -> str:
 
 
 def _runs_table(results: Mapping[str, Any], side: str) -> str:
-    title = {
-        "reference": f"`{WORD}` vanishes under the reference, and the policy samples it",
-        "policy": f"`{WORD}` vanishes under the policy, not under the reference",
-        "stale": f"`{WORD}` vanishes under the policy after the completions were sampled",
-    }[side]
     variants = summary.variants(results, side)
     header = [
         "mean gradient norm (smallest to largest seed)",
@@ -96,7 +126,7 @@ def _runs_table(results: Mapping[str, Any], side: str) -> str:
         every = [value for v in looked_up for value in per_seed(results, v, rule, "largest").values()]
         reward = _spread(per_seed(results, looked_up[-1], rule, "reward"))
         rows.append([label, *map(_spread, means), f"{max(every):.3g}", reward])
-    return f"**{title}**\n\n" + markdown_table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _spread(values: Mapping[int, float]) -> str:
@@ -119,7 +149,6 @@ def _growth(results: Mapping[str, Any], rule: str) -> dict[int, float]:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    listed_verdicts = [f"- {verdict.claim}: **{verdict.verdict}**." for verdict in verdicts(results)]
     rewards = {
         "GRPO": (UNSWEPT, "grpo"),
         "q = 1/4": (UNSWEPT, _IN_REWARD),
@@ -131,7 +160,7 @@ def _summary(results: Mapping[str, Any]) -> str:
         f"group's spread with them, so its gradient cannot explode; but {BETA} log(1/q) per token competes with a "
         f"reward of 1. Reward of the last steps, mean (smallest to largest seed): {listed}."
     )
-    return "\n".join(["Reasons: see the table of verdicts.", "", *listed_verdicts, goal])
+    return "\n".join([listed_verdicts(verdicts(results)), goal])
 
 
 def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
@@ -189,7 +218,7 @@ def _other_direction(results: Mapping[str, Any]) -> Verdict:
     dgpo = {variant: per_seed(results, variant, "dgpo", "largest") for variant in (policy, stale)}
     exploded = min(k3[stale].values()) > 10 * max(dgpo[stale].values())
     return Verdict(
-        "k3's gradient explodes in the other direction: the policy's probability vanishes, the reference's does not",
+        _OTHER_DIRECTION,
         "supported" if exploded else "not supported",
         f"Its factor is 1 - q/p: {last['k3']:.1e} beta at p = 1e-8, q = 1/4. On its own samples a policy meets such a "
         f"token with probability p, so the expected gradient stays that of a bounded divergence, p - q, and only the "
@@ -226,7 +255,7 @@ def _steadier(results: Mapping[str, Any]) -> Verdict:
         for rule in ("k3", "dgpo", "dgpo-sharp")
     }
     return Verdict(
-        "DGPO's gradients are smaller than those of GRPO with a KL penalty",
+        _STEADIER,
         "supported" if high is not None and high < 0 else "not supported",
         f"Gradient norm of DGPO over that of GRPO + {BETA} KL (k3), geometric mean over the reference's probabilities: "
         f"{ratio['dgpo']} at tau = 0.5, {ratio['dgpo-sharp']} at tau = 0.05. Largest norm of any step: "

@@ -6,9 +6,23 @@ from typing import Any
 from dgpo.lab.evaluation.intervals import Estimate
 from experiments.credit.comparison import points
 from experiments.hindsight.cells import CHOSEN_ON
-from experiments.hindsight.comparison import above, below, gains, mean, per_seed
-from experiments.hindsight.rules import ARMS, BARE, DEAF, GOLD_ARM, HINTS, PEER_ARM, RATED, UNTRUE, WITHOUT_D, WRONG
-from experiments.report import Verdict, paired_difference
+from experiments.hindsight.comparison import gains, mean, per_seed
+from experiments.hindsight.rules import (
+    AGAINST,
+    AGAINST_WRONG,
+    ARMS,
+    BARE,
+    DEAF,
+    GOLD_ARM,
+    HINTS,
+    PEER_ARM,
+    RATED,
+    UNTRUE,
+    WITHOUT_D,
+    WRONG,
+    WRONG_AGAINST,
+)
+from experiments.report import Verdict, above, below, paired_difference
 
 EXACT, PLACES = "exact advantage", "which tokens decide"
 
@@ -22,7 +36,8 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     Returns:
         Verdicts.
     """
-    return [_to_be_gained(results), _gold(results), _peer(results), _untrue(results)]
+    asked = [_to_be_gained(results), _gold(results), _peer(results), _controlled(results), _untrue(results)]
+    return [verdict for verdict in asked if verdict is not None]
 
 
 def _to_be_gained(results: Mapping[str, Any]) -> Verdict:
@@ -32,7 +47,13 @@ def _to_be_gained(results: Mapping[str, Any]) -> Verdict:
         f"A rule that is told the exact advantage of each token gains {_listed(exact)}; one that is told which tokens "
         f"decide, but not whether they were right, gains {_listed(places)}."
     )
-    return Verdict("There is token-level credit to be gained here", _word(bool(better)), why, asked_by="us")
+    return Verdict(
+        "There is token-level credit to be gained here",
+        _word(bool(better)),
+        why,
+        asked_by="us",
+        short=f"exact token advantage: {_counted(exact)}; the places alone: {_counted(places)}",
+    )
 
 
 def _gold(results: Mapping[str, Any]) -> Verdict:
@@ -45,7 +66,7 @@ def _gold(results: Mapping[str, Any]) -> Verdict:
         f"{_range(results, GOLD_ARM, 'sign_auroc')}."
     )
     claim = "A frozen reference that is shown the answer turns it into token credit that beats GRPO"
-    return Verdict(claim, _word(len(better) >= 2 and not worse), why, asked_by="us")
+    return Verdict(claim, _word(len(better) >= 2 and not worse), why, asked_by="us", short=_counted(areas))
 
 
 def _peer(results: Mapping[str, Any]) -> Verdict:
@@ -57,7 +78,37 @@ def _peer(results: Mapping[str, Any]) -> Verdict:
         f"worse in {len(worse)}: {_listed(areas)}. Groups without a right completion learn nothing from it."
     )
     claim = "A right sibling serves as well as the answer"
-    return Verdict(claim, _word(len(better) >= 2 and not worse), why, asked_by="us")
+    return Verdict(claim, _word(len(better) >= 2 and not worse), why, asked_by="us", short=_counted(areas))
+
+
+def _controlled(results: Mapping[str, Any]) -> Verdict | None:
+    """On a control in place of no hint; nothing where it was not run."""
+    others, wrongs, astray = (gains(results, [arm], "area") for arm in (AGAINST, AGAINST_WRONG, WRONG_AGAINST))
+    if not others:
+        return None
+    differences = {
+        (variant, AGAINST): paired_difference(
+            *(per_seed(results, variant, arm, "area") for arm in (AGAINST, GOLD_ARM)), comparisons=len(others)
+        )
+        for variant, _ in others
+    }
+    why = (
+        f"Compared with another prompt's hint in place of no hint, the difference from GRPO is {_listed(others)}; less "
+        f"than that against no hint, {_listed(differences)}."
+        + (f" Against the answer in which every pick is wrong it is {_listed(wrongs)}." if wrongs else "")
+        + (
+            f" With one hint in four wrong and another prompt's as the control it is {_listed(astray)}."
+            if astray
+            else ""
+        )
+    )
+    return Verdict(
+        "Compared with another prompt's hint (`hint_control=other`), the answer still beats GRPO",
+        _word(all(map(above, others.values()))),
+        why,
+        asked_by="us",
+        short=_counted(others),
+    )
 
 
 def _untrue(results: Mapping[str, Any]) -> Verdict:
@@ -81,7 +132,8 @@ def _untrue(results: Mapping[str, Any]) -> Verdict:
     )
     claim = "It does no harm where hints are untrue or the reference does not follow them"
     harmed = any(below(estimate) for estimate in (*untrue.values(), *deaf.values()))
-    return Verdict(claim, _word(not harmed), why, asked_by="us")
+    short = f"no hint is true: {_spread(untrue)}; the reference is deaf: {_spread(deaf)}"
+    return Verdict(claim, _word(not harmed), why, asked_by="us", short=short)
 
 
 def advice(results: Mapping[str, Any]) -> str:
@@ -95,38 +147,32 @@ def advice(results: Mapping[str, Any]) -> str:
     """
     areas, peers = gains(results, [GOLD_ARM], "area"), gains(results, [PEER_ARM], "area")
     better = [f"`{variant}`" for (variant, _), estimate in areas.items() if above(estimate)]
-    similar = [f"`{variant}`" for (variant, _), estimate in areas.items() if not above(estimate)]
-    wrong_pays = any(above(estimate) for estimate in gains(results, [WRONG], "area").values())
     useful = [f"`{variant}`" for (variant, _), estimate in peers.items() if above(estimate)]
+    wrong_pays = any(above(estimate) for estimate in gains(results, [WRONG], "area").values())
     return (
-        "If your data have verified answers and most of your groups teach GRPO nothing, try `credit_rule=hindsight` "
-        f"with `hint=gold`: it pays in {', '.join(better) or 'no variant'}"
-        + (f"; in {', '.join(similar)} it cannot be told from GRPO" if similar else "")
-        + ". It reads the answers, which GRPO does not, and so also teaches where all completions are wrong. "
-        "Keep the reference frozen. Look at `dgpo/hint/auroc` in the log first: near .5 your model does not follow "
-        "hints, or they are wrong, and wrong hints do harm; with a quarter of the answers wrong it "
-        f"{'still pays' if wrong_pays else 'no longer pays'}. `hint=peer` is worth a try with small groups alone (it "
-        f"pays in {', '.join(useful) or 'none'}). "
-        + _without_distance(results)
-        + "All of this is a toy task whose model was taught to follow hints; it has not been shown on a real language "
-        "model, and here the answer is the picks themselves, which is more than most answers say of the steps that "
-        "lead to them."
+        "Verified answers in your data, and most of your groups teach GRPO nothing? Then `credit_rule=hindsight` with "
+        f"`hint=gold` is worth a trial: on `forks` it pays in {len(better)} of {len(areas)} variants. It reads the "
+        "answers, which GRPO does not, and so also teaches where all completions are wrong. Keep the reference frozen, "
+        "and look at `dgpo/hint/auroc` in the log first: near .5 your model does not follow hints, or they are wrong, "
+        f"and wrong hints do harm (with a quarter of them wrong it {'still pays' if wrong_pays else 'no longer pays'})."
+        f" `hint=peer` pays in {', '.join(useful) or 'no variant'}. There the model was taught to follow hints and the "
+        "answer is the picks themselves, which is more than most answers say of the steps that lead to them."
     )
 
 
-def _without_distance(results: Mapping[str, Any]) -> str:
+def without_distance(results: Mapping[str, Any]) -> str:
     """Whether d adds anything to i, in a sentence; nothing where it was not asked."""
     pairs = [variant for variant, present in results["rules"].items() if WITHOUT_D in present and GOLD_ARM in present]
     if not pairs:
         return ""
     differences = {
-        (variant, GOLD_ARM): paired_difference(
+        (variant, WITHOUT_D): paired_difference(
             *(per_seed(results, variant, arm, "area") for arm in (GOLD_ARM, WITHOUT_D)), comparisons=len(pairs)
         )
         for variant in pairs
     }
     adds = "adds to" if all(above(one) for one in differences.values()) else "adds nothing certain to"
-    return f"The distance d {adds} the log-ratio i: with it less without, {_listed(differences)}. "
+    return f"The distance d {adds} the log-ratio i: with it less without, {_listed(differences)}."
 
 
 def at_best_rates(
@@ -166,6 +212,16 @@ def _mean(results: Mapping[str, Any], variant: str, arm: str) -> float:
 
 def _listed(estimates: Mapping[tuple[str, str], Estimate]) -> str:
     return ", ".join(f"{points(estimate)} in `{variant}`" for (variant, _), estimate in estimates.items())
+
+
+def _counted(estimates: Mapping[tuple[str, str], Estimate]) -> str:
+    better, worse = (sum(map(is_beyond, estimates.values())) for is_beyond in (above, below))
+    return f"better in {better} of {len(estimates)} variants, worse in {worse}: {_spread(estimates)}"
+
+
+def _spread(estimates: Mapping[Any, Estimate]) -> str:
+    values = [100 * estimate.value for estimate in estimates.values()]
+    return f"{min(values):+.1f} to {max(values):+.1f} points" if values else "not run"
 
 
 def _range(results: Mapping[str, Any], arm: str, figure: str) -> str:

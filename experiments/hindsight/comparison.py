@@ -44,13 +44,3 @@ def gains(results: Mapping[str, Any], arms: Sequence[str], figure: str) -> dict[
         if arm in present and ARMS[arm].baseline in present
     ]
     return {pair: gain(results, *pair, figure, comparisons=len(pairs)) for pair in pairs}
-
-
-def above(estimate: Estimate) -> bool:
-    """Return whether an interval lies above 0."""
-    return estimate.low is not None and estimate.low > 0
-
-
-def below(estimate: Estimate) -> bool:
-    """Return whether an interval lies below 0."""
-    return estimate.high is not None and estimate.high < 0

@@ -8,9 +8,10 @@ from experiments.hindsight import claims
 from experiments.hindsight.cells import TWO
 from experiments.hindsight.comparison import gain, gains, mean
 from experiments.hindsight.rules import ARMS, GOLD_ARM, LADDER, PEER_ARM, RATED
-from experiments.report import markdown_table, record_line
+from experiments.report import folded, listed_verdicts, markdown_table, record_line
 
 verdicts = claims.verdicts
+advice = claims.advice
 
 
 def section(results: Mapping[str, Any]) -> str:
@@ -18,17 +19,20 @@ def section(results: Mapping[str, Any]) -> str:
     attacks = [arm for arm in ARMS if ARMS[arm].hint and arm not in (GOLD_ARM, PEER_ARM, *RATED)]
     parts = [
         "## What a rule would have to know, and what hindsight knows",
-        " ".join(verdict.why for verdict in verdicts(results)),
-        "### What this means for you",
-        claims.advice(results),
+        listed_verdicts(verdicts(results)),
         "### The ladder of knowledge",
         "Each rung is mixed half with GRPO's advantage unless it says *alone*; what it is told is exact, exact with "
         "noise on the logit of the value, or estimated. Area under the learning curve (mean reward over all rollouts) "
-        "and final held-out accuracy less those of GRPO from the same start, points, 95 % each; sign: AUROC of what "
-        "the rung says of a decisive pick against whether it was right; branches: share of a tree's branch points "
-        "that are decisive picks. Trees replace half of the completions and make as many updates.",
-        _table(results, LADDER, ("sign_auroc", "branch_hits")),
+        "less that of GRPO from the same start, points, 95 % each. Rungs that were run in all variants:",
+        _rungs_table(results),
         "![the ladder](figures/hindsight-ladder.png)",
+        folded(
+            "every rung, with final accuracy",
+            "Sign: AUROC of what the rung says of a decisive pick against whether it was right, in either variant. "
+            "Branches: share of a tree's branch points that are decisive picks. Trees replace half of the completions "
+            "and make as many updates. GRPO scaled: its advantages at the size of the others'. Points, 95 % each.",
+            _table(results, LADDER, ("sign_auroc", "branch_hits")),
+        ),
         "### A frozen reference that is shown a hint",
         "`credit_rule=hindsight`: .7 of GRPO's advantage, .3 of i d in units of its root mean square over a "
         "completion, less where that is below a floor (chosen on other seeds); i is the log-ratio of the hinted to the "
@@ -37,51 +41,71 @@ def section(results: Mapping[str, Any]) -> str:
         "the table (Bonferroni).",
         _hindsight_table(results),
         "![hindsight by variant](figures/hindsight-variants.png)",
-        "### Attacks on it",
-        "Each changes one thing of the rows above. Place: AUROC of d for the decisive picks. Overconfidence: how much "
-        "more probable the favourite of two digits is than it is right, at the end, without a hint (a policy that acts "
-        "as if it had been told is sure of wrong picks). *No hint is true*: each pick of a hint is drawn at random. "
-        "*Trust t*: the warm-up taught that a hint is right with probability t, and .5 says nothing. "
-        "*Refreshed n*: the reference is a copy of the policy, n rollouts old at most. 95 % each.",
-        _table(results, attacks, ("sign_auroc", "place_auroc", "overconfidence")),
+        claims.without_distance(results),
+        folded(
+            "attacks on it: what is wrong, missing, stale or scaled otherwise",
+            "Each changes one thing of the rows above. Sign and place: AUROC of i and d for the decisive picks. "
+            "Overconfidence: how much more probable the favourite of two digits is than it is right, at the end, "
+            "without a hint (a policy that acts as if it had been told is sure of wrong picks). *No hint is true*: "
+            "each pick of a hint is drawn at random. *Trust t*: the warm-up taught that a hint is right with "
+            "probability t, and .5 says nothing. *Refreshed n*: the reference is a copy of the policy, n rollouts old "
+            "at most. *Against*: the hinted reference is compared with one that is shown another prompt's hint, or "
+            "the answer in which every pick is wrong. Points, 95 % each.",
+            _table(results, attacks, ("sign_auroc", "place_auroc", "overconfidence")),
+        ),
         *_rates(results),
-        "### Cost",
-        "Per training, as a multiple of GRPO's from the same start: tokens sampled, tokens trained on, tokens of extra "
-        "forward passes as a share of the sampled ones, and processor time of the training loop (this toy model is "
-        "bound by overhead; with a real one two more forward passes of the reference a rollout are what counts).",
-        _cost_table(results),
+        folded(
+            "cost",
+            "Per training, as a multiple of GRPO's from the same start: tokens sampled, tokens trained on, tokens of "
+            "extra forward passes as a share of the sampled ones, and processor time of the training loop (this toy "
+            "model is bound by overhead; with a real one two more forward passes of the reference a rollout are what "
+            "counts).",
+            _cost_table(results),
+        ),
         record_line(results["record"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _names(figures: Sequence[str]) -> list[str]:
-    titles = {
-        "sign_auroc": "sign",
-        "place_auroc": "place",
-        "branch_hits": "branches",
-        "overconfidence": "overconfidence",
-    }
-    return [titles[figure] for figure in figures]
+_TITLES = {"sign_auroc": "sign", "place_auroc": "place", "branch_hits": "branches", "overconfidence": "overconfidence"}
+
+
+def _rungs_table(results: Mapping[str, Any]) -> str:
+    """The rungs that were run in all variants: one of these a row."""
+    variants = list(results["rules"])
+    arms = [arm for arm in LADDER if all(_is_compared(results, variant, arm) for variant in variants)]
+    rows = [[f"`{variant}`", *(points(gain(results, variant, arm, "area")) for arm in arms)] for variant in variants]
+    return markdown_table(["variant", *arms], rows) if arms else ""
+
+
+def _is_compared(results: Mapping[str, Any], variant: str, arm: str) -> bool:
+    present = results["rules"][variant]
+    return arm != ARMS[arm].baseline and arm in present and ARMS[arm].baseline in present
 
 
 def _table(results: Mapping[str, Any], arms: Sequence[str], figures: Sequence[str]) -> str:
+    """Arms by the variants that judge."""
+    variants = [variant for variant in TWO if variant in results["rules"]]
     rows = []
     for arm in arms:
-        for variant, present in results["rules"].items():
-            if arm not in present or ARMS[arm].baseline not in present:
-                continue
-            values = [mean(results, variant, arm, figure) for figure in figures]
-            rows.append(
-                [
-                    arm,
-                    f"`{variant}`",
-                    points(gain(results, variant, arm, "area")),
-                    points(gain(results, variant, arm, "accuracy")),
-                    *("" if value is None else f"{value.value:.2f}" for value in values),
-                ]
-            )
-    return markdown_table(["arm", "variant", "area", "final accuracy", *_names(figures)], rows)
+        compared = [variant for variant in variants if _is_compared(results, variant, arm)]
+        if not compared:
+            continue
+        gains_of = {
+            (variant, figure): points(gain(results, variant, arm, figure))
+            for variant in compared
+            for figure in ("area", "accuracy")
+        }
+        means = [[mean(results, variant, arm, figure) for variant in compared] for figure in figures]
+        rows.append(
+            [
+                arm,
+                *(gains_of.get((variant, figure), "") for variant in variants for figure in ("area", "accuracy")),
+                *(" / ".join(f"{value.value:.2f}" for value in both if value is not None) for both in means),
+            ]
+        )
+    header = [f"`{variant}`: {figure}" for variant in variants for figure in ("area", "final")]
+    return markdown_table(["arm", *header, *(_TITLES[figure] for figure in figures)], rows)
 
 
 def _hindsight_table(results: Mapping[str, Any]) -> str:

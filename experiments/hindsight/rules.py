@@ -19,6 +19,7 @@ STUBS = "grpo interrupted"
 GOLD_ARM, PEER_ARM = "hindsight gold", "hindsight peer"
 UNTRUE, WRONG, WITHOUT_D = "no hint is true", "gold 1 in 4 wrong", "gold without d"
 GOLD, PEER = Hint(), Hint("peer")
+AGAINST, AGAINST_WRONG, WRONG_AGAINST = "gold against other", "gold against wrong", "gold 1 in 4 wrong, against other"
 DEAF, BARE = "gold trust .5", "gold trust .5 without floor"
 TRUSTS = {"1": 1.0, ".7": 0.7, ".5": 0.5}
 RATES = {"1/2": 0.5, "2": 2.0}
@@ -89,9 +90,9 @@ ARMS: dict[str, KnowingArm] = {
     },
     UNTRUE: _hinted(hint=Hint(random=True)),
     # What the hinted reference is compared with: not the plain prompt, but another hint.
-    "gold against wrong": _hinted(hint=Hint(control="wrong")),
-    "gold against other": _hinted(hint=Hint(control="other")),
-    "gold 1 in 4 wrong, against other": _hinted(hint=Hint(wrong=0.25, control="other")),
+    AGAINST_WRONG: _hinted(hint=Hint(control="wrong")),
+    AGAINST: _hinted(hint=Hint(control="other")),
+    WRONG_AGAINST: _hinted(hint=Hint(wrong=0.25, control="other")),
     # Whose opinion: a policy that is copied every so many rollouts in place of the frozen reference.
     **{f"gold refreshed {n}": _hinted(hint=Hint(refresh_every=n)) for n in (1, 10, 40)},
     "peer refreshed 1": _hinted(hint=Hint("peer", refresh_every=1)),

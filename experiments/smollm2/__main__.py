@@ -8,7 +8,7 @@ from typing import Any
 from experiments.command import Experiment, main
 from experiments.harness import Cell, Outcome
 from experiments.smollm2.figures import draw
-from experiments.smollm2.rules import REDUCED, TASKS, arms_of
+from experiments.smollm2.rules import AT_RATES, CHOSEN_ON, RATED, REDUCED, TASKS, arms_of
 from experiments.smollm2.training import run, settings_of
 
 
@@ -18,6 +18,10 @@ def grid(seeds: Sequence[int], reduced: bool = False) -> Iterator[Cell]:
         for task in TASKS:
             for rule in arms_of(task):
                 yield Cell(task, rule, seed)
+    if len(seeds) == len(EXPERIMENT.seeds):  # a part decides nothing
+        for seed in CHOSEN_ON:
+            for rules in AT_RATES.values():
+                yield from (Cell(RATED, rule, seed) for rule in rules)
 
 
 def summarize(outcome: Outcome) -> dict[str, Any]:

@@ -29,10 +29,11 @@ def draw(results: Mapping[str, Any], folder: Path | None = None) -> None:
         for axes, (name, title) in zip(panels, curves.items(), strict=True):
             for rule in rules:
                 points = summary.curve(results, task, rule, name)
-                colour = PALETTE[list(ARMS).index(rule)]
-                axes.plot(range(1, len(points) + 1), points, label=ARMS[rule].label, color=colour, linewidth=1.2)
+                place = list(ARMS).index(rule)
+                style = {"color": PALETTE[place % len(PALETTE)], "linestyle": "-:"[place // len(PALETTE)]}
+                axes.plot(range(1, len(points) + 1), points, label=ARMS[rule].label, linewidth=1.2, **style)
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("step")
             axes.grid(alpha=0.3)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
         save_figure(figure, f"smollm2-{task.replace('_', '-')}-rules", folder)

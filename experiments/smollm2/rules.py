@@ -15,8 +15,10 @@ BASE = "base"
 """The arm that trains nothing: held-out accuracy before training, shared by all others of the same task and seed."""
 GRPO = "grpo"
 SDPO = "sdpo"
+HINDSIGHT = "hindsight"
 HINTS: Mapping[str, tuple[str, str | None]] = {
-    "hindsight": (HINTED, MISLED),
+    HINDSIGHT: (HINTED, MISLED),
+    "hindsight-slow": (HINTED, MISLED),
     "hindsight-plain": (HINTED, None),
     "hindsight-solution": (SOLVED, MISSOLVED),
 }
@@ -25,14 +27,24 @@ HINTS: Mapping[str, tuple[str, str | None]] = {
 ARMS: Mapping[str, Arm] = {
     GRPO: Arm("even", label="GRPO"),
     "dgpo": Arm("dgpo", {"tau": 0.5}, label="DGPO, tau = 0.5"),
-    "hindsight": Arm("hindsight", label="hindsight, answer against a wrong one"),
+    HINDSIGHT: Arm("hindsight", label="hindsight, answer against a wrong one"),
     "hindsight-plain": Arm("hindsight", label="hindsight, answer against none"),
     "hindsight-solution": Arm("hindsight", label="hindsight, solution against a wrong one"),
     SDPO: Arm("even", label="SDPO, shown the answer"),
     "dgpo-sharp": Arm("dgpo", {"tau": 0.1}, label="DGPO, tau = 0.1"),
     "share": Arm("effective_share", {"share": 0.8}, label="effective share 80 %"),
     "entropy": Arm("entropy", {"tau": 0.5}, label="entropy only, tau = 0.5"),
+    "grpo-slow": Arm("even", label="GRPO, learning rate x 0.3"),
+    "hindsight-slow": Arm("hindsight", label="hindsight, answer against a wrong one, learning rate x 0.3"),
 }
+RATES: Mapping[str, float] = {"grpo-slow": 0.3, "hindsight-slow": 0.3}
+"""Factor of the learning rate, where it is not 1."""
+AT_RATES: Mapping[str, tuple[str, ...]] = {GRPO: (GRPO, "grpo-slow"), HINDSIGHT: (HINDSIGHT, "hindsight-slow")}
+"""The arms that are one method at several learning rates."""
+CHOSEN_ON = range(100, 104)
+"""Seeds on which a method's learning rate is chosen; nothing else is looked at on them."""
+RATED = "lcm"
+"""The task on which learning rates are chosen: the one whose trainings are cheap."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,8 @@ TASKS: Mapping[str, Questions] = {
 
 def arms_of(task: str) -> list[str]:
     """Return the arms of a task, the untrained model first: only sums have worked solutions."""
-    return [BASE, *(rule for rule in ARMS if task == "sums" or SOLVED not in HINTS.get(rule, ()))]
+    left_out = set(RATES) if task != RATED else {rule for rule in HINTS if SOLVED in HINTS[rule]}
+    return [BASE, *(rule for rule in ARMS if rule not in left_out)]
 
 
 TRAINING: Mapping[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from dgpo.lab.evaluation.intervals import Estimate
 from experiments.report import interval, paired_difference
-from experiments.smollm2.rules import ARMS, BASE, GRPO, TASKS
+from experiments.smollm2.rules import ARMS, AT_RATES, BASE, CHOSEN_ON, GRPO, RATED, TASKS
 
 LAST = 4
 """Steps at the end of a training whose mean is quoted."""
@@ -27,26 +27,40 @@ def trained(results: Mapping[str, Any]) -> dict[str, list[str]]:
     return {task: rules for task, rules in by_task.items() if rules}
 
 
-def cells_of(results: Mapping[str, Any], task: str, rule: str) -> dict[int, Mapping[str, Any]]:
-    """Return the cells of a task and rule, by seed."""
-    return {cell["cell"][2]: cell for cell in results["cells"] if cell["cell"][:2] == [task, rule]}
+def cells_of(results: Mapping[str, Any], task: str, rule: str, *, chosen: bool = False) -> dict[int, Mapping[str, Any]]:
+    """Return the cells of a task and rule, by seed: those of the comparison, or those on which a rate is chosen."""
+    cells = {cell["cell"][2]: cell for cell in results["cells"] if cell["cell"][:2] == [task, rule]}
+    return {seed: cell for seed, cell in cells.items() if (seed in CHOSEN_ON) is chosen}
 
 
-def accuracy(results: Mapping[str, Any], task: str, rule: str) -> dict[int, float]:
+def accuracy(results: Mapping[str, Any], task: str, rule: str, *, chosen: bool = False) -> dict[int, float]:
     """Return the held-out accuracy by seed: right answers among all samples of all questions.
 
     Args:
         results: What the command has written.
         task: One of `TASKS`.
         rule: One of `ARMS`, or `BASE` for the model before training.
+        chosen: Of the seeds on which learning rates are chosen, not of those of the comparison.
 
     Returns:
         Seed to accuracy.
     """
     return {
         seed: statistics.fmean(cell["correct"]) / cell["settings"]["eval_samples"]
-        for seed, cell in cells_of(results, task, rule).items()
+        for seed, cell in cells_of(results, task, rule, chosen=chosen).items()
     }
+
+
+def best_rates(results: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return GRPO and hindsight, each at the learning rate that is best on other seeds; None where one is missing."""
+    best = []
+    for rules in AT_RATES.values():
+        found = {rule: accuracy(results, RATED, rule, chosen=True) for rule in rules}
+        complete = all(values.keys() == set(CHOSEN_ON) for values in found.values())
+        if not complete or not all(accuracy(results, RATED, rule) for rule in rules):
+            return None
+        best.append(max(found, key=lambda rule: statistics.fmean(found[rule].values())))
+    return best[0], best[1]
 
 
 def over_questions(results: Mapping[str, Any], task: str, rule: str, baseline: str) -> Estimate:

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.digests import CORE, digest_of_files, files_in
 from experiments.harness import Cell
 from experiments.smollm2.questions import Rows, draw, right
-from experiments.smollm2.rules import ARMS, BASE, GRPO, HINTS, MODEL, SDPO, TASKS, TRAINING
+from experiments.smollm2.rules import ARMS, BASE, GRPO, HINTS, MODEL, RATES, SDPO, TASKS, TRAINING
 from experiments.value_ground_truth.sampling import Continuations, tokens_with
 
 Settings = Mapping[str, Any]
@@ -206,6 +206,7 @@ def settings_of(cell: Cell, overrides: Settings) -> dict[str, Any]:
     training = {**TRAINING, **task.training, **overrides}
     if cell.rule == BASE:
         training["max_steps"] = 0
+    training["learning_rate"] *= RATES.get(cell.rule, 1.0)
     arm = ARMS[GRPO if cell.rule == BASE else cell.rule]
     name = cell.rule if cell.rule == SDPO else arm.rule
     rule = {"rule": name, "hint": HINTS.get(cell.rule), "options": dict(arm.options), "digest": arm.digest()}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.credit.comparison import mean, points
-from experiments.report import Verdict, markdown_table, record_line
+from experiments.report import Verdict, above, below, folded, markdown_table, record_line
 from experiments.surface.comparison import differences, measured
 from experiments.surface.points import GRPO, TAUS, Point
 
@@ -19,8 +19,8 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
         One verdict.
     """
     found = differences(results)
-    better = [key for key, one in found.items() if one.low is not None and one.low > 0]
-    worse = [key for key, one in found.items() if one.high is not None and one.high < 0]
+    better = [key for key, one in found.items() if above(one)]
+    worse = [key for key, one in found.items() if below(one)]
     paper = next(iter(TAUS))
     values = [100 * one.value for (_, method), one in found.items() if method == paper]
     spread = f"{min(values):+.1f} to {max(values):+.1f} points"
@@ -38,6 +38,21 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
             short=f"tau = .5: {spread}; {len(better)} better, {len(worse)} worse",
         )
     ]
+
+
+def advice(results: Mapping[str, Any]) -> str:
+    """Return what a user should make of it; nothing where no point was measured."""
+    found = differences(results)
+    if not found:
+        return ""
+    named = {
+        sign: _listed([key for key, one in found.items() if is_beyond(one)])
+        for sign, is_beyond in (("better", above), ("worse", below))
+    }
+    return (
+        "Looking for a setting in which the paper's weights matter? Learning rate, group size, updates, clip, length, "
+        f"vocabulary and reference were moved one at a time: better{named['better']}, worse{named['worse']}."
+    )
 
 
 def section(results: Mapping[str, Any]) -> str:
@@ -62,10 +77,10 @@ def section(results: Mapping[str, Any]) -> str:
             "One setting at a time is moved away from `four forks`. Area under the learning curve, points, with "
             "simultaneous intervals (Bonferroni over the table). Groups: 32 completions a rollout in all. Updates: 40 "
             "rollouts each, so that more updates are more training. Vocabulary: words that are never likely are added "
-            "to the gate's log V alone. The reference is renewed by copying the policy; a reference of a shorter warm-up "
-            "than the policy's knows less than the policy does.",
-            markdown_table(header, rows),
+            "to the gate's log V alone. The reference is renewed by copying the policy; a reference of a shorter "
+            "warm-up than the policy's knows less than the policy does.",
             "![DGPO less GRPO along each setting](figures/surface.png)",
+            folded("every point, with GRPO's area and the effective share of the credit", markdown_table(header, rows)),
             record_line(results["record"]),
         ]
     )

@@ -42,6 +42,16 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     return [Verdict(claim, "supported" if holds else "not supported", why, asked_by="us", short=short)]
 
 
+def advice(results: Mapping[str, Any]) -> str:
+    """Return what a user should make of it."""
+    (verdict,) = verdicts(results)
+    return (
+        "Want to know before training whether hindsight can teach your model? `python -m "
+        "experiments.value_ground_truth --model M --task T` measures whether a hint knows the sign of the steps that "
+        f"decide; for SmolLM2-135M: AUROC {verdict.short}."
+    )
+
+
 def section(results: Mapping[str, Any]) -> str:
     """Return the chapter of docs/results.md."""
     parts = [

@@ -6,9 +6,9 @@ import pytest
 
 from experiments.harness import Cell
 from experiments.smollm2 import page, summary, training
-from experiments.smollm2.__main__ import grid
+from experiments.smollm2.__main__ import EXPERIMENT, grid
 from experiments.smollm2.questions import HINTED, MISLED, MISSOLVED, SOLVED, draw, right
-from experiments.smollm2.rules import ARMS, BASE, HINTS, REDUCED, TASKS, arms_of
+from experiments.smollm2.rules import ARMS, BASE, CHOSEN_ON, HINTS, RATED, REDUCED, TASKS, arms_of
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,12 @@ def test_arms_are_rules_of_the_library():
     assert str(ARMS["entropy"].credit_rule) == "entropy(tau=0.5, kappa=1.0)"
     assert {name: arm.credit_rule.traits.needs_reference for name, arm in ARMS.items()} == {
         "grpo": False, "dgpo": True, "hindsight": True, "hindsight-plain": True, "hindsight-solution": True,
-        "sdpo": False, "dgpo-sharp": True, "share": True, "entropy": False,
+        "sdpo": False, "dgpo-sharp": True, "share": True, "entropy": False, "grpo-slow": False, "hindsight-slow": True,
     }  # fmt: skip
-    assert [name for name, arm in ARMS.items() if arm.credit_rule.traits.needs_hint] == list(HINTS)
-    assert set(arms_of("sums")) - set(arms_of("lcm")) == {"hindsight-solution"}
+    assert [name for name, arm in ARMS.items() if arm.credit_rule.traits.needs_hint] == sorted(
+        HINTS, key=list(ARMS).index
+    )
+    assert set(arms_of("sums")) ^ set(arms_of("lcm")) == {"hindsight-solution", "grpo-slow", "hindsight-slow"}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -96,9 +98,29 @@ def test_what_an_arm_without_a_reference_does_not_log_is_left_out():
 
 def test_every_cell_of_the_grid_has_settings_of_its_own():
     cells = list(grid(range(2)))
-    assert len(cells) == len(set(cells)) == 2 * (2 * (len(ARMS) + 1) - 1)
+    assert len(cells) == len(set(cells)) == 2 * (len(arms_of("sums")) + len(arms_of("lcm")))
     same_seed = [json.dumps(training.settings_of(cell, {}), sort_keys=True) for cell in cells if cell.seed == 0]
     assert len(same_seed) == len(set(same_seed))
+
+
+def test_a_rate_is_chosen_on_seeds_that_nothing_else_reads():
+    assert not set(CHOSEN_ON) & set(EXPERIMENT.seeds)
+    whole = [one for one in grid(EXPERIMENT.seeds) if one.seed in CHOSEN_ON]
+    assert len(whole) == 2 * 2 * len(CHOSEN_ON)
+    assert not any(one.seed in CHOSEN_ON for one in grid(range(2)))
+    rates = {rule: training.settings_of(Cell(RATED, rule, 0), {})["learning_rate"] for rule in arms_of(RATED)}
+    assert rates["grpo-slow"] == rates["hindsight-slow"] == pytest.approx(0.3 * rates["grpo"])
+    # The slower GRPO is better where rates are chosen and worse where they are compared; hindsight the other way.
+    right = {"grpo": (1, 2), "grpo-slow": (2, 1), "hindsight": (2, 1), "hindsight-slow": (1, 2)}
+    cells = [
+        cell(rule, seed, [counts[seed < 2]] * 2, task=RATED)
+        for rule, counts in right.items()
+        for seed in (0, 1, *CHOSEN_ON)
+    ]
+    assert summary.best_rates({"cells": cells}) == ("grpo-slow", "hindsight")
+    assert summary.accuracy({"cells": cells}, RATED, "grpo") == {0: 1.0, 1: 1.0}
+    assert "x 0.3, on the seeds of the table: +0.000" in page._at_best_rates({"cells": cells})
+    assert summary.best_rates({"cells": cells[:-1]}) is None
 
 
 def cell(rule, seed, correct, *, task="sums", norm=1.0):
