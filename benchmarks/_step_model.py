@@ -8,7 +8,7 @@ import torch
 
 def build_model(arguments: argparse.Namespace, folder: Path) -> str:
     """A random Llama of the asked-for shape, with a tokenizer that is never used to generate."""
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
@@ -30,5 +30,6 @@ def build_model(arguments: argparse.Namespace, folder: Path) -> str:
     words = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "word": 3}
     names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "padding_side": "left"}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     return str(folder)

@@ -21,6 +21,7 @@ PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 STEP_NAMES = {
     "dgpo": "**DGPO**",
+    "hindsight": "hindsight",
     "grpo_ours": "GRPO on our head",
     "grpo": "TRL's GRPO, beta = 0",
     "grpo_scored": "TRL's GRPO, beta = 0, scored positions only",
@@ -212,6 +213,24 @@ def train_step_head_copies() -> str:
     return table(["", "seconds (least to most)"], rows) + origin(result)
 
 
+def train_step_hints() -> str:
+    """A rollout and its update by GRPO, DGPO and hindsight."""
+    result = load("train_step_hints")
+    found = result["hints"]
+    rows = [
+        [
+            STEP_NAMES[name],
+            *(
+                f"{each[name]['median']:.2f} ({each[name]['min']:.2f} to {each[name]['max']:.2f}), "
+                f"{each[name]['median'] / each['grpo_ours']['median']:.2f}"
+                for each in found.values()
+            ),
+        ]
+        for name in found["after sampling"]
+    ]
+    return table(["seconds (least to most), times GRPO's", *found], rows) + origin(result)
+
+
 def train_step_skipping() -> str:
     """Whole steps of two recipes with and without completions of advantage 0."""
     result = load("train_step_skipping")
@@ -350,6 +369,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "train-step-skipping": train_step_skipping,
     "train-step-overlap": train_step_overlap,
     "train-step-head-copies": train_step_head_copies,
+    "train-step-hints": train_step_hints,
     "credit-logging": credit_logging,
     "watching": watching,
     "math-rewards": math_rewards,

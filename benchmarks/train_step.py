@@ -7,6 +7,7 @@
     python benchmarks/train_step.py --padding --completion-length 384     # as TRL pads a rollout, or sorted by length
     python benchmarks/train_step.py --skipping --repeats 3                # recipes as they are, by skip_zero_advantage
     python benchmarks/train_step.py --overlap --repeats 3                 # the reference while rewards wait
+    python benchmarks/train_step.py --hints --repeats 3                   # GRPO, DGPO and hindsight, a rollout each
     python benchmarks/train_step.py --head-copies --repeats 2            # SmolLM2 with LoRA: sampling on a CPU
     python benchmarks/train_step.py --memory float32 bfloat16             # memory alone; the machine may be busy
 
@@ -46,6 +47,7 @@ import trl.trainer.utils
 from _common import allocated_memory, interleaved, own_process, peak_memory, save, spread
 from _lm_head_contenders import without_entropy
 from _step_breakdown import breakdown
+from _step_hints import hints, prompt
 from _step_model import build_model
 from _step_padding import padding
 from _step_turns import head_copies, overlap, skipping
@@ -84,18 +86,19 @@ def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace
         "disable_tqdm": True,
         "save_strategy": "no",
     }
-    trainer_class, config_class = (
-        (DGPOTrainer, DGPOConfig) if contender == "dgpo" else (trl.GRPOTrainer, trl.GRPOConfig)
-    )
+    is_ours = contender in ("dgpo", "hindsight")
+    trainer_class, config_class = (DGPOTrainer, DGPOConfig) if is_ours else (trl.GRPOTrainer, trl.GRPOConfig)
+    if is_ours:
+        options["credit_rule"] = contender
     trainer = trainer_class(
         AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, arguments.dtype)),
         lambda completions, **_: [float(row) for row in range(len(completions))],  # all have an advantage
         config_class(**options, **more),
-        train_dataset=Dataset.from_dict({"prompt": ["word"] * arguments.batch_size}),
+        train_dataset=Dataset.from_list([question(arguments)] * arguments.batch_size),
     )
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
-    if contender not in ("dgpo", "grpo_kl_ours"):
+    if not is_ours and contender != "grpo_kl_ours":
         return trainer
     # Weights that are not 1: what happens after the first update.
     generator = torch.Generator().manual_seed(1)
@@ -104,6 +107,11 @@ def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
             parameter.add_(noise, alpha=1e-3)
     return trainer
+
+
+def question(arguments: argparse.Namespace) -> dict[str, str]:
+    """A row of the data: one word, or as many as a prompt is asked to have, and the answer that hindsight is shown."""
+    return {"prompt": prompt(arguments) if arguments.hints else "word", "answer": "word"}
 
 
 def advantages(arguments: argparse.Namespace) -> torch.Tensor:
@@ -157,7 +165,7 @@ def log_probabilities_alone() -> Iterator[None]:
 def run_whole_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> None:
     """Sample, score, loss and backward pass."""
     with scoring_of(contender):
-        inputs = trainer._generate_and_score_completions([{"prompt": "word"}] * arguments.batch_size)
+        inputs = trainer._generate_and_score_completions([question(arguments)] * arguments.batch_size)
         trainer._compute_loss(trainer.model, inputs).backward()
 
 
@@ -210,6 +218,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--padding", action="store_true", help="what padding costs, with sort_by_length and without")
     parser.add_argument("--skipping", action="store_true", help="steps of recipes, by skip_zero_advantage")
     parser.add_argument("--overlap", action="store_true", help="a step by overlap_reference, where rewards wait")
+    parser.add_argument("--hints", action="store_true", help="a rollout and its update by GRPO, DGPO and hindsight")
     parser.add_argument("--head-copies", action="store_true", help="a step of the SmolLM2 recipe, by dgpo train's hook")
     parser.add_argument("--memory", nargs="+", choices=["float32", "bfloat16"], help="measure memory alone, by dtype")
     parser.add_argument("--save", type=Path, help="write the results as JSON")
@@ -239,6 +248,8 @@ def main() -> None:
         result["skipping"] = skipping(arguments)
     elif arguments.overlap:
         result["overlap"] = overlap(arguments)
+    elif arguments.hints:
+        result["hints"] = hints(arguments, build_trainer, run_whole_step)
     elif arguments.head_copies:
         result["head_copies"] = head_copies(arguments)
     elif arguments.memory:
