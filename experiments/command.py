@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.names import did_you_mean
+from experiments.added import held, merged
 from experiments.harness import CACHE, Cell, Outcome, Settings, run_cells
 from experiments.provenance import write_json
 
@@ -62,6 +63,12 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     seeds = options.seeds or (experiment.seeds[: experiment.reduced_seeds] if options.reduced else experiment.seeds)
     planned = list(experiment.plan(seeds, options.reduced))
     chosen = _chosen(planned, "variant", options.variants) & _chosen(planned, "rule", options.rules)
+    committed, everything = None, list(experiment.plan(experiment.seeds, False))
+    if options.add:
+        committed = json.loads(experiment.results.read_text())
+        chosen -= held(committed, everything)
+        if not chosen:
+            print("The committed results hold all of these cells: nothing to add.", file=sys.stderr)
     models = (options.cache or CACHE) / experiment.name / "models"
     if options.fresh and not options.no_compute:
         shutil.rmtree(models, ignore_errors=True)
@@ -80,7 +87,8 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     folder = folder_of_results(options, experiment, outcome)
     if folder is not None and outcome.results:
         path = folder / experiment.results.name
-        write_json(path, experiment.summarize(outcome))
+        results = experiment.summarize(outcome)
+        write_json(path, results if committed is None else merged(committed, results, everything))
         # As read again: figures and page are made of what is committed, rounded floats included.
         experiment.draw(json.loads(path.read_text()), None if path == experiment.results else folder)
     return int(bool(outcome.failures))
@@ -94,7 +102,7 @@ def parse_options(experiment: Experiment, arguments: Sequence[str] | None = None
         arguments: Of the command line by default.
 
     Returns:
-        `reduced`, `seeds`, `variants`, `rules`, `workers`, `cache`, `out`, `fresh`, `no_compute` and `quiet`.
+        `reduced`, `seeds`, `variants`, `rules`, `add`, `workers`, `cache`, `out`, `fresh`, `no_compute`, `quiet`.
     """
     parser = argparse.ArgumentParser(description=experiment.description)
     seeds = f"{experiment.seeds[0]}-{experiment.seeds[-1]}"
@@ -103,13 +111,21 @@ def parse_options(experiment: Experiment, arguments: Sequence[str] | None = None
     add("--seeds", type=parse_seeds, default=None, help=f"such as 5, 0-9 or 0,3,4; {seeds} by default")
     add("--variants", type=_names, default=(), help="only these, by commas")
     add("--rules", type=_names, default=(), help="only these, by commas")
+    add(
+        "--add",
+        action="store_true",
+        help="to the committed results, which keep what they hold, whatever code made it: a rule or seeds of your own",
+    )
     add("--workers", type=int, default=2, help="processes; 0 computes in this one")
     add("--cache", type=Path, default=None, help="folder of finished cells; runs/experiments by default")
     add("--out", type=Path, default=None, help="folder for results and figures; the committed ones by default")
     add("--fresh", action="store_true", help="compute again what the cache holds")
     add("--no-compute", action="store_true", help="results and figures from finished cells alone")
     add("--quiet", action="store_true", help="no progress bar")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.add and options.reduced:
+        parser.error("--add adds to the committed results and --reduced is no part of these; leave one out.")
+    return options
 
 
 def folder_of_results(options: argparse.Namespace, experiment: Experiment, outcome: Outcome) -> Path | None:
@@ -125,6 +141,8 @@ def folder_of_results(options: argparse.Namespace, experiment: Experiment, outco
     """
     if options.out is not None:
         return Path(options.out)
+    if options.add:
+        return experiment.results.parent
     missing = set(experiment.plan(experiment.seeds, False)) - outcome.results.keys()
     if not missing and not options.reduced:
         return experiment.results.parent

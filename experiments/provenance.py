@@ -50,15 +50,36 @@ def range_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         `first`, `last`, `machines`, `python`, `versions`.
     """
-    records = list(records)
-    dates = sorted(one["date"] for one in records)
-    versions = {(name, version) for one in records for name, version in one["versions"].items()}
+    return joined(map(_range, records))
+
+
+def joined(ranges: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the range that covers several of `range_of`."""
+    ranges = list(ranges)
+    dates = sorted(date for one in ranges for date in (one["first"], one["last"]) if date)
+    versions = {(name, version) for one in ranges for name, each in one["versions"].items() for version in each}
     return {
         "first": dates[0] if dates else None,
         "last": dates[-1] if dates else None,
-        "machines": sorted({one["machine"] for one in records}),
-        "python": sorted({one["python"] for one in records}),
+        "machines": sorted({machine for one in ranges for machine in one["machines"]}),
+        "python": sorted({python for one in ranges for python in one["python"]}),
         "versions": {name: sorted(v for n, v in versions if n == name) for name in dict(sorted(versions))},
+    }
+
+
+def made_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return when and on what the cells of a command were made; older results know the last command's alone."""
+    made: Mapping[str, Any] = record.get("made") or _range(record)
+    return made
+
+
+def _range(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "first": record["date"],
+        "last": record["date"],
+        "machines": [record["machine"]],
+        "python": [record["python"]],
+        "versions": {name: [version] for name, version in record["versions"].items()},
     }
 
 

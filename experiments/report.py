@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dgpo.lab.evaluation.intervals import Estimate, student_quantile
+from experiments.provenance import made_of
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
@@ -182,14 +183,7 @@ def record_line(record: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    # Older results have no record per cell, only the last command's machine and versions.
-    made = record.get("made") or {
-        "first": record["date"],
-        "last": record["date"],
-        "machines": [record["machine"]],
-        "python": [record["python"]],
-        "versions": {name: [version] for name, version in record["versions"].items()},
-    }
+    made = made_of(record)
     earlier = 0 if record.get("made") else record["cells"] - record["cells_computed_by_this_command"]
     versions = ", ".join(f"{name} {' and '.join(each)}" for name, each in made["versions"].items())
     days = made["first"] if made["first"] == made["last"] else f"{made['first']} to {made['last']}"
