@@ -160,7 +160,7 @@ def _seeds_table(results: Mapping[str, Any], task: str, rules: list[str]) -> str
         [_label(rule), *(f"{values[seed]:.3f}" if seed in values else "" for seed in seeds)]
         for rule, values in found.items()
     ]
-    return markdown_table(["seed", *seeds], rows)
+    return markdown_table(["seed", *map(str, seeds)], rows)
 
 
 def _label(rule: str) -> str:
