@@ -166,6 +166,7 @@ bench-compare: $(STAMP)  ## a training step by the code of another revision and 
 experiments: $(STAMP)  ## evidence on the claims: every experiment that needs no download, then docs/results.md
 	$(BIN)/python -m experiments.credit
 	$(BIN)/python -m experiments.hindsight
+	$(BIN)/python -m experiments.surface
 	$(BIN)/python -m experiments.gradient_stability
 	$(BIN)/python -m experiments.page
 
