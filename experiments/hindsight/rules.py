@@ -15,7 +15,7 @@ from experiments.hindsight.knowing import (
 from experiments.hindsight.starts import Start
 
 HINTS = "grpo hinted"
-STUBS = "grpo interrupted"
+STUBS, LIKELIHOOD = "grpo interrupted", "gold likelihood logarithm"
 GOLD_ARM, PEER_ARM = "hindsight gold", "hindsight peer"
 UNTRUE, WRONG, WITHOUT_D = "no hint is true", "gold 1 in 4 wrong", "gold without d"
 GOLD, PEER = Hint(), Hint("peer")
@@ -58,7 +58,7 @@ ARMS: dict[str, KnowingArm] = {
     "gold likelihood decay .9": _told(
         value_changes, _EXACT, values="gold likelihood", start=INTERRUPTED, baseline=STUBS
     ),
-    "gold likelihood logarithm": _told(
+    LIKELIHOOD: _told(
         value_changes,
         {"mix": 0.5, "logarithm": True},
         values="gold likelihood",
