@@ -56,10 +56,11 @@ def section(results: Mapping[str, Any]) -> str:
         *_rates(results),
         folded(
             "cost",
-            "Per training, as a multiple of GRPO's from the same start: tokens sampled, tokens trained on, tokens of "
-            "extra forward passes as a share of the sampled ones, and processor time of the training loop (this toy "
-            "model is bound by overhead; with a real one two more forward passes of the reference a rollout are what "
-            "counts).",
+            f"Per training, as a multiple of GRPO's from the same start, in `{TWO[0]}` / `{TWO[1]}`: updates, tokens "
+            "sampled and trained on, tokens of extra forward passes as a share of the sampled ones, and processor time "
+            "of the training loop. Of the last only large differences mean something: the cells are of several "
+            "sessions of a shared machine, and this toy model is bound by overhead. With a real one two more forward "
+            "passes of the reference a rollout are what counts ([benchmarks](benchmarks.md)).",
             _cost_table(results),
         ),
         record_line(results["record"]),
@@ -149,24 +150,19 @@ def _rates(results: Mapping[str, Any]) -> list[str]:
 
 
 def _cost_table(results: Mapping[str, Any]) -> str:
+    """Costs of each arm as multiples of its baseline's, one figure for each variant that judges."""
     rows = []
-    for variant in TWO:
-        present = results["rules"].get(variant, {})
-        for arm in (*LADDER, GOLD_ARM, PEER_ARM):
-            if arm not in present or ARMS[arm].baseline not in present:
-                continue
-            cost, base = present[arm]["cost"], present[ARMS[arm].baseline]["cost"]
-            ratios = [cost[name] / base[name] for name in ("sampled_tokens", "trained_tokens")]
-            rows.append(
-                [
-                    arm,
-                    f"`{variant}`",
-                    f"{cost['sampled_tokens']:,.0f}",
-                    f"{cost['updates']:.0f}",
-                    *(f"{ratio:.2f}" for ratio in ratios),
-                    f"{cost['scored_tokens'] / cost['sampled_tokens']:.2f}",
-                    f"{cost['cpu_seconds'] / base['cpu_seconds']:.2f}",
-                ]
-            )
-    header = ["arm", "variant", "tokens", "updates", "sampled", "trained", "scored besides", "processor time"]
+    for arm in (*LADDER, GOLD_ARM, PEER_ARM):
+        compared = [variant for variant in TWO if variant in results["rules"] and _is_compared(results, variant, arm)]
+        if not compared:
+            continue
+        costs = [results["rules"][variant][arm]["cost"] for variant in compared]
+        bases = [results["rules"][variant][ARMS[arm].baseline]["cost"] for variant in compared]
+        ratios = [
+            [cost[name] / base[name] for cost, base in zip(costs, bases, strict=True)]
+            for name in ("updates", "sampled_tokens", "trained_tokens", "cpu_seconds")
+        ]
+        ratios.insert(3, [cost["scored_tokens"] / cost["sampled_tokens"] for cost in costs])
+        rows.append([arm, *(" / ".join(f"{ratio:.2f}" for ratio in each) for each in ratios)])
+    header = ["arm", "updates", "tokens sampled", "trained on", "scored besides", "processor time"]
     return markdown_table(header, rows)
