@@ -49,8 +49,8 @@ def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
     """
     if reduced:
         return [Cell("reduced", rule, seed) for rule in ARMS for seed in seeds]
-    pairs = [(variant, rule) for variant in TWO for rule in EVERYWHERE]
-    pairs += [(variant, rule) for variant in VARIANTS for rule in EVERYWHERE]
+    # Neighbours start from different models, so that no two processes warm up the same one.
+    pairs = [(variant, rule) for variants in (TWO, VARIANTS) for rule in EVERYWHERE for variant in variants]
     pairs += [(variant, rule) for rule in FIRST for variant in TWO]
     pairs += [(variant, rule) for variant in VARIANTS for rule in RUNGS]
     pairs += [(variant, rule) for rule in ARMS for variant in TWO]
