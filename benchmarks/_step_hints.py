@@ -25,15 +25,16 @@ def hints(
         whole_step: Samples, scores and differentiates.
 
     Returns:
-        Seconds of each contender, and their ratios to GRPO's.
+        Seconds of each contender.
     """
+    question = {"prompt": " ".join(["word"] * arguments.prompt_length), "answer": "word"}
     with tempfile.TemporaryDirectory() as folder:
         path = build_model(arguments, Path(folder))
-        trainers = {name: build_trainer(name, path, arguments) for name in CONTENDERS}
-        steps = {name: partial(whole_step, name, trainer, arguments) for name, trainer in trainers.items()}
+        trainers = {name: build_trainer(name, path, arguments, question) for name in CONTENDERS}
+        steps = {name: partial(whole_step, name, trainer, arguments, question) for name, trainer in trainers.items()}
         found = {"with sampling": interleaved(steps, arguments.repeats)}
         # One rollout for all: the same completions and lengths.
-        sampled = trainers["dgpo"]._generate([prompt(arguments)] * arguments.batch_size)
+        sampled = trainers["dgpo"]._generate([question["prompt"]] * arguments.batch_size)
         for trainer in trainers.values():
             patch.object(trainer, "_generate", lambda prompts, rollout=sampled: rollout).start()
         found["after sampling"] = interleaved(steps, arguments.repeats)
@@ -41,8 +42,3 @@ def hints(
     for kind, each in result.items():
         print(kind, {name: f"{times['median']:.2f} s" for name, times in each.items()}, flush=True)
     return result
-
-
-def prompt(arguments: argparse.Namespace) -> str:
-    """A prompt of the asked-for length."""
-    return " ".join(["word"] * arguments.prompt_length)

@@ -31,7 +31,7 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ import trl.trainer.utils
 from _common import allocated_memory, interleaved, own_process, peak_memory, save, spread
 from _lm_head_contenders import without_entropy
 from _step_breakdown import breakdown
-from _step_hints import hints, prompt
+from _step_hints import hints
 from _step_model import build_model
 from _step_padding import padding
 from _step_turns import head_copies, overlap, skipping
@@ -57,6 +57,7 @@ from dgpo.engines.trl import heads
 
 TRL_COMPACT = trl.trainer.utils._use_triton
 CONTENDERS = ("dgpo", "grpo", "grpo_kl", "grpo_kl_scored", "grpo_kl_ours", "grpo_ours")
+QUESTION = {"prompt": "word", "answer": "word"}
 LIVE_CONTENDERS = ("dgpo", "grpo_scored", "grpo_ours")
 SIZES = ("vocab_size", "hidden_size", "layers", "batch_size", "prompt_length", "completion_length")
 SIZES += ("dtype", "device", "threads")
@@ -67,7 +68,13 @@ SWEEP = {
 }
 
 
-def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace, **more: Any) -> Any:
+def build_trainer(
+    contender: str,
+    model_path: str,
+    arguments: argparse.Namespace,
+    question: Mapping[str, str] = QUESTION,
+    **more: Any,
+) -> Any:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
@@ -94,7 +101,7 @@ def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace
         AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, arguments.dtype)),
         lambda completions, **_: [float(row) for row in range(len(completions))],  # all have an advantage
         config_class(**options, **more),
-        train_dataset=Dataset.from_list([question(arguments)] * arguments.batch_size),
+        train_dataset=Dataset.from_list([dict(question)] * arguments.batch_size),
     )
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
@@ -107,11 +114,6 @@ def build_trainer(contender: str, model_path: str, arguments: argparse.Namespace
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
             parameter.add_(noise, alpha=1e-3)
     return trainer
-
-
-def question(arguments: argparse.Namespace) -> dict[str, str]:
-    """A row of the data: one word, or as many as a prompt is asked to have, and the answer that hindsight is shown."""
-    return {"prompt": prompt(arguments) if arguments.hints else "word", "answer": "word"}
 
 
 def advantages(arguments: argparse.Namespace) -> torch.Tensor:
@@ -162,10 +164,12 @@ def log_probabilities_alone() -> Iterator[None]:
         yield
 
 
-def run_whole_step(contender: str, trainer: Any, arguments: argparse.Namespace) -> None:
+def run_whole_step(
+    contender: str, trainer: Any, arguments: argparse.Namespace, question: Mapping[str, str] = QUESTION
+) -> None:
     """Sample, score, loss and backward pass."""
     with scoring_of(contender):
-        inputs = trainer._generate_and_score_completions([question(arguments)] * arguments.batch_size)
+        inputs = trainer._generate_and_score_completions([dict(question)] * arguments.batch_size)
         trainer._compute_loss(trainer.model, inputs).backward()
 
 

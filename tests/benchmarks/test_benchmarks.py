@@ -194,6 +194,18 @@ def test_train_step_by_live_share(tmp_path):
     assert set(some["dgpo_over"]) == {"dgpo", "grpo_scored", "grpo_ours"}
 
 
+def test_train_step_with_a_hint(tmp_path):
+    found = tmp_path / "found.json"
+    sizes = {"vocab-size": 300, "hidden-size": 64, "layers": 1, "batch-size": 2, "completion-length": 8}
+    options = [f"--{name}={value}" for name, value in sizes.items()]
+    run("train_step", *options, "--prompt-length=6", "--hints", "--repeats=1", "--device=cpu", "--save", str(found))
+    result = json.loads(found.read_text())["hints"]
+    assert list(result) == ["with sampling", "after sampling"]
+    for seconds in result.values():
+        assert list(seconds) == ["grpo_ours", "dgpo", "hindsight"]
+        assert all(each["median"] > 0 for each in seconds.values())
+
+
 def be_skewed_rollout():
     """Count and time a skewed rollout, and print the result."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
