@@ -7,7 +7,7 @@ from experiments.report import Verdict, markdown_table
 
 _STRICT = "0.375"
 _BAR = 0.85
-"""AUROC of the sign at which half of the gain of exact values was left on `forks`."""
+"""AUROC of the sign between those at which wrong hints leave hindsight most and nothing of its gain on `forks`."""
 
 
 def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
@@ -34,8 +34,9 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     holds = bool(best) and all(key and hinted[key][1] is not None and hinted[key][1] > _BAR for key in best.values())
     why = (
         f"AUROC of the best hint's log-ratio for the sign of a change of the value of {_STRICT} or more: "
-        f"{shown or 'none was measured'}. The bar is {_BAR}, at which half of the gain of exact values was left in "
-        "the experiment on hindsight; an interval must lie above it in all tables."
+        f"{shown or 'none was measured'}. The bar is {_BAR}: on `forks` wrong hints leave hindsight most of its gain "
+        "above it and none that is certain below (*gold 1 in 10 wrong*, *gold 1 in 4 wrong*). An interval must lie "
+        "above it in all tables."
     )
     short = "; ".join(f"{_shown(hinted[key])}" for key in best.values() if key)
     claim = "A hinted reference knows the sign of a decisive step of a real language model"
