@@ -8,6 +8,9 @@ from experiments.report import Verdict, above, below, folded, markdown_table, re
 from experiments.surface.comparison import differences, measured
 from experiments.surface.points import GRPO, TAUS, Point
 
+_LEARNT = 0.01
+"""Area below which GRPO has learnt nothing."""
+
 
 def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says.
@@ -78,12 +81,22 @@ def section(results: Mapping[str, Any]) -> str:
             "simultaneous intervals (Bonferroni over the table). Groups: 32 completions a rollout in all. Updates: 40 "
             "rollouts each, so that more updates are more training. Vocabulary: words that are never likely are added "
             "to the gate's log V alone. The reference is renewed by copying the policy; a reference of a shorter "
-            "warm-up than the policy's knows less than the policy does.",
+            "warm-up than the policy's knows less than the policy does." + _said_of_mute_points(results),
             "![DGPO less GRPO along each setting](figures/surface.png)",
             folded("every point, with GRPO's area and the effective share of the credit", markdown_table(header, rows)),
             record_line(results["record"]),
         ]
     )
+
+
+def _said_of_mute_points(results: Mapping[str, Any]) -> str:
+    """A sentence on the points that tell nothing of a rule."""
+    mute = [
+        f"{point.axis} {point.value}"
+        for point in measured(results)
+        if mean(results, point.variant, GRPO, "area").value < _LEARNT
+    ]
+    return f" GRPO itself learns nothing at {', '.join(mute)}, which therefore tells nothing of a rule." if mute else ""
 
 
 def _percent(results: Mapping[str, Any], point: Point, method: str, figure: str) -> str:
