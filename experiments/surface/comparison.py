@@ -15,6 +15,11 @@ def measured(results: Mapping[str, Any]) -> list[Point]:
     return [point for point in POINTS if all(point.arm(one) in rules.get(point.variant, {}) for one in (GRPO, *TAUS))]
 
 
+def num_comparisons(results: Mapping[str, Any]) -> int:
+    """Return how many trainings are compared with GRPO's; one that stands on several axes counts once."""
+    return len({(point.variant, point.arm(method)) for point in measured(results) for method in TAUS})
+
+
 def by_axis(results: Mapping[str, Any]) -> dict[str, list[Point]]:
     """Return the measured points of each axis."""
     axes: dict[str, list[Point]] = {}
@@ -29,7 +34,7 @@ def differences(results: Mapping[str, Any]) -> dict[tuple[Point, str], Estimate]
     A training that stands on several axes (the task as it is) is one comparison.
     """
     points = measured(results)
-    count = len({(point.variant, point.arm(method)) for point in points for method in TAUS})
+    count = num_comparisons(results)
     return {
         (point, method): paired_difference(
             *(per_seed(results, point.variant, point.arm(one), "area") for one in (method, GRPO)), comparisons=count

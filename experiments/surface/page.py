@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.credit.comparison import mean, points
 from experiments.report import Verdict, above, below, folded, markdown_table, record_line
-from experiments.surface.comparison import differences, measured
+from experiments.surface.comparison import differences, measured, num_comparisons
 from experiments.surface.points import GRPO, TAUS, Point
 
 _LEARNT = 0.01
@@ -30,7 +30,7 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     axes = len({point.axis for point in measured(results)})
     why = (
         f"Along {axes} settings the area with {paper} is {spread} from GRPO's. Beyond simultaneous intervals it is "
-        f"better{_listed(better)} and worse{_listed(worse)}, of {len(found)} comparisons of both temperatures."
+        f"better{_listed(better)} and worse{_listed(worse)}, of {num_comparisons(results)} comparisons of both temperatures."
     )
     return [
         Verdict(
