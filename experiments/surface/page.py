@@ -30,7 +30,8 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     axes = len({point.axis for point in measured(results)})
     why = (
         f"Along {axes} settings the area with {paper} is {spread} from GRPO's. Beyond simultaneous intervals it is "
-        f"better{_listed(better)} and worse{_listed(worse)}, of {num_comparisons(results)} comparisons of both temperatures."
+        f"better{_listed(better)} and worse{_listed(worse)}, of {num_comparisons(results)} comparisons of both "
+        "temperatures."
     )
     return [
         Verdict(
