@@ -63,8 +63,9 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     seeds = options.seeds or (experiment.seeds[: experiment.reduced_seeds] if options.reduced else experiment.seeds)
     planned = list(experiment.plan(seeds, options.reduced))
     chosen = _chosen(planned, "variant", options.variants) & _chosen(planned, "rule", options.rules)
-    committed, everything = None, list(experiment.plan(experiment.seeds, False))
+    committed, everything = None, []
     if options.add:
+        everything = list(experiment.plan(experiment.seeds, False))
         committed = json.loads(experiment.results.read_text())
         chosen -= held(committed, everything)
         if not chosen:

@@ -6,7 +6,7 @@ from typing import Any
 from dgpo.lab.evaluation.intervals import Estimate
 from experiments.credit.comparison import points
 from experiments.hindsight.cells import CHOSEN_ON
-from experiments.hindsight.comparison import gains, mean, per_seed
+from experiments.hindsight.comparison import between, gains, mean, per_seed
 from experiments.hindsight.rules import (
     AGAINST,
     AGAINST_WRONG,
@@ -48,13 +48,8 @@ def _to_be_gained(results: Mapping[str, Any]) -> Verdict:
         f"A rule that is told the exact advantage of each token gains {_listed(exact)}; one that is told which tokens "
         f"decide, but not whether they were right, gains {_listed(places)}."
     )
-    return Verdict(
-        "There is token-level credit to be gained here",
-        _word(bool(better)),
-        why,
-        asked_by="us",
-        short=f"exact token advantage: {_counted(exact)}; the places alone: {_counted(places)}",
-    )
+    short = f"exact token advantage: {_counted(exact)}; the places alone: {_counted(places)}"
+    return _verdict("There is token-level credit to be gained here", bool(better), why, short)
 
 
 def _gold(results: Mapping[str, Any]) -> Verdict:
@@ -67,7 +62,7 @@ def _gold(results: Mapping[str, Any]) -> Verdict:
         f"{_range(results, GOLD_ARM, 'sign_auroc')}."
     )
     claim = "A frozen reference that is shown the answer turns it into token credit that beats GRPO"
-    return Verdict(claim, _word(len(better) >= 2 and not worse), why, asked_by="us", short=_counted(areas))
+    return _verdict(claim, len(better) >= 2 and not worse, why, _counted(areas))
 
 
 def _peer(results: Mapping[str, Any]) -> Verdict:
@@ -79,7 +74,7 @@ def _peer(results: Mapping[str, Any]) -> Verdict:
         f"worse in {len(worse)}: {_listed(areas)}. Groups without a right completion learn nothing from it."
     )
     claim = "A right sibling serves as well as the answer"
-    return Verdict(claim, _word(len(better) >= 2 and not worse), why, asked_by="us", short=_counted(areas))
+    return _verdict(claim, len(better) >= 2 and not worse, why, _counted(areas))
 
 
 def _controlled(results: Mapping[str, Any]) -> Verdict | None:
@@ -87,15 +82,9 @@ def _controlled(results: Mapping[str, Any]) -> Verdict | None:
     others, wrongs, astray = (gains(results, [arm], "area") for arm in (AGAINST, AGAINST_WRONG, WRONG_AGAINST))
     if not others:
         return None
-    differences = {
-        (variant, AGAINST): paired_difference(
-            *(per_seed(results, variant, arm, "area") for arm in (AGAINST, GOLD_ARM)), comparisons=len(others)
-        )
-        for variant, _ in others
-    }
     why = (
         f"Compared with another prompt's hint in place of no hint, the difference from GRPO is {_listed(others)}; less "
-        f"than that against no hint, {_listed(differences)}."
+        f"than that against no hint, {_listed(between(results, AGAINST, GOLD_ARM))}."
         + (f" Against the answer in which every pick is wrong it is {_listed(wrongs)}." if wrongs else "")
         + (
             f" With one hint in four wrong and another prompt's as the control it is {_listed(astray)}."
@@ -103,13 +92,8 @@ def _controlled(results: Mapping[str, Any]) -> Verdict | None:
             else ""
         )
     )
-    return Verdict(
-        "Compared with another prompt's hint (`hint_control=other`), the answer still beats GRPO",
-        _word(all(map(above, others.values()))),
-        why,
-        asked_by="us",
-        short=_counted(others),
-    )
+    claim = "Compared with another prompt's hint (`hint_control=other`), the answer still beats GRPO"
+    return _verdict(claim, all(map(above, others.values())), why, _counted(others))
 
 
 def _likelihood(results: Mapping[str, Any]) -> Verdict | None:
@@ -125,13 +109,8 @@ def _likelihood(results: Mapping[str, Any]) -> Verdict | None:
         "reference. What the same quantity tells in SmolLM2, which nobody taught that, stands in the chapter on where "
         "value changes; it is no rule of this package."
     )
-    return Verdict(
-        "Of a policy that can answer when interrupted, the change of its likelihood of the answer beats GRPO",
-        _word(all(map(above, areas.values()))),
-        why,
-        asked_by="us",
-        short=_counted(areas),
-    )
+    claim = "Of a policy that can answer when interrupted, the change of its likelihood of the answer beats GRPO"
+    return _verdict(claim, all(map(above, areas.values())), why, _counted(areas))
 
 
 def _untrue(results: Mapping[str, Any]) -> Verdict:
@@ -156,7 +135,7 @@ def _untrue(results: Mapping[str, Any]) -> Verdict:
     claim = "It does no harm where hints are untrue or the reference does not follow them"
     harmed = any(below(estimate) for estimate in (*untrue.values(), *deaf.values()))
     short = f"no hint is true: {_spread(untrue)}; the reference is deaf: {_spread(deaf)}"
-    return Verdict(claim, _word(not harmed), why, asked_by="us", short=short)
+    return _verdict(claim, not harmed, why, short)
 
 
 def advice(results: Mapping[str, Any]) -> str:
@@ -187,16 +166,10 @@ def advice(results: Mapping[str, Any]) -> str:
 
 def without_distance(results: Mapping[str, Any]) -> str:
     """Whether d adds anything to i, in a sentence; nothing where it was not asked."""
-    pairs = [variant for variant, present in results["rules"].items() if WITHOUT_D in present and GOLD_ARM in present]
-    if not pairs:
+    differences = between(results, GOLD_ARM, WITHOUT_D)
+    if not differences:
         return ""
-    differences = {
-        (variant, WITHOUT_D): paired_difference(
-            *(per_seed(results, variant, arm, "area") for arm in (GOLD_ARM, WITHOUT_D)), comparisons=len(pairs)
-        )
-        for variant in pairs
-    }
-    adds = "adds to" if all(above(one) for one in differences.values()) else "adds nothing certain to"
+    adds = "adds to" if all(map(above, differences.values())) else "adds nothing certain to"
     return f"The distance d {adds} the log-ratio i: with it less without, {_listed(differences)}."
 
 
@@ -255,5 +228,5 @@ def _range(results: Mapping[str, Any], arm: str, figure: str) -> str:
     return f"{min(known):.2f} to {max(known):.2f}" if known else "unknown"
 
 
-def _word(holds: bool) -> Any:
-    return "supported" if holds else "not supported"
+def _verdict(claim: str, holds: bool, why: str, short: str) -> Verdict:
+    return Verdict(claim, "supported" if holds else "not supported", why, asked_by="us", short=short)

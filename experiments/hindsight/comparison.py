@@ -35,6 +35,17 @@ def gain(results: Mapping[str, Any], variant: str, arm: str, figure: str, *, com
     )
 
 
+def between(results: Mapping[str, Any], arm: str, other: str) -> dict[tuple[str, str], Estimate]:
+    """Return an arm's area less another's wherever both were run, with simultaneous intervals."""
+    variants = [variant for variant, present in results["rules"].items() if arm in present and other in present]
+    return {
+        (variant, arm): paired_difference(
+            *(per_seed(results, variant, one, "area") for one in (arm, other)), comparisons=len(variants)
+        )
+        for variant in variants
+    }
+
+
 def gains(results: Mapping[str, Any], arms: Sequence[str], figure: str) -> dict[tuple[str, str], Estimate]:
     """Return the gains of some arms wherever they and their baseline were run, with simultaneous intervals."""
     pairs = [

@@ -56,10 +56,10 @@ def section(results: Mapping[str, Any]) -> str:
 
 def advice(results: Mapping[str, Any]) -> str:
     """Return what a user should make of it; nothing where no arm can be compared."""
-    judged = [verdict for verdict in verdicts(results) if "learns arithmetic" in verdict.claim]
+    judged = _learning(results)
     if not judged:
         return ""
-    better = [verdict.claim.split(":")[0] for verdict in judged if verdict.verdict == "supported"]
+    better = [ARMS[rule].label for rule, verdict in judged.items() if verdict.verdict == "supported"]
     return (
         "A real small model? On two short trainings of SmolLM2-135M "
         + (f"these beat GRPO: {'; '.join(better)}. " if better else "none of the arms beats GRPO on both tasks. ")
@@ -200,8 +200,12 @@ def _training_table(results: Mapping[str, Any], task: str, rules: list[str]) -> 
 
 def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     """Return what the experiment says about the claims it can be asked about."""
-    learning = [_learns_better(results, rule) for rule in JUDGED if _comparable(results, rule)]
-    return [*learning, *([_steadier(results)] if _comparable(results, "dgpo") else [])]
+    return [*_learning(results).values(), *([_steadier(results)] if _comparable(results, "dgpo") else [])]
+
+
+def _learning(results: Mapping[str, Any]) -> dict[str, Verdict]:
+    """Whether each arm that can be compared learns better than GRPO."""
+    return {rule: _learns_better(results, rule) for rule in JUDGED if _comparable(results, rule)}
 
 
 def _comparable(results: Mapping[str, Any], rule: str) -> list[str]:

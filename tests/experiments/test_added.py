@@ -100,7 +100,8 @@ def test_what_is_missing_is_added_and_the_rest_is_not_computed_again(form, tmp_p
     assert record["cells_computed_by_this_command"] == 4
     assert (record["cells"], record["cells_missing"]) == (8, 0)
     assert record["cpu_seconds"] >= 1000.0
-    assert record["made"]["first"] == "2020-01-01T00:00Z" < record["made"]["last"] == whole["record"]["made"]["last"]
+    assert record["made"]["first"] == "2020-01-01T00:00Z"
+    assert record["made"]["last"] >= whole["record"]["made"]["last"]  # a minute may have ended between the two
     assert "another" in record["made"]["machines"]
     assert len(record["made"]["machines"]) == 2
     assert "1.0" in record["made"]["versions"]["torch"]
