@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.value_ground_truth.sums import Sums
+from experiments.value_ground_truth.worked import WORKED, Numbers, answer_in
 
 HINTED = "privileged_context"
 """The column of prompts with a hint, as TRL's SDPO calls it."""
@@ -20,7 +20,7 @@ def draw(dataset: str, options: Mapping[str, Any], *, seed: int, eval_size: int)
     """Return questions to train on, and others that are held out.
 
     Args:
-        dataset: Of `Questions`.
+        dataset: Of `Questions`, or another one of `worked.WORKED`.
         options: Likewise.
         seed: Of the choice.
         eval_size: How many are held out.
@@ -29,35 +29,38 @@ def draw(dataset: str, options: Mapping[str, Any], *, seed: int, eval_size: int)
         Rows of `prompt`, `HINTED` (the same prompt with the answer), `MISLED` (with another one), `answer`, and of sums
         `SOLVED` and `MISSOLVED`.
     """
-    rows = _sums(seed) if dataset == "sums" else _reasoning_gym(dataset, options, seed, eval_size)
+    rows = _worked(dataset, seed) if dataset in WORKED else _reasoning_gym(dataset, options, seed, eval_size)
     return rows[eval_size:], rows[:eval_size]
 
 
 def right(completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[float]:
     """Return 1 where the number after "answer is", else the last one of the first line, is the answer."""
-    read = Sums.answer
-    return [float(read(text) == gold) for text, gold in zip(completions, answer, strict=True)]
+    return [float(answer_in(text) == gold) for text, gold in zip(completions, answer, strict=True)]
 
 
-def _sums(seed: int) -> Rows:
-    sums = Sums()
+def _worked(dataset: str, seed: int) -> Rows:
+    task = WORKED[dataset]
+    drawn = task.draw(480, seed)
+    answers = [str(task.gold(numbers)) for numbers in drawn]
 
-    def row(terms: tuple[int, int, int]) -> dict[str, str]:
-        answer = str(sum(terms))
-        return {
-            "prompt": sums.prompt(terms, "plain", ""),
-            HINTED: sums.prompt(terms, "answer", answer),
-            MISLED: sums.prompt(terms, "answer", _another(answer, [str(sum(one)) for one in drawn], terms)),
-            SOLVED: sums.prompt(terms, "solution", sums.solution(terms)),
-            MISSOLVED: sums.prompt(terms, "solution", _with_a_slip(terms, sums.stub)),
+    def row(numbers: Numbers, answer: str) -> dict[str, str]:
+        given = {
+            "prompt": task.prompt(numbers, "plain", ""),
+            HINTED: task.prompt(numbers, "answer", answer),
+            MISLED: task.prompt(numbers, "answer", _another(answer, answers, numbers)),
             "answer": answer,
         }
+        if dataset != "sums":
+            return given
+        return given | {
+            SOLVED: task.prompt(numbers, "solution", task.solution(numbers)),
+            MISSOLVED: task.prompt(numbers, "solution", _with_a_slip(numbers, task.stub)),
+        }
 
-    drawn = sums.draw(480, seed)
-    return [row(terms) for terms in drawn]
+    return [row(numbers, answer) for numbers, answer in zip(drawn, answers, strict=True)]
 
 
-def _with_a_slip(terms: tuple[int, int, int], stub: str) -> str:
+def _with_a_slip(terms: Numbers, stub: str) -> str:
     """A worked solution whose first sum is off by 1 to 3, and the rest with it."""
     a, b, c = terms
     first = a + b + random.Random(f"slip {terms}").choice([-3, -2, -1, 1, 2, 3])

@@ -24,7 +24,7 @@ CODE = (
     "experiments/smollm2/questions.py",
     "experiments/smollm2/training.py",
     "experiments/value_ground_truth/sampling.py",
-    "experiments/value_ground_truth/sums.py",
+    "experiments/value_ground_truth/worked.py",
 )
 """What computes a cell: where it changes, cells are computed again. Committed results hold the digest of their code."""
 CURVES = {
@@ -68,7 +68,7 @@ def _train(cell: Cell, options: Settings) -> dict[str, Any]:
     )
     set_seed(cell.seed)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(cell, options, train, Path(folder))
+        trainer = trainer_of(cell, options, train, Path(folder))
         trainer.remove_callback(PrinterCallback)
         started = time.perf_counter()
         if cell.rule != BASE:
@@ -83,7 +83,18 @@ def _train(cell: Cell, options: Settings) -> dict[str, Any]:
     }
 
 
-def _trainer(cell: Cell, options: Settings, rows: Rows, folder: Path) -> Any:
+def trainer_of(cell: Cell, options: Settings, rows: Rows, folder: Path) -> Any:
+    """Return the trainer of a cell.
+
+    Args:
+        cell: What to train.
+        options: Of `settings_of`.
+        rows: Questions to train on.
+        folder: For the model with its generation's end, and for what the trainer writes.
+
+    Returns:
+        A `DGPOTrainer`, or TRL's SDPO.
+    """
     from datasets import Dataset
     from peft import LoraConfig
 

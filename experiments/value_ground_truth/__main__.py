@@ -15,12 +15,13 @@ from experiments.value_ground_truth.page import table_of
 from experiments.value_ground_truth.questions import Questions, load_questions
 from experiments.value_ground_truth.sampling import Continuations
 from experiments.value_ground_truth.summary import summarize
+from experiments.value_ground_truth.worked import WORKED
 
 RESULTS = Path(__file__).parent / "results" / "value_ground_truth.json"
 _HELP = {
     "model": "folder, hub id, or folder of an adapter: whose completions and values these are",
     "reference": "what is shown hints, and what the model is compared with; the model itself by default",
-    "task": "sums (worked examples as plain text), or what dgpo train --task takes",
+    "task": f"{' or '.join(WORKED)} (worked examples as plain text), or what dgpo train --task takes",
     "questions": "how many",
     "completions": "of each question",
     "every": "tokens between two prefixes whose value is measured",

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgpo.errors import ConfigError
-from experiments.value_ground_truth.sums import Sums
+from experiments.value_ground_truth.worked import WORKED, Numbers, Worked, answer_in
 
 PLAIN = "plain"
 """How a question is put without a hint."""
 ANSWER, SOLUTION, SIBLING = "answer", "solution", "sibling"
 """Hints: the gold answer, a worked solution, and a right completion of the same question."""
-SUMS = "sums"
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ def load_questions(task: str, tokenizer: Any, *, count: int, seed: int = 0) -> Q
     """Return the questions of a task.
 
     Args:
-        task: `"sums"`, or whatever `dgpo train --task` takes: a reasoning-gym data set, a file, a data set of the hub.
+        task: One of `worked.WORKED`, or whatever `dgpo train --task` takes: a reasoning-gym data set, a file, a data
+            set of the hub.
         tokenizer: Of the model that is asked.
         count: How many.
         seed: Of the choice.
@@ -72,19 +72,19 @@ def load_questions(task: str, tokenizer: Any, *, count: int, seed: int = 0) -> Q
     Raises:
         ConfigError: If there is no such task, or it has fewer questions.
     """
-    if task == SUMS:
-        sums = Sums()
-        questions = [_of_sum(number, one, sums, tokenizer) for number, one in enumerate(sums.draw(count, seed))]
-        return Questions(task, questions, stub=sums.stub, stop="\n")
+    if task in WORKED:
+        worked = WORKED[task]
+        questions = [_of_worked(number, one, worked, tokenizer) for number, one in enumerate(worked.draw(count, seed))]
+        return Questions(task, questions, stub=worked.stub, stop="\n")
     return Questions(task, _of_task(task, tokenizer, count, seed), stub="\n\nThe answer is ")
 
 
-def _of_sum(number: int, terms: tuple[int, int, int], sums: Sums, tokenizer: Any) -> Question:
+def _of_worked(number: int, numbers: Numbers, worked: Worked, tokenizer: Any) -> Question:
     def prompt_ids(kind: str, text: str) -> list[int]:
-        return list(tokenizer(sums.prompt(terms, kind, text), add_special_tokens=False)["input_ids"])
+        return list(tokenizer(worked.prompt(numbers, kind, text), add_special_tokens=False)["input_ids"])
 
-    gold = str(sum(terms))
-    return Question(number, gold, sums.solution(terms), prompt_ids, lambda text: float(sums.answer(text) == gold))
+    gold, solution = str(worked.gold(numbers)), worked.solution(numbers)
+    return Question(number, gold, solution, prompt_ids, lambda text: float(answer_in(text) == gold))
 
 
 def _of_task(name: str, tokenizer: Any, count: int, seed: int) -> list[Question]:

@@ -5,10 +5,11 @@ import re
 import pytest
 
 from experiments.harness import Cell
-from experiments.smollm2 import page, summary, training
+from experiments.smollm2 import checkpoint, page, summary, training
 from experiments.smollm2.__main__ import EXPERIMENT, grid
 from experiments.smollm2.questions import HINTED, MISLED, MISSOLVED, SOLVED, draw, right
 from experiments.smollm2.rules import ARMS, BASE, CHOSEN_ON, HINTS, RATED, REDUCED, TASKS, arms_of
+from experiments.value_ground_truth.worked import WORKED
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,22 @@ def test_variance_and_collapse_take_a_smaller_variance_and_a_larger_entropy(norm
     # Norms scaled by a half have a quarter of the variance.
     assert verdict.figures["sums"]["variance"] == pytest.approx(norm**2 - 1)
     assert verdict.figures["sums"]["entropy"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("task", WORKED)
+def test_checkpoints_are_adapters_of_the_model_and_load(task, tiny_model, tmp_path):
+    from dgpo.lab.evaluation.loading import load_model, named_model
+
+    settings = training.settings_of(Cell("sums", "grpo", 0), REDUCED | {"lora_layers": 1, "learning_rate": 0.1})
+    settings |= {"model": tiny_model, "task": {"dataset": task, "options": {}}, "num_generations": 2}
+    folders = checkpoint.keep(Cell("sums", "grpo", 0), settings, (2, 1), tmp_path)
+    assert [folder.name for folder in folders] == ["step-1", "step-2"]
+    for folder in folders:
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == tiny_model
+        assert load_model(named_model(str(folder)), dtype="float32") is not None
+
+
+def test_checkpoints_name_steps(capsys):
+    with pytest.raises(SystemExit):
+        checkpoint.main(["--steps", "0,6"])
+    assert "'0,6' names no steps" in capsys.readouterr().err

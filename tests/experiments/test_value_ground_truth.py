@@ -14,7 +14,7 @@ from experiments.value_ground_truth.measure import Models, Settings, measured
 from experiments.value_ground_truth.questions import ANSWER, PLAIN, SOLUTION, Question, load_questions
 from experiments.value_ground_truth.sampling import Continuations
 from experiments.value_ground_truth.summary import segments, summarize, with_interval
-from experiments.value_ground_truth.sums import Sums
+from experiments.value_ground_truth.worked import WORKED, answer_in
 
 
 @pytest.fixture(scope="module")
@@ -161,17 +161,33 @@ def test_a_run_that_was_cut_goes_on_to_the_same_figures(name, tmp_path, capsys):
 
 
 def test_sums_are_put_with_and_without_a_hint():
-    sums = Sums()
+    sums = WORKED["sums"]
     terms = sums.draw(500, 0)
     assert len(set(terms)) == 500
     assert terms[:3] == sums.draw(500, 0)[:3]
     solution = sums.solution((2, 3, 4))
-    assert sums.answer(" " + solution) == "9"
-    assert sums.answer(" 1 + 2 = 3. So 7\nQ: 9 + 9") == "7"
+    assert answer_in(" " + solution) == "9"
+    assert answer_in(" 1 + 2 = 3. So 7\nQ: 9 + 9") == "7"
     assert sums.prompt((2, 3, 4), PLAIN, "").endswith("Q: 2 + 3 + 4\nA:")
     assert sums.prompt((2, 3, 4), ANSWER, "9").endswith("Q: 2 + 3 + 4 (the answer is 9)\nA:")
     assert sums.prompt((2, 3, 4), SOLUTION, " x").endswith("Q: 2 + 3 + 4\nSolution: x\nA:")
     assert sums.prompt((2, 3, 4), ANSWER, "9").count("the answer is") == 5
+
+
+@pytest.mark.parametrize("name", WORKED)
+def test_a_worked_solution_is_right_and_no_question_is_an_example(name):
+    task = WORKED[name]
+    drawn = task.draw(200, 0)
+    assert len({*drawn, *task.examples}) == 200 + len(task.examples)
+    assert drawn != task.draw(200, 1)
+    for numbers in drawn:
+        assert answer_in(task.solution(numbers)) == str(task.gold(numbers))
+        assert task.prompt(numbers, SOLUTION, task.solution(numbers)).count(task.solution(numbers)) == 1
+
+
+def test_the_largest_number_is_kept_while_the_others_are_read():
+    steps = "41 is less than 62, so 62. 63 is more than 62, so 63. 7 is less than 63, so 63. The answer is 63."
+    assert WORKED["largest"].solution((62, 41, 63, 7)) == steps
 
 
 def test_any_task_of_the_workbench_can_be_asked(models):
