@@ -15,9 +15,6 @@ from experiments.smollm2.rules import GRPO, MODEL
 from experiments.smollm2.training import Settings, settings_of, trainer_of
 from experiments.value_ground_truth.worked import WORKED
 
-TOKENS = {"sums": 40, "largest": 56}
-"""Longest completion of each task."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, and keep the adapter after some of the steps.
@@ -29,9 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0.
     """
     options = _options(arguments)
-    overrides = {"max_steps": max(options.steps), "max_completion_length": TOKENS[options.task]}
     cell = Cell("sums", GRPO, options.seed)
-    settings = settings_of(cell, overrides) | {"task": {"dataset": options.task, "options": {}}, "model": options.model}
+    settings = settings_of(cell, {"max_steps": max(options.steps)}) | {
+        "task": {"dataset": options.task, "options": {}},
+        "model": options.model,
+    }
     folder = options.out or CACHE / "smollm2-checkpoints" / f"{options.task}-seed{options.seed}"
     for kept in keep(cell, settings, options.steps, folder):
         print(kept)
@@ -50,7 +49,7 @@ def keep(cell: Cell, settings: Settings, steps: Sequence[int], folder: Path) -> 
     Returns:
         The folder of each.
     """
-    from transformers import TrainerCallback, set_seed
+    from transformers import PrinterCallback, TrainerCallback, set_seed
 
     from dgpo.lab.quiet import quiet_libraries
 
@@ -68,10 +67,12 @@ def keep(cell: Cell, settings: Settings, steps: Sequence[int], folder: Path) -> 
         class Keep(TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
                 step = trainer.state.global_step
+                print(f"step {step} of {settings['max_steps']}", file=sys.stderr)
                 if step in kept:
                     adapters.save_pretrained(kept[step])
                     trainer.processing_class.save_pretrained(kept[step])
 
+        trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Keep())
         trainer.train()
     return list(kept.values())

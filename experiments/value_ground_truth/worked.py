@@ -70,7 +70,7 @@ def answer_in(text: str) -> str | None:
 
 
 _SUMS: tuple[Numbers, ...] = ((3, 5, 4), (8, 6, 7), (2, 9, 9), (7, 4, 3))
-_LARGEST: tuple[Numbers, ...] = ((62, 11, 63, 51), (27, 84, 45, 90), (95, 38, 72, 16), (40, 53, 29, 21))
+_LARGEST: tuple[Numbers, ...] = ((59, 63, 15), (27, 84, 45), (95, 38, 72), (40, 21, 53))
 
 
 def _draw_sums(count: int, seed: int) -> list[Numbers]:
@@ -85,10 +85,10 @@ def _add_up(numbers: Numbers) -> str:
 
 
 def _draw_largest(count: int, seed: int) -> list[Numbers]:
-    """Four different numbers from 10 to 99."""
+    """Three different numbers from 10 to 99."""
     generator, found = random.Random(f"largest {seed}"), dict.fromkeys(_LARGEST)
     while len(found) < len(_LARGEST) + count:
-        found[tuple(generator.sample(range(10, 100), 4))] = None
+        found[tuple(generator.sample(range(10, 100), 3))] = None
     return list(found)[len(_LARGEST) :]
 
 
@@ -107,4 +107,4 @@ WORKED: Mapping[str, Worked] = {
         _draw_largest, _LARGEST, lambda numbers: f"largest of {', '.join(map(str, numbers))}", _compare, max
     ),
 }
-"""Sums of three one-digit numbers, and the largest of four numbers: comparisons without arithmetic."""
+"""Sums of three one-digit numbers, and the largest of three numbers: comparisons without arithmetic."""
