@@ -52,7 +52,9 @@ _GROUPS = {f"groups of {size}": size for size in (4, 16, 32)}
 _UPDATES = {f"{count} updates": count for count in (1, 2, 4, 8, 16)}
 _CLIP = 0.28
 """DAPO's upper clip width."""
-_LENGTHS = {f"{Layout(4, fillers).length} tokens": fillers for fillers in (4, 12, 44)}
+_LENGTHS = {f"{Layout(4, fillers).length} tokens": fillers for fillers in (4, 12)}
+_LONG = WarmUp(Layout(4, 44), steps=1000)
+"""After the 250 updates of the others a model of so long completions does not know where they end."""
 SETTINGS: dict[str, Variant] = {
     BASE: _four,
     **{name: replace(_four, learning_rate=factor * _four.learning_rate) for name, factor in _RATES.items()},
@@ -65,6 +67,7 @@ SETTINGS: dict[str, Variant] = {
         if count > 1  # the first update is on policy, where nothing is clipped
     },
     **{name: replace(_four, warm_up=WarmUp(Layout(4, fillers))) for name, fillers in _LENGTHS.items()},
+    f"{_LONG.layout.length} tokens, warm-up {_LONG.steps}": replace(_four, warm_up=_LONG),
     "reduced": REDUCED,
 }
 _WORDS = {f" V={size:,}": size for size in (1_000, LARGE)}
@@ -85,6 +88,7 @@ POINTS = (
     ),
     Point("tokens per completion", str(_four.warm_up.layout.length)),
     *(Point("tokens per completion", name.removesuffix(" tokens"), name) for name in _LENGTHS),
+    Point("tokens per completion", str(_LONG.layout.length), f"{_LONG.layout.length} tokens, warm-up {_LONG.steps}"),
     Point("words of the vocabulary", str(VOCAB_SIZE)),
     *(Point("words of the vocabulary", suffix.removeprefix(" V="), suffix=suffix) for suffix in _WORDS),
     Point("rollouts before the reference is renewed", "never"),

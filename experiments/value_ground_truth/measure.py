@@ -1,5 +1,6 @@
 """Measures one question: completions, the value of their prefixes, and what each signal says of their tokens."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from experiments.value_ground_truth.questions import ANSWER, PLAIN, SIBLING, SOL
 from experiments.value_ground_truth.sampling import Continuations
 
 HINTS = (ANSWER, SOLUTION, SIBLING)
+GOLD, LOG_GOLD = "gold likelihood", "gold log-likelihood"
+"""Signals that a prefix has, and not a token."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def measured(question: Question, models: Models, settings: Settings) -> dict[str
     Returns:
         As JSON would hold it: `question`, `gold`, and per completion `text`, `tokens`, `reward`, `cuts` (tokens before
         each prefix's end), `right` (how many continuations were, per cut), and `signals`: per name a number a token,
-        or, for `gold likelihood`, one a cut and one for the end.
+        or, for `GOLD` and `LOG_GOLD`, one a cut and one for the end.
     """
     plain = question.prompt_ids(PLAIN, "")
     decode = models.tokenizer.decode
@@ -138,22 +141,53 @@ def _signals(
             f"{kind}: i d": log_ratio.clamp(-2, 2) * distance,
         }
     given: dict[str, Tensor | list[float]] = dict(signals)
-    given["gold likelihood"] = _gold_likelihoods(models, plain, scored, [*cuts, len(ids)], question.gold)
+    attention = _attentions(models, plain, scored, question.gold)
+    if attention is not None:
+        given["attention of the answer"] = attention
+    gold = _gold_logps(models, plain, scored, [*cuts, len(ids)], question.gold)
+    given |= {GOLD: [math.exp(logp) for logp in gold], LOG_GOLD: gold}
     return {name: [round(float(value), 5) for value in values] for name, values in given.items()}
 
 
-@torch.no_grad()
-def _gold_likelihoods(models: Models, plain: Tensor, ids: Tensor, cuts: Sequence[int], gold: str) -> list[float]:
-    """Probability of the gold answer after each prefix and a stub that asks for it."""
+def _asked(models: Models, gold: str) -> tuple[list[int], int]:
+    """A stub that asks for the gold answer, with the answer; and how many tokens of it are the answer."""
     # Tokenized together: a tokenizer may join the last space of the stub with the first letter of the answer.
     stub = models.tokenizer(models.stub.rstrip(), add_special_tokens=False)["input_ids"]
     asked = models.tokenizer(models.stub + gold, add_special_tokens=False)["input_ids"]
     shared = next((i for i, (a, b) in enumerate(zip(stub, asked, strict=False)) if a != b), min(len(stub), len(asked)))
-    answer = torch.tensor(asked[shared:])
+    return asked, len(asked) - shared
+
+
+@torch.no_grad()
+def _gold_logps(models: Models, plain: Tensor, ids: Tensor, cuts: Sequence[int], gold: str) -> list[float]:
+    """Log-probability of the gold answer after each prefix and a stub that asks for it."""
+    asked, width = _asked(models, gold)
+    answer = torch.tensor(asked[-width:])
     found = []
     for cut in cuts:
         read = torch.cat([plain, ids[:cut], torch.tensor(asked, dtype=torch.long)])[None].to(models.policy.device)
-        logits = models.policy(input_ids=read, logits_to_keep=len(answer) + 1).logits[0, :-1].float().cpu()
-        logps = logits.log_softmax(-1)[torch.arange(len(answer)), answer]
-        found.append(float(logps.sum().exp()))
+        logits = models.policy(input_ids=read, logits_to_keep=width + 1).logits[0, :-1].float().cpu()
+        logps = logits.log_softmax(-1)[torch.arange(width), answer]
+        found.append(float(logps.sum()))
     return found
+
+
+@torch.no_grad()
+def _attentions(models: Models, plain: Tensor, ids: Tensor, gold: str) -> Tensor | None:
+    """Mean attention of the positions that predict the gold answer, behind the stub, to each token: (T,).
+
+    Over all layers and heads; None for a model without attention weights.
+    """
+    asked, width = _asked(models, gold)
+    read = torch.cat([plain, ids, torch.tensor(asked, dtype=torch.long)])[None].to(models.policy.device)
+    fast = models.policy.config._attn_implementation
+    models.policy.set_attn_implementation("eager")  # the fused kernels never hold the weights
+    try:
+        layers = models.policy(input_ids=read, output_attentions=True, logits_to_keep=1).attentions
+    finally:
+        models.policy.set_attn_implementation(fast)
+    if not layers:
+        return None
+    inside = slice(len(plain), len(plain) + len(ids))
+    rows = [layer[0, :, -width - 1 : -1, inside].float().mean((0, 1)) for layer in layers]
+    return torch.stack(rows).mean(0).cpu()

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.credit.measure import auroc
+from experiments.value_ground_truth.measure import GOLD, LOG_GOLD
 
 THRESHOLDS = (0.25, 0.375)
 """Changes of the value that count as large."""
 _RESAMPLES = 1000
 _BINS = 5
-_SIGNED = ("log-ratio", "gold likelihood")
+_SIGNED = ("log-ratio",)
 Numbers = NDArray[np.float64]
 
 
@@ -63,7 +64,7 @@ def _of_segment(
 ) -> tuple[dict[str, float], dict[str, float]]:
     sizes, signs = {}, {}
     for name, values in signals.items():
-        if name == "gold likelihood":
+        if name in (GOLD, LOG_GOLD):
             signs[name] = values[index + 1] - values[index]
             sizes[name] = abs(signs[name])
             continue

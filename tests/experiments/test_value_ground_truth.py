@@ -86,6 +86,15 @@ def test_signals_are_those_of_whole_softmaxes(models, question):
     if models.tokenizer("=8", add_special_tokens=False)["input_ids"] == asked:
         likelihood = models.policy(torch.tensor([[*before, asked[0]]])).logits[0, -1].double().softmax(-1)[asked[1]]
         assert signals["gold likelihood"][-1].item() == pytest.approx(likelihood.item(), abs=2e-5)
+        assert signals["gold log-likelihood"][-1].item() == pytest.approx(likelihood.log().item(), abs=2e-4)
+    assert models.policy.config._attn_implementation == "sdpa"
+    models.policy.set_attn_implementation("eager")
+    read = before + models.tokenizer("=8", add_special_tokens=False)["input_ids"]
+    heads = models.policy(torch.tensor([read]), output_attentions=True).attentions
+    models.policy.set_attn_implementation("sdpa")
+    looks = torch.cat([layer[0, :, -2] for layer in heads]).mean(0)  # the position that predicts the answer, one token
+    expected = looks[len(before) - len(ids) : len(before)].double()
+    torch.testing.assert_close(signals["attention of the answer"], expected, atol=2e-5, rtol=0)
 
 
 def test_a_segment_has_the_change_of_its_value_and_the_signals_of_its_tokens():
