@@ -1,11 +1,16 @@
 """What the measurements say, as Markdown and verdicts, from the committed results."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report import Verdict, markdown_table
+from experiments.report import Verdict, folded, markdown_table
 
 _STRICT = "0.375"
+_NUMBER = re.compile(r"(\d+)")
+_WHERE = ("entropy", "attention of the answer", "solution: d", "solution: d h")
+_SIGN = ("surprisal", "gold log-likelihood", "answer: i", "solution: i", "sibling: i")
+"""The signals of the overview; what has no column there stands in the tables."""
 _BAR = 0.85
 """AUROC of the sign between those at which wrong hints leave hindsight most and nothing of its gain on `forks`."""
 
@@ -64,9 +69,35 @@ def section(results: Mapping[str, Any]) -> str:
         "completion for being right. Intervals: 95 %, whole questions drawn again with replacement. Values have noise "
         "of their own, which pulls every figure towards .5.",
     ]
-    for name, summary in results.items():
-        parts += [f"### {name}", table_of(summary), _record(summary)]
+    parts.append(_overview(results))
+    for name in _in_order(results):
+        parts.append(folded(f"{name}: every signal", table_of(results[name]), _record(results[name])))
     return "\n\n".join(parts) + "\n"
+
+
+def _in_order(results: Mapping[str, Any]) -> list[str]:
+    """Names as people count: step 6 before step 12."""
+    return sorted(results, key=lambda name: [int(part) if part.isdigit() else part for part in _NUMBER.split(name)])
+
+
+def _overview(results: Mapping[str, Any]) -> str:
+    """The figures that decide, a line for each table."""
+    rows = []
+    for name in _in_order(results):
+        one = results[name]
+        at = one["large"][_STRICT]
+        rows.append(
+            [
+                name,
+                f"{one['accuracy']:.2f}",
+                f"{at['segments']} of {one['segments']}",
+                *(_shown(at["where"].get(signal)) for signal in _WHERE),
+                *(_shown(at["sign"].get(signal)) for signal in _SIGN),
+            ]
+        )
+    header = ["measured", "right", "large changes", *(f"where: {one}" for one in _WHERE)]
+    header += [f"sign: {one}" for one in _SIGN]
+    return f"Changes of {_STRICT} or more:\n\n" + markdown_table(header, rows)
 
 
 def table_of(summary: Mapping[str, Any]) -> str:
