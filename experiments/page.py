@@ -1,8 +1,9 @@
-"""Writes docs/results.md from the committed results: `python -m experiments.page` (`--check` writes nothing)."""
+"""Writes docs/results.md, and a table of the README, from the committed results: `python -m experiments.page`."""
 
 import argparse
 import importlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -11,7 +12,8 @@ from typing import Any
 from experiments import single_runs
 from experiments.report import ROOT, Verdict, folded, markdown_table
 
-PAGE = ROOT / "docs" / "results.md"
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+_MARKED = re.compile(r"(<!-- results: smollm2 -->\n).*?(<!-- end of results -->)", re.DOTALL)
 EXPERIMENTS = {
     "credit": "python -m experiments.credit",
     "hindsight": "python -m experiments.hindsight",
@@ -44,18 +46,25 @@ _NO_RESULTS = "Not run yet: `{command}`."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page, or say whether it is what the results give."""
+    """Write both, or say whether they are what the results give."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
     options = parser.parse_args(arguments)
-    text = page()
-    if not options.check:
-        PAGE.write_text(text)
-        return 0
-    if PAGE.read_text() == text:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} is out of date; run `python -m experiments.page`.", file=sys.stderr)
-    return 1
+    texts = {PAGE: page(), README: readme()}
+    stale = [path for path, text in texts.items() if path.read_text() != text]
+    for path in stale:
+        if options.check:
+            print(f"{path.relative_to(ROOT)} is out of date; run `python -m experiments.page`.", file=sys.stderr)
+        else:
+            path.write_text(texts[path])
+    return int(options.check and bool(stale))
+
+
+def readme() -> str:
+    """Return the README with its table of SmolLM2, between two marks, as the committed results give it."""
+    results = _committed("smollm2")
+    table = _page_of("smollm2").short_table(results) if results else ""
+    return _MARKED.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", README.read_text())
 
 
 def page() -> str:

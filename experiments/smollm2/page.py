@@ -54,6 +54,24 @@ def section(results: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def short_table(results: Mapping[str, Any]) -> str:
+    """Return the table of the README: held-out accuracy of each arm, less GRPO's, on every task."""
+    tasks = trained(results)
+    rows = []
+    for rule in (
+        BASE,
+        *(rule for rule in ARMS if rule not in RATES and any(rule in rules for rules in tasks.values())),
+    ):
+        row = [_label(rule)]
+        for task in tasks:
+            found = summary.accuracy(results, task, rule)
+            both = rule not in (BASE, GRPO) and len(found.keys() & summary.accuracy(results, task, GRPO).keys()) > 1
+            gain = f", {shown(summary.over_seeds(results, task, rule, GRPO), signed=True)}" if both else ""
+            row.append(f"{statistics.fmean(found.values()):.3f} ({len(found)} seeds){gain}" if found else "")
+        rows.append(row)
+    return markdown_table(["held-out accuracy, less GRPO's", *(f"`{task}`" for task in tasks)], rows)
+
+
 def advice(results: Mapping[str, Any]) -> str:
     """Return what a user should make of it; nothing where no arm can be compared."""
     judged = _learning(results)

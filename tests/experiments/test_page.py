@@ -8,6 +8,8 @@ from experiments.report import ROOT
 
 def test_results_md_is_what_the_committed_results_give():
     assert page.PAGE.read_text() == page.page(), "run `python -m experiments.page`"
+    assert page.README.read_text() == page.readme(), "run `python -m experiments.page`"
+    assert "| GRPO | 0." in page.readme()
 
 
 def test_the_page_names_every_experiment_figure_and_command():
@@ -32,15 +34,21 @@ def test_an_experiment_without_results_is_said_to_be_missing(tmp_path, monkeypat
 
 
 def test_check_fails_on_a_page_that_is_out_of_date(tmp_path, monkeypatch, capsys):
-    stale = tmp_path / "results.md"
-    stale.write_text("old\n")
+    stale, readme = tmp_path / "results.md", tmp_path / "README.md"
     monkeypatch.setattr(page, "PAGE", stale)
+    monkeypatch.setattr(page, "README", readme)
     monkeypatch.setattr(page, "ROOT", tmp_path)
+    stale.write_text("old\n")
+    readme.write_text("first\n<!-- results: smollm2 -->\nold table\n<!-- end of results -->\nlast\n")
     assert page.main(["--check"]) == 1
-    assert "python -m experiments.page" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("run `python -m experiments.page`") == 2
     assert stale.read_text() == "old\n"
     assert page.main([]) == 0
     assert page.main(["--check"]) == 0
+    assert "old table" not in readme.read_text()
+    assert readme.read_text().startswith("first\n")
+    assert readme.read_text().endswith("<!-- end of results -->\nlast\n")
 
 
 @pytest.mark.parametrize("title", ["Claims of the paper", "Questions of our own"])
