@@ -14,8 +14,8 @@ from experiments.value_ground_truth.questions import ANSWER, PLAIN, SIBLING, SOL
 from experiments.value_ground_truth.sampling import Continuations
 
 HINTS = (ANSWER, SOLUTION, SIBLING)
-GOLD, LOG_GOLD = "gold likelihood", "gold log-likelihood"
-"""Signals that a prefix has, and not a token."""
+GOLD, LOG_GOLD, TAUGHT = "gold likelihood", "gold log-likelihood", "gold log-likelihood, taught"
+"""Signals that a prefix has, and not a token. Taught: by worked examples that are interrupted and answered."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def measured(question: Question, models: Models, settings: Settings) -> dict[str
     Returns:
         As JSON would hold it: `question`, `gold`, and per completion `text`, `tokens`, `reward`, `cuts` (tokens before
         each prefix's end), `right` (how many continuations were, per cut), and `signals`: per name a number a token,
-        or, for `GOLD` and `LOG_GOLD`, one a cut and one for the end.
+        or, for `GOLD`, `LOG_GOLD` and `TAUGHT`, one a cut and one for the end.
     """
     plain = question.prompt_ids(PLAIN, "")
     decode = models.tokenizer.decode
@@ -146,6 +146,9 @@ def _signals(
         given["attention of the answer"] = attention
     gold = _gold_logps(models, plain, scored, [*cuts, len(ids)], question.gold)
     given |= {GOLD: [math.exp(logp) for logp in gold], LOG_GOLD: gold}
+    if question.interrupted_ids is not None:
+        taught = torch.tensor(question.interrupted_ids)
+        given[TAUGHT] = _gold_logps(models, taught, scored, [*cuts, len(ids)], question.gold)
     return {name: [round(float(value), 5) for value in values] for name, values in given.items()}
 
 
@@ -159,13 +162,13 @@ def _asked(models: Models, gold: str) -> tuple[list[int], int]:
 
 
 @torch.no_grad()
-def _gold_logps(models: Models, plain: Tensor, ids: Tensor, cuts: Sequence[int], gold: str) -> list[float]:
+def _gold_logps(models: Models, prompt: Tensor, ids: Tensor, cuts: Sequence[int], gold: str) -> list[float]:
     """Log-probability of the gold answer after each prefix and a stub that asks for it."""
     asked, width = _asked(models, gold)
     answer = torch.tensor(asked[-width:])
     found = []
     for cut in cuts:
-        read = torch.cat([plain, ids[:cut], torch.tensor(asked, dtype=torch.long)])[None].to(models.policy.device)
+        read = torch.cat([prompt, ids[:cut], torch.tensor(asked, dtype=torch.long)])[None].to(models.policy.device)
         logits = models.policy(input_ids=read, logits_to_keep=width + 1).logits[0, :-1].float().cpu()
         logps = logits.log_softmax(-1)[torch.arange(width), answer]
         found.append(float(logps.sum()))

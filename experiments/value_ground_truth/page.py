@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.report import Verdict, folded, markdown_table
+from experiments.value_ground_truth.measure import LOG_GOLD, TAUGHT
 
 _STRICT = "0.375"
 _NUMBER = re.compile(r"(\d+)")
 _WHERE = ("entropy", "attention of the answer", "solution: d", "solution: d h")
-_SIGN = ("surprisal", "gold log-likelihood", "answer: i", "solution: i", "sibling: i")
+_SIGN = ("surprisal", LOG_GOLD, TAUGHT, "answer: i", "solution: i", "sibling: i")
 """The signals of the overview; what has no column there stands in the tables."""
 _BAR = 0.85
 """AUROC of the sign between those at which wrong hints leave hindsight most and nothing of its gain on `forks`."""

@@ -24,6 +24,7 @@ class Question:
         solution: A worked solution; `""` where the task has none.
         prompt_ids: (kind of hint, its text) to what the model reads, as token ids.
         score: Text to 1 (right) or 0.
+        interrupted_ids: A prompt whose examples are interrupted and answered all the same; None where there are none.
         hint_texts: The hints that there are, by kind.
     """
 
@@ -32,6 +33,7 @@ class Question:
     solution: str
     prompt_ids: Callable[[str, str], list[int]]
     score: Callable[[str], float]
+    interrupted_ids: Sequence[int] | None = None
 
     @property
     def hint_texts(self) -> dict[str, str]:
@@ -84,7 +86,8 @@ def _of_worked(number: int, numbers: Numbers, worked: Worked, tokenizer: Any) ->
         return list(tokenizer(worked.prompt(numbers, kind, text), add_special_tokens=False)["input_ids"])
 
     gold, solution = str(worked.gold(numbers)), worked.solution(numbers)
-    return Question(number, gold, solution, prompt_ids, lambda text: float(answer_in(text) == gold))
+    interrupted = prompt_ids("interrupted", "")
+    return Question(number, gold, solution, prompt_ids, lambda text: float(answer_in(text) == gold), interrupted)
 
 
 def _of_task(name: str, tokenizer: Any, count: int, seed: int) -> list[Question]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.credit.measure import auroc
-from experiments.value_ground_truth.measure import GOLD, LOG_GOLD
+from experiments.value_ground_truth.measure import GOLD, LOG_GOLD, TAUGHT
 
 THRESHOLDS = (0.25, 0.375)
 """Changes of the value that count as large."""
@@ -64,7 +64,7 @@ def _of_segment(
 ) -> tuple[dict[str, float], dict[str, float]]:
     sizes, signs = {}, {}
     for name, values in signals.items():
-        if name in (GOLD, LOG_GOLD):
+        if name in (GOLD, LOG_GOLD, TAUGHT):
             signs[name] = values[index + 1] - values[index]
             sizes[name] = abs(signs[name])
             continue

@@ -40,18 +40,31 @@ class Worked:
 
         Args:
             numbers: Of the question.
-            kind: Of the hint, or `"plain"`.
+            kind: Of the hint, `"plain"`, or `"interrupted"`: as plain, but the examples are interrupted at several
+                places and answered all the same.
             text: The hint.
 
         Returns:
             Worked examples and the question.
         """
+        if kind == "interrupted":
+            last = len(self.examples) - 1
+            shown = "".join(
+                f"{self._question(one, 'plain', '')}{self._interrupted(one, index / last)}\n\n"
+                for index, one in enumerate(self.examples)
+            )
+            return shown + self._question(numbers, "plain", "")
         shown = "".join(
             self._question(one, kind, str(self.gold(one)) if kind == "answer" else self.solution(one))
             + f" {self.solution(one)}\n\n"
             for one in self.examples
         )
         return shown + self._question(numbers, kind, text)
+
+    def _interrupted(self, numbers: Numbers, share: float) -> str:
+        """The first words of the steps, and the answer."""
+        words = self.steps(numbers).split(" ")
+        return f"{''.join(f' {word}' for word in words[: round(share * len(words))])}{self.stub}{self.gold(numbers)}."
 
     def _question(self, numbers: Numbers, kind: str, text: str) -> str:
         asked = f"Q: {self.asked(numbers)}"

@@ -194,6 +194,15 @@ def test_a_worked_solution_is_right_and_no_question_is_an_example(name):
         assert task.prompt(numbers, SOLUTION, task.solution(numbers)).count(task.solution(numbers)) == 1
 
 
+def test_interrupted_examples_are_answered_wherever_they_stop():
+    task = WORKED["sums"]
+    *examples, asked = task.prompt((2, 3, 4), "interrupted", "").split("\n\n")
+    assert examples[0] == "Q: 3 + 5 + 4\nA: The answer is 12."
+    assert examples[1] == "Q: 8 + 6 + 7\nA: 8 + 6 The answer is 21."
+    assert examples[3] == f"Q: 7 + 4 + 3\nA: {task.solution((7, 4, 3))}"
+    assert asked == "Q: 2 + 3 + 4\nA:"
+
+
 def test_the_largest_number_is_kept_while_the_others_are_read():
     steps = "41 is less than 62, so 62. 63 is more than 62, so 63. 7 is less than 63, so 63. The answer is 63."
     assert WORKED["largest"].solution((62, 41, 63, 7)) == steps
