@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def hints(
         Seconds of each contender.
     """
     question = {"prompt": " ".join(["word"] * arguments.prompt_length), "answer": "word"}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as patches:
         path = build_model(arguments, Path(folder))
         trainers = {name: build_trainer(name, path, arguments, question) for name in CONTENDERS}
         steps = {name: partial(whole_step, name, trainer, arguments, question) for name, trainer in trainers.items()}
@@ -36,7 +37,7 @@ def hints(
         # One rollout for all: the same completions and lengths.
         sampled = trainers["dgpo"]._generate([question["prompt"]] * arguments.batch_size)
         for trainer in trainers.values():
-            patch.object(trainer, "_generate", lambda prompts, rollout=sampled: rollout).start()
+            patches.enter_context(patch.object(trainer, "_generate", lambda prompts, rollout=sampled: rollout))
         found["after sampling"] = interleaved(steps, arguments.repeats)
     result = {kind: {name: spread(times) for name, times in each.items()} for kind, each in found.items()}
     for kind, each in result.items():
