@@ -6,7 +6,7 @@ from typing import Any
 from experiments.credit.comparison import mean, points
 from experiments.report import Verdict, above, below, folded, markdown_table, record_line
 from experiments.surface.comparison import differences, measured, num_comparisons
-from experiments.surface.points import GRPO, TAUS, Point
+from experiments.surface.points import BASE, GRPO, SETTINGS, TAUS, Point
 
 _LEARNT = 0.01
 """Area below which GRPO has learnt nothing."""
@@ -82,12 +82,23 @@ def section(results: Mapping[str, Any]) -> str:
             "simultaneous intervals (Bonferroni over the table). Groups: 32 completions a rollout in all. Updates: 40 "
             "rollouts each, so that more updates are more training. Vocabulary: words that are never likely are added "
             "to the gate's log V alone. The reference is renewed by copying the policy; a reference of a shorter "
-            "warm-up than the policy's knows less than the policy does." + _said_of_mute_points(results),
+            "warm-up than the policy's knows less than the policy does."
+            + _said_of_long_warm_ups(results)
+            + _said_of_mute_points(results),
             "![DGPO less GRPO along each setting](figures/surface.png)",
             folded("every point, with GRPO's area and the effective share of the credit", markdown_table(header, rows)),
             record_line(results["record"]),
         ]
     )
+
+
+def _said_of_long_warm_ups(results: Mapping[str, Any]) -> str:
+    """A sentence on the points whose model has learnt the language for longer, since it would not know it otherwise."""
+    usual = SETTINGS[BASE].warm_up.steps
+    steps = {point: SETTINGS[point.variant].warm_up.steps for point in measured(results)}
+    longer = [f"{point.axis} {point.value}: {count} updates" for point, count in steps.items() if count > usual]
+    why = f"in place of {usual}, after which the model would not know where a completion ends"
+    return f" Warm-up, {'; '.join(longer)} {why}." if longer else ""
 
 
 def _said_of_mute_points(results: Mapping[str, Any]) -> str:

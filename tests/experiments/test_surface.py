@@ -92,6 +92,7 @@ def test_the_verdict_follows_the_figures(gain, verdict):
     assert f"{100 * gain:+.1f}" in only.short
     assert ("worse in none" in only.why) == (gain >= 0)
     assert page.section(results).count("| learning rate |") == 5
+    assert "Warm-up, tokens per completion 202: 1000 updates in place of 250" in page.section(results)
 
 
 def test_a_part_runs_and_has_no_surface(tmp_path):
