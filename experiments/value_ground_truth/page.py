@@ -11,6 +11,7 @@ _STRICT = "0.375"
 _NUMBER = re.compile(r"(\d+)")
 _WHERE = ("entropy", "attention of the answer", "solution: d", "solution: d h")
 _SIGN = ("surprisal", LOG_GOLD, TAUGHT, "answer: i", "solution: i", "sibling: i")
+_WHOLE = ("answer: i", "solution: i")
 """The signals of the overview; what has no column there stands in the tables."""
 _BAR = 0.85
 """AUROC of the sign between those at which wrong hints leave hindsight most and nothing of its gain on `forks`."""
@@ -94,10 +95,11 @@ def _overview(results: Mapping[str, Any]) -> str:
                 f"{at['segments']} of {one['segments']}",
                 *(_shown(at["where"].get(signal)) for signal in _WHERE),
                 *(_shown(at["sign"].get(signal)) for signal in _SIGN),
+                *(_shown(one["whole"].get(signal)) for signal in _WHOLE),
             ]
         )
     header = ["measured", "right", "large changes", *(f"where: {one}" for one in _WHERE)]
-    header += [f"sign: {one}" for one in _SIGN]
+    header += [f"sign: {one}" for one in _SIGN] + [f"whole: {one}" for one in _WHOLE]
     return f"Changes of {_STRICT} or more:\n\n" + markdown_table(header, rows)
 
 
