@@ -20,7 +20,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # What a toy needs in place of what SmolLM2 needs.
 TOY = ["--dtype", "float32", "--use_cpu", "true", "--num_threads", "1"]
-LEARNS = ["--use_peft", "false", "--learning_rate", "5e-4", "--max_steps", "200", "--per_device_train_batch_size", "64"]
+LEARNS = ["--use_peft", "false", "--learning_rate", "5e-4", "--max_steps", "250", "--per_device_train_batch_size", "64"]
+# So many that what it learns lies far beyond the interval on any processor: each rounds to another path.
+LEARNS += ["--eval_size", "80"]
 SHORT = ["--max_steps", "2"]
 
 
@@ -99,7 +101,7 @@ def test_the_project_learns_beyond_its_interval_and_is_compared(follow, project,
     follow("evaluate")
     assert "evals/after" in capsys.readouterr().out
 
-    steps = {"--max_steps": "202"}
+    steps = {"--max_steps": "252"}
     for program, *words in commands("tutorial.md", "step 6"):
         assert program == "dgpo"
         if words[0] == "train" and "--resume" not in words:
@@ -107,7 +109,7 @@ def test_the_project_learns_beyond_its_interval_and_is_compared(follow, project,
         words = [steps.get(before, word) for before, word in zip(["", *words], words, strict=False)]
         assert main(words) == 0, words
     assert (project / "both.html").is_file()
-    assert json.loads((project / "runs" / "sums" / "summary.json").read_text())["steps"] == 202
+    assert json.loads((project / "runs" / "sums" / "summary.json").read_text())["steps"] == 252
 
 
 def test_the_reward_of_the_tutorial_scores_texts_and_messages(project):
