@@ -13,6 +13,8 @@ _WHERE = ("entropy", "attention of the answer", "solution: d", "solution: d h")
 _SIGN = ("surprisal", LOG_GOLD, TAUGHT, "answer: i", "solution: i", "sibling: i")
 _WHOLE = ("answer: i", "solution: i")
 """The signals of the overview; what has no column there stands in the tables."""
+_STEP, _TOLD = "_step", "solution: i"
+"""Names of measurements on the way through a training end so; and the signal that is compared there."""
 _BAR = 0.85
 """AUROC of the sign between those at which wrong hints leave hindsight most and nothing of its gain on `forks`."""
 
@@ -24,8 +26,12 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
         results: Per name a summary.
 
     Returns:
-        One verdict.
+        One verdict on the steps, and one on whole completions for each model that was measured on its way.
     """
+    return [_knows_the_sign(results), *_know_after_training(results)]
+
+
+def _knows_the_sign(results: Mapping[str, Any]) -> Verdict:
     signs = {name: one["large"][_STRICT]["sign"] for name, one in results.items()}
     hinted = {
         (name, signal): found
@@ -47,12 +53,39 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     )
     short = "; ".join(f"{_shown(hinted[key])}" for key in best.values() if key)
     claim = "A hinted reference knows the sign of a decisive step of a real language model"
-    return [Verdict(claim, "supported" if holds else "not supported", why, asked_by="us", short=short)]
+    return Verdict(claim, "supported" if holds else "not supported", why, asked_by="us", short=short)
+
+
+def _know_after_training(results: Mapping[str, Any]) -> list[Verdict]:
+    """Whether a solution tells right completions from wrong ones as well at the last step as at the first."""
+    on_the_way: dict[str, list[tuple[int, list[float | None]]]] = {}
+    for name, one in results.items():
+        model, _, step = name.rpartition(_STEP)
+        if model and step.isdigit() and _TOLD in one["whole"]:
+            on_the_way.setdefault(model, []).append((int(step), one["whole"][_TOLD]))
+    return [_still_knows(model, sorted(found)) for model, found in on_the_way.items() if len(found) > 1]
+
+
+def _still_knows(model: str, found: Sequence[tuple[int, Sequence[float | None]]]) -> Verdict:
+    listed = "; ".join(f"step {step}: {_shown(one)}" for step, one in found)
+    before, after = found[0][1][0], found[-1][1][2]
+    stays = before is not None and after is not None and before <= after
+    why = (
+        f"AUROC of the log-ratio's sum over a completion, shown the solution, for being right: {listed}. The policy is "
+        "trained by GRPO, the reference stays. It holds where the first figure lies below the last one's upper bound."
+    )
+    return Verdict(
+        f"What a frozen hinted reference knows of whole completions stays as the policy learns (`{model}`)",
+        "supported" if stays else "not supported",
+        why,
+        asked_by="us",
+        short=listed,
+    )
 
 
 def advice(results: Mapping[str, Any]) -> str:
     """Return what a user should make of it."""
-    (verdict,) = verdicts(results)
+    verdict = _knows_the_sign(results)
     return (
         "Want to know before training whether hindsight can teach your model? `python -m "
         "experiments.value_ground_truth --model M --task T` measures whether a hint knows the sign of the steps that "

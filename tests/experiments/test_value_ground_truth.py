@@ -143,6 +143,20 @@ def test_the_verdict_follows_the_figures(separates, verdict):
     assert "| answer: i |" in page.section(results)
 
 
+@pytest.mark.parametrize(("upper", "verdict"), [(0.95, "supported"), (0.7, "not supported"), (None, "not supported")])
+def test_what_is_known_is_compared_from_the_first_step_to_the_last(upper, verdict):
+    whole = {"m_step12": [0.6, 0.5, upper], "m_step6": [0.7, 0.1, 0.99], "m_step0": [0.9, 0.8, 0.99], "n": [0.9] * 3}
+    record = {"command": "c", "date": "d", "machine": "m", "python": "3", "versions": {}}
+    settings = {"questions": 12, "every": 1, "continuations": 4}
+    one = {"settings": settings, "record": record, **summarize(made_up(True), 4)}
+    results = {name: {**one, "whole": {"solution: i": found}} for name, found in whole.items()}
+    _, only = page.verdicts(results)
+    assert only.verdict == verdict
+    assert only.short.startswith("step 0: 0.90 (0.80 to 0.99); step 6: ")
+    section = page.section(results)
+    assert section.index("m_step0") < section.index("m_step6") < section.index("m_step12")
+
+
 def test_a_run_that_was_cut_goes_on_to_the_same_figures(name, tmp_path, capsys):
     options = ["--model", name, "--task", "forks", "--questions", "2", "--completions", "2", "--every", "6"]
     options += ["--continuations", "2", "--max-tokens", "12", "--batch-size", "8", "--quiet", "--dtype", "float32"]
