@@ -26,9 +26,10 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
         results: Per name a summary.
 
     Returns:
-        One verdict on the steps, and one on whole completions for each model that was measured on its way.
+        One verdict on the steps, one on the likelihood of the answer where it was asked for behind interrupted
+        examples, and one on whole completions for each model that was measured on its way.
     """
-    return [_knows_the_sign(results), *_know_after_training(results)]
+    return [_knows_the_sign(results), *_likelihood_knows(results), *_know_after_training(results)]
 
 
 def _knows_the_sign(results: Mapping[str, Any]) -> Verdict:
@@ -54,6 +55,32 @@ def _knows_the_sign(results: Mapping[str, Any]) -> Verdict:
     short = "; ".join(f"{_shown(hinted[key])}" for key in best.values() if key)
     claim = "A hinted reference knows the sign of a decisive step of a real language model"
     return Verdict(claim, "supported" if holds else "not supported", why, asked_by="us", short=short)
+
+
+def _likelihood_knows(results: Mapping[str, Any]) -> list[Verdict]:
+    """Whether the model itself knows the sign, without hint and reference, once it is shown how to answer early."""
+    signs = {name: one["large"][_STRICT]["sign"] for name, one in results.items()}
+    both = {name: (found[TAUGHT], found[LOG_GOLD]) for name, found in signs.items() if TAUGHT in found}
+    if not both:
+        return []
+    listed = "; ".join(
+        f"`{name}`: {_shown(taught)}, untaught {_shown(plain)}" for name, (taught, plain) in both.items()
+    )
+    why = (
+        f"AUROC of the change of the answer's log-likelihood for the sign of a change of the value of {_STRICT} or "
+        f"more: {listed}. Taught: the worked examples before the question are interrupted and answered all the same. An "
+        "interval must lie above .5 in all tables. It takes a forward pass for each cut, no hint and no reference."
+    )
+    holds = all(taught[1] is not None and taught[1] > 0.5 for taught, _ in both.values())
+    return [
+        Verdict(
+            "Shown interrupted examples, a model's own likelihood of the answer knows the sign of a decisive step",
+            "supported" if holds else "not supported",
+            why,
+            asked_by="us",
+            short="; ".join(_shown(taught) for taught, _ in both.values()),
+        )
+    ]
 
 
 def _know_after_training(results: Mapping[str, Any]) -> list[Verdict]:

@@ -143,6 +143,19 @@ def test_the_verdict_follows_the_figures(separates, verdict):
     assert "| answer: i |" in page.section(results)
 
 
+@pytest.mark.parametrize(("low", "verdict"), [(0.6, "supported"), (0.4, "not supported"), (None, "not supported")])
+def test_a_likelihood_that_was_taught_is_judged_in_all_tables(low, verdict):
+    sign = {"answer: i": [0.9, 0.8, 1.0], "gold log-likelihood": [0.6, 0.3, 0.9]}
+    taught = {"a": [0.9, 0.7, 1.0], "b": [0.8, low, 1.0]}
+    results = {
+        name: {"large": {"0.375": {"sign": sign | {"gold log-likelihood, taught": found}}}}
+        for name, found in taught.items()
+    }
+    _, only = page.verdicts(results | {"before it was asked for": {"large": {"0.375": {"sign": sign}}}})
+    assert only.verdict == verdict
+    assert "`a`: 0.90 (0.70 to 1.00), untaught 0.60 (0.30 to 0.90)" in only.why
+
+
 @pytest.mark.parametrize(("upper", "verdict"), [(0.95, "supported"), (0.7, "not supported"), (None, "not supported")])
 def test_what_is_known_is_compared_from_the_first_step_to_the_last(upper, verdict):
     whole = {"m_step12": [0.6, 0.5, upper], "m_step6": [0.7, 0.1, 0.99], "m_step0": [0.9, 0.8, 0.99], "n": [0.9] * 3}
