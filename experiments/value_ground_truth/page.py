@@ -68,8 +68,8 @@ def _likelihood_knows(results: Mapping[str, Any]) -> list[Verdict]:
     )
     why = (
         f"AUROC of the change of the answer's log-likelihood for the sign of a change of the value of {_STRICT} or "
-        f"more: {listed}. Taught: the worked examples before the question are interrupted and answered all the same. An "
-        "interval must lie above .5 in all tables. It takes a forward pass for each cut, no hint and no reference."
+        f"more: {listed}. Taught: the worked examples before the question are interrupted and answered all the same. "
+        "An interval must lie above .5 in all tables. It takes a forward pass for each cut, no hint and no reference."
     )
     holds = all(taught[1] is not None and taught[1] > 0.5 for taught, _ in both.values())
     return [
