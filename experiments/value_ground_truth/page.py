@@ -29,7 +29,8 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
         One verdict on the steps, one on the likelihood of the answer where it was asked for behind interrupted
         examples, and one on whole completions for each model that was measured on its way.
     """
-    return [_knows_the_sign(results), *_likelihood_knows(results), *_know_after_training(results)]
+    ordered = {name: results[name] for name in _in_order(results)}
+    return [_knows_the_sign(ordered), *_likelihood_knows(ordered), *_know_after_training(ordered)]
 
 
 def _knows_the_sign(results: Mapping[str, Any]) -> Verdict:
@@ -112,7 +113,7 @@ def _still_knows(model: str, found: Sequence[tuple[int, Sequence[float | None]]]
 
 def advice(results: Mapping[str, Any]) -> str:
     """Return what a user should make of it."""
-    verdict = _knows_the_sign(results)
+    verdict = verdicts(results)[0]
     return (
         "Want to know before training whether hindsight can teach your model? `python -m "
         "experiments.value_ground_truth --model M --task T` measures whether a hint knows the sign of the steps that "
