@@ -165,7 +165,7 @@ def _asked(models: Models, gold: str) -> tuple[list[int], int]:
 def _gold_logps(models: Models, prompt: Tensor, ids: Tensor, cuts: Sequence[int], gold: str) -> list[float]:
     """Log-probability of the gold answer after each prefix and a stub that asks for it."""
     asked, width = _asked(models, gold)
-    answer = torch.tensor(asked[-width:])
+    answer = torch.tensor(asked[len(asked) - width :])
     found = []
     for cut in cuts:
         read = torch.cat([prompt, ids[:cut], torch.tensor(asked, dtype=torch.long)])[None].to(models.policy.device)

@@ -130,7 +130,8 @@ def section(results: Mapping[str, Any]) -> str:
         "in a segment for a large change, among all segments. *Sign*: AUROC of its sum (surprisal: of the largest, "
         "taken as against) for up rather than down, among the large changes. *Whole*: AUROC of its sum over a "
         "completion for being right. Intervals: 95 %, whole questions drawn again with replacement. Values have noise "
-        "of their own, which pulls every figure towards .5.",
+        "of their own, which pulls every figure towards .5. *Step N*: SmolLM2 after N steps of GRPO, kept by "
+        "`python -m experiments.smollm2.checkpoint --task sums --steps 6,12`.",
     ]
     parts.append(_overview(results))
     for name in _in_order(results):

@@ -170,7 +170,7 @@ def test_checkpoints_are_adapters_of_the_model_and_load(task, tiny_model, tmp_pa
     from dgpo.lab.evaluation.loading import load_model, named_model
 
     settings = training.settings_of(Cell("sums", "grpo", 0), REDUCED | {"lora_layers": 1, "learning_rate": 0.1})
-    settings |= {"model": tiny_model, "task": {"dataset": task, "options": {}}, "num_generations": 2}
+    settings |= {"model": tiny_model, "task": {"dataset": task, "options": {}}}
     folders = checkpoint.keep(Cell("sums", "grpo", 0), settings, (2, 1), tmp_path)
     assert [folder.name for folder in folders] == ["step-1", "step-2"]
     for folder in folders:
