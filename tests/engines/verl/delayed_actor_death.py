@@ -1,12 +1,17 @@
-"""Kills a Ray actor in the middle of a call while Ray's control service is suspended; prints the caller's error.
+"""Kills a Ray actor in the middle of a call while Ray's control service is suspended; notes the caller's error.
 
-The node is one of ray_node.py, started by the parent process.
+    python delayed_actor_death.py FILE
+
+Into a file: Ray's threads print to this process's output as they like, in the middle of a line too. The node is one of
+ray_node.py, started by the parent process.
 """
 
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import ray
@@ -35,4 +40,4 @@ if __name__ == "__main__":
     try:
         ray.get(answer)
     except Exception as error:
-        print(type(error).__name__)
+        Path(sys.argv[1]).write_text(type(error).__name__)
