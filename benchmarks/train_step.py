@@ -97,6 +97,8 @@ def build_trainer(
     trainer_class, config_class = (DGPOTrainer, DGPOConfig) if is_ours else (trl.GRPOTrainer, trl.GRPOConfig)
     if is_ours:
         options["credit_rule"] = contender
+    if contender == "hindsight":  # one question, so that no other has a hint to compare with
+        options["hint_control"] = "plain"
     trainer = trainer_class(
         AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, arguments.dtype)),
         lambda completions, **_: [float(row) for row in range(len(completions))],  # all have an advantage

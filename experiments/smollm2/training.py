@@ -142,7 +142,7 @@ def _dgpo(cell: Cell, common: Settings, model: str, rewards: list[Any], rows: An
     hint: dict[str, Any] = {}
     if cell.rule in HINTS:
         told, compared = HINTS[cell.rule]
-        hint = {"hint": told, "hint_control": compared, "hint_template": "{hint}"}
+        hint = {"hint": told, "hint_control": compared or "plain", "hint_template": "{hint}"}
     config = DGPOConfig(
         credit_rule=arm.rule,
         credit_options=dict(arm.options),

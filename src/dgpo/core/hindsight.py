@@ -24,15 +24,16 @@ def hindsight_advantages(
 
         Ahat_it = (1 - m_i) A_i + m_i c_it / s_i,  m_i = mix min(1, s_i / floor).
 
-    i is the log-ratio of the hinted to the plain reference at the sampled token (its sign says whether the token fits
-    the hint), d the squared Hellinger distance of the two distributions (which says whether the hint matters there).
+    i is the log-ratio at the sampled token of the reference with the hint to the same one with another hint, or with
+    none (its sign says whether the token fits the hint), d the squared Hellinger distance of the two distributions
+    (which says whether the hint matters there).
     The term has one size in all completions in which the hint says something. Where it says next to nothing (s below
     the floor) it fades, and what is left is GRPO: at one size it would be noise.
 
     Args:
         advantages: A, one per completion.
-        log_ratio: i = log pi_ref(y | x, hint) - log pi_ref(y | x) in nats; 0 throughout a completion without a hint.
-        hellinger_sq: d of the hinted and the plain reference, in [0, 1]; likewise.
+        log_ratio: i = log pi_ref(y | x, hint) - log pi_ref(y | x, other) in nats; 0 throughout one without a hint.
+        hellinger_sq: d of the two, in [0, 1]; likewise.
         completion_mask: True where a token is trained.
         mix: Share of the hint's term, in [0, 1].
         clip: Largest size of i in nats, above 0.

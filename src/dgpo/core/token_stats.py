@@ -33,8 +33,8 @@ class TokenStats(NamedTuple):
         kl: (B, T) float, KL(policy || reference) over the vocabulary in nats; None unless an engine computes it.
         hindsight_hellinger_sq: (B, T) float, squared Hellinger distance of the reference that is shown a hint to the
             reference that is not, in [0, 1], 0 in a completion without a hint; or None.
-        hindsight_log_ratio: (B, T) float, log pi_ref(y | x, hint) - log pi_ref(y | x) of the sampled tokens in nats, 0
-            in a completion without a hint; or None.
+        hindsight_log_ratio: (B, T) float, log pi_ref(y | x, hint) - log pi_ref(y | x, other) of the sampled tokens in
+            nats, where the other is another hint or none; 0 in a completion without a hint; or None.
     """
 
     completion_mask: Tensor

@@ -5,6 +5,7 @@ Known without torch, which takes seconds to load.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from dgpo.config import CreditConfig
@@ -24,6 +25,9 @@ TEMPLATES = {
 OTHER = "other"
 """The value of `hint_control` for the hint of another prompt."""
 
+PLAIN = "plain"
+"""The value of `hint_control` for the prompt without any hint."""
+
 _CUT = " [...] "
 
 
@@ -42,7 +46,7 @@ class HintSettings(CreditConfig):
     )
     hint_control: str | None = field(
         default=None,
-        metadata={"help": "What the hint is compared with: 'other' (another prompt's hint), a column, null: no hint."},
+        metadata={"help": "What the hint is compared with: 'other' prompt's hint (default), a column, 'plain': none."},
     )
     hint_max_length: int = field(default=512, metadata={"help": "Longest hint in tokens."})
     hint_min_reward: float = field(
@@ -50,7 +54,7 @@ class HintSettings(CreditConfig):
     )
 
     def check_hint(self, rule: CreditRule, prefix: str = "") -> None:
-        """Refuse settings of a hint that cannot work, and set `hint` to what a rule that reads one is shown.
+        """Refuse settings of a hint that cannot work; of a rule that reads one, set `hint` and `hint_control`.
 
         Args:
             rule: What `resolve_rule` gave.
@@ -69,13 +73,14 @@ class HintSettings(CreditConfig):
                         f" {', '.join(HINDSIGHT_STATS)}. Use {name}='hindsight', or leave {setting} out."
                     )
             return
-        self.hint = self.hint or "gold"
+        self.hint, self.hint_control = self.hint or "gold", self.hint_control or OTHER
         check_template(self.hint_template, f"{prefix}hint_template")
         if self.hint_control == OTHER and "{prompt}" not in template_of(self):
             raise ConfigError(
                 f"{prefix}hint_template={self.hint_template!r} makes the hint a whole prompt, and"
-                f" {prefix}hint_control='other' would compare it with another question. Name a column of prompts to"
-                " compare with, or put {prompt} into the template."
+                f" {prefix}hint_control='other', the default, would compare it with another question. Name a column of"
+                " prompts to compare with, say the same ones with a wrong hint; or put {prompt} into the template; or"
+                f" set {prefix}hint_control='plain', for a model that was taught to read hints."
             )
         length, least = self.hint_max_length, self.hint_min_reward
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
@@ -110,7 +115,8 @@ def other_hints(hints: Sequence[str | None], group: Sequence[int]) -> list[str |
     """Return for each completion the hint that its own one is compared with: the next other prompt's.
 
     A hint changes how a model writes, whatever it says. Compared with the hint of another prompt, what both change
-    alike cancels, and what this one says is left.
+    alike cancels, and what this one says is left. The next one in the order of the completions, and after the last one
+    the first.
 
     Args:
         hints: Of the completions, None where there is none.
@@ -123,14 +129,15 @@ def other_hints(hints: Sequence[str | None], group: Sequence[int]) -> list[str |
         >>> other_hints(["7", "7", "9", None], [0, 0, 1, 2])
         ['9', '9', '7', None]
     """
-    count = len(hints)
+    # Completions of a prompt stand side by side as a rule and have one hint: runs are few where completions are many.
+    runs = [(key, len(list(rows))) for key, rows in groupby(zip(hints, group, strict=True))]
 
-    def of(row: int) -> str | None:
-        following = ((row + step) % count for step in range(1, count))
-        fitting = (hints[one] for one in following if group[one] != group[row] and hints[one] != hints[row])
-        return next((hint for hint in fitting if hint), None)
+    def of(place: int) -> str | None:
+        (mine, prompt), _ = runs[place]
+        following = (key for key, _ in runs[place + 1 :] + runs[:place])
+        return next((hint for hint, other in following if hint and hint != mine and other != prompt), None)
 
-    return [of(row) if hints[row] else None for row in range(count)]
+    return [other for place, ((hint, _), rows) in enumerate(runs) for other in [of(place) if hint else None] * rows]
 
 
 def best_sibling(rewards: "Tensor", group: "Tensor", lengths: "Tensor", least: float) -> list[int | None]:

@@ -3,18 +3,21 @@
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from support import FixedDGPOTrainer, FixedGRPOTrainer, lora, make_dataset, make_trainer
 from test_equals_grpo import assert_same_training
 from transformers import AutoModelForCausalLM
 
 from dgpo.core import hindsight_advantages
 from dgpo.credit_log import read_credit_log
-from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt
+from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt, other_hints
 from dgpo.engines.trl.hindsight import COLUMNS
 from dgpo.engines.trl.rollout import GROUP, REWARD, TOKEN_ADVANTAGES
 from dgpo.errors import ConfigError
 
 RULE = {"credit_rule": "hindsight", "credit_options": {"mix": 0.5}, "hint_template": "{hint} q {prompt}"}
+RULE |= {"hint_control": "plain"}  # but where another one is named
 PLAIN = make_dataset()
 ANSWERS = ["a b c" if row % 2 else None for row in range(len(PLAIN))]
 GOLD = PLAIN.add_column("answer", ANSWERS).add_column("wrong", ["d" if row % 3 else None for row in range(len(PLAIN))])
@@ -77,11 +80,18 @@ def expected_hint(inputs, outputs, row, source):
         ("gold", {}),
         ("gold", {"hint_control": "wrong"}),
         ("peer", {}),
-        ("peer", {"hint_control": "other"}),
+        ("peer", {"hint_control": None}),
         ("gold", {"peft_config": lora(), "gradient_checkpointing": True}),
         ("gold", {"num_iterations": 2, "credit_policy": "old", "gradient_accumulation_steps": 2}),
     ],
-    ids=["gold", "gold and wrong", "peer", "peer and other", "lora", "two iterations of shuffled micro-batches"],
+    ids=[
+        "gold",
+        "gold and wrong",
+        "peer",
+        "peer and by default other",
+        "lora",
+        "two iterations of shuffled micro-batches",
+    ],
 )
 def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, source, more):
     batch = {"per_device_train_batch_size": 4} if "num_iterations" in more else {}
@@ -90,7 +100,7 @@ def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, sourc
     trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, perturb=perturb, **options)
     reference, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint).double(), trainer._tokenizer
     seen = rollouts_of(trainer)
-    hinted, control = 0, more.get("hint_control")
+    hinted, control = 0, trainer.args.hint_control
 
     def as_text(hint):
         return tokenizer.decode(hint, skip_special_tokens=True) if isinstance(hint, torch.Tensor) else hint
@@ -101,7 +111,7 @@ def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, sourc
         for row, one in enumerate(inputs):
             distance, log_ratio = (outputs[key][row] for key in COLUMNS.values())
             hint, compared = hints[row], one["prompt"]
-            if control is not None and hint is not None:
+            if control != "plain" and hint is not None:
                 others = [
                     hints[other % len(inputs)]
                     for other in range(row + 1, row + len(inputs))
@@ -129,7 +139,7 @@ def test_statistics_are_those_of_the_reference_alone(checkpoint, tmp_path, sourc
 def test_a_prompt_that_completions_share_runs_once(checkpoint, tmp_path, more):
     """Two prompts of four completions, with a hint and compared: each time the prompts alone, then the completions."""
     told = GOLD.map(lambda row: row | {"answer": "a b c", "wrong": "d"})
-    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **RULE, dataset=told, max_steps=1, **more)
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **(RULE | more), dataset=told, max_steps=1)
     model = trainer.ref_model or trainer.accelerator.unwrap_model(trainer.model).get_base_model()
     shapes = []
     model.base_model.register_forward_pre_hook(
@@ -233,6 +243,17 @@ def test_a_completion_without_a_reward_is_shown_to_nobody_and_the_best_one_to_al
     assert best_sibling(rewards, same, same + 3, least=1.0) == [2, 2, 0, 2]
 
 
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "", None]), st.integers(0, 3)), max_size=12))
+def test_a_hint_is_compared_with_the_next_one_of_another_prompt_that_says_something_else(rows):
+    def expected(place):
+        mine, prompt = rows[place]
+        following = [*rows[place + 1 :], *rows[:place]]
+        return next((hint for hint, other in following if mine and hint and hint != mine and other != prompt), None)
+
+    hints, groups = zip(*rows, strict=True) if rows else ((), ())
+    assert other_hints(hints, groups) == [expected(place) for place in range(len(rows))]
+
+
 def test_braces_of_hints_and_prompts_stand_for_themselves():
     assert hinted_prompt("{hint} 1", "{prompt} 2", "a {hint} b {prompt} c") == "a {prompt} 2 b {hint} 1 c"
     blocks = [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", "content": "y"}]
@@ -254,11 +275,12 @@ def test_braces_of_hints_and_prompts_stand_for_themselves():
         (RULE | {"hint_min_reward": "much"}, r"hint_min_reward is 'much'"),
         (RULE | {"hint": "solution"}, r"reads the column 'solution', and the data set has prompt.*hint='peer'"),
         (RULE | {"hint": "peer", "hint_control": "false"}, r"hint_control='false' reads .* hint_control='other'"),
-        (RULE | {"hint_template": "{hint}", "hint_control": "other"}, r"hint_template='\{hint\}' makes .*a column of"),
+        (RULE | {"hint_template": "{hint}", "hint_control": None}, r"hint_template='\{hint\}' makes .*a column of"),
+        ({"hint_control": "plain"}, r"hint_control='plain' is read by no credit rule"),
         ({"hint_control": "other"}, r"hint_control='other' is read by no credit rule.*or leave hint_control out"),
         (
-            RULE | {"hint": "peer", "hint_control": "other", "per_device_train_batch_size": 4},
-            r"samples 4 completions at a time, 4 of each\. Raise per_device_train_batch_size to 8",
+            RULE | {"hint": "peer", "hint_control": None, "per_device_train_batch_size": 4},
+            r"samples 4 completions at a time, 4 of each\. Raise per_device_train_batch_size to 8, .* to 2; .*='plain'",
         ),
     ],
 )

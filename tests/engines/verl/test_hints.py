@@ -22,6 +22,7 @@ from dgpo.engines.verl.hindsight import COMPARED_IDS, HINT_PASS, HINTED_IDS, res
 from dgpo.engines.verl.trainer import CreditStages
 from dgpo.errors import ConfigError, TrainingError
 
+PLAIN = "+algorithm.dgpo.hint_control=plain"
 TEXTS = ("what is 1 + 2 ?", "what is 3 + 4 ?")
 KEYS = ("a_0_0", "b_0_0", "a_1_0", "a_2_0", "pad_0_0")
 ANSWERS = ("3", "1 2", "3", "1", "?")
@@ -78,7 +79,7 @@ def put(model, monkeypatch):
             assert compared[row][-len(responses[row]) :].tolist() == responses[row].tolist()
             for one in (sequence, compared[row]):
                 assert shown[row] or one.tolist() == data["input_ids"].unbind()[row].tolist()
-        if read_settings(config).hint_control is None:
+        if read_settings(config).hint_control == "plain":
             assert [one.tolist() for one in compared] == [one.tolist() for one in data["input_ids"].unbind()]
         told, others = ([tokenizer.decode(sequence) for sequence in made] for made in (sequences, compared))
         return shown, texts_as_text(stored[module.HINT]), told, others
@@ -87,27 +88,28 @@ def put(model, monkeypatch):
 
 
 def test_the_gold_answer_is_shown_in_the_users_message(put):
-    shown, hints, told, _ = put("+algorithm.dgpo.hint_template='{hint} or {prompt}'")
+    shown, hints, told, _ = put("+algorithm.dgpo.hint_template='{hint} or {prompt}'", PLAIN)
     assert shown == [True] * 4 + [False]
     assert hints == ["7", "8", "9", "10", ""]
     assert told[1] == "<|im_start|>user\n8 or what is 3 + 4 ?<|im_end|>\n<|im_start|>assistant\n1 2"
 
 
 def test_an_entry_of_extra_info_is_shown_where_a_row_has_it(put):
-    _, hints, told, _ = put("+algorithm.dgpo.hint=way", "+algorithm.dgpo.hint_max_length=1")
+    _, hints, told, _ = put("+algorithm.dgpo.hint=way", "+algorithm.dgpo.hint_max_length=1", PLAIN)
     assert hints == ["", "1", "1", "1", ""]  # and the middle of a longer one is left out
     assert told[1].startswith("<|im_start|>user\nHint: the answer to the following problem is 1\n\nwhat is 3")
 
 
 def test_a_right_sibling_is_shown_and_never_the_completion_itself_or_padding(put):
-    _, hints, told, _ = put("+algorithm.dgpo.hint=peer")
+    _, hints, told, _ = put("+algorithm.dgpo.hint=peer", PLAIN)
     assert hints == ["3", "", "3", "3", ""]
     assert "Hint: a correct solution of the following problem is:\n3\n\nwhat is 1" in told[3]
 
 
-def test_a_hint_is_compared_with_that_of_another_prompt(put):
+@pytest.mark.parametrize("control", [(), ("+algorithm.dgpo.hint_control=other",)], ids=["by default", "asked for"])
+def test_a_hint_is_compared_with_that_of_another_prompt(put, control):
     template = "+algorithm.dgpo.hint_template='{hint} or {prompt}'"
-    shown, hints, told, compared = put(template, "+algorithm.dgpo.hint_control=other")
+    shown, hints, told, compared = put(template, *control)
     assert shown == [True] * 4 + [False]
     assert hints == ["7", "8", "9", "10", ""]
     assert [one.split("\n")[1].partition(" or ")[0] for one in told[:4]] == ["7", "8", "9", "10"]
@@ -163,6 +165,12 @@ def test_a_data_set_without_the_hints_is_refused(hint, row, message):
     config = compose_config("+algorithm.dgpo.rule=hindsight", f"+algorithm.dgpo.hint={hint}", *control)
     with pytest.raises(ConfigError, match=message):
         module.Hints(config, None, read_settings(config)).check_dataset(row)
+
+
+@pytest.mark.parametrize("control", [[], [PLAIN]], ids=["by default", "plain"])
+def test_no_column_is_asked_for_where_the_control_is_none(control):
+    config = compose_config("+algorithm.dgpo.rule=hindsight", *control)
+    module.Hints(config, None, read_settings(config)).check_dataset({"reward_model": {"ground_truth": "7"}})
 
 
 def test_places_of_responses_in_padded_and_packed_inputs():

@@ -61,9 +61,10 @@ class DGPOConfig(DGPOSettings, GRPOConfig):
         hint_template: How prompt and hint are put together, with `{prompt}` and `{hint}`, or `{hint}` alone where a
             column holds whole prompts; in a chat it makes the last message of the user. None:
             `dgpo.engines.hints.TEMPLATES`.
-        hint_control: What the hinted reference is compared with. None: the plain prompt. `"other"`: the prompt with
-            another prompt's hint; or a column of the data set with hints that are not right. What any hint changes (how
-            long an answer is, whether it explains) then cancels; use it with a model that was not taught to read hints.
+        hint_control: What the hinted reference is compared with: `"other"`, the prompt with another prompt's hint; a
+            column of the data set with hints that are not right; or `"plain"`, the prompt without any, for a model that
+            was taught to read hints. But for the last, what any hint changes (how long an answer is, whether it
+            explains) cancels. None: `"other"` where the rule reads a hint.
         hint_max_length: Longest hint in tokens; of a longer one the middle is left out.
         hint_min_reward: Smallest reward of a completion that is shown as `"peer"`.
 

@@ -1,7 +1,7 @@
 """What the reference thinks of a rollout once it is shown a hint to the answer.
 
 The reference is run on prompt and completion, and on the same completion after a prompt with the hint; both hidden
-states go through one pass over its head. With `hint_control` the first prompt has a hint as well, which is not its own.
+states go through one pass over its head. The first prompt has a hint as well, which is not its own (`hint_control`).
 A prompt that several completions share is run once. There is no second model, no logits, and one such round a rollout,
 however many updates are made of it.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from trl.trainer.utils import pad
 
 from dgpo.credit_log.answers import texts_as_tensor
-from dgpo.engines.hints import OTHER, best_sibling, cut_hints, hinted_prompt, other_hints, template_of
+from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hinted_prompt, other_hints, template_of
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.reference import score_frozen
 from dgpo.engines.trl.rollout import GROUP, HINT, REWARD
@@ -35,23 +35,25 @@ def check_hint(args: Any, dataset: Any) -> None:
         dataset: Of training.
     """
     names = getattr(dataset, "column_names", None)
-    for name, keyword, remedy in (
-        ("hint", "peer", "hint='peer', which shows a completion the solution of another one"),
-        ("hint_control", OTHER, "hint_control='other', which compares with the hint of another prompt"),
+    for name, keywords, remedy in (
+        ("hint", ["peer"], "hint='peer', which shows a completion the solution of another one"),
+        ("hint_control", [OTHER, PLAIN], "hint_control='other', which compares with the hint of another prompt"),
     ):
         value = getattr(args, name)
         column = hint_column(value) if name == "hint" else value
-        if value not in (None, keyword) and names is not None and column not in names:
+        if value not in (None, *keywords) and names is not None and column not in names:
             raise ConfigError(
                 f"{name}={value!r} reads the column {column!r}, and the data set has {', '.join(names)}. Name one of"
                 f" its columns, or use {remedy}."
             )
-    rows = args.per_device_train_batch_size * args.steps_per_generation
+    size, needed = args.per_device_train_batch_size, 2 * args.num_generations
+    rows = size * args.steps_per_generation
     if args.hint_control == OTHER and rows <= args.num_generations:
         raise ConfigError(
-            f"hint_control='other' compares with the hint of another prompt, and a process samples {rows} completions"
-            f" at a time, {args.num_generations} of each. Raise per_device_train_batch_size to"
-            f" {2 * args.num_generations}, or name a column of hints to compare with."
+            f"hint_control='other', the default, compares with the hint of another prompt, and a process samples {rows}"
+            f" completions at a time, {args.num_generations} of each. Raise per_device_train_batch_size to {needed}, or"
+            f" gradient_accumulation_steps to {-(-needed // size)}; or name a column of hints to compare with; or set"
+            " hint_control='plain', for a model that was taught to read hints."
         )
 
 
@@ -122,7 +124,8 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
     """
     hints = hints_of(trainer, inputs, outputs)
     controls: list[str | None] = [None] * len(hints)
-    if trainer.args.hint_control is not None:
+    is_compared = trainer.args.hint_control != PLAIN
+    if is_compared:
         controls = controls_of(trainer, inputs, outputs, hints)
         hints = [None if control is None else hint for hint, control in zip(hints, controls, strict=True)]
     mask = outputs["completion_mask"]
@@ -138,7 +141,7 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
         told, compared = (
             [_prompt(trainer, inputs[row]["prompt"], texts[row]) for row in part] for texts in (hints, controls)
         )
-        stats = _pair_pass(trainer, told, None if trainer.args.hint_control is None else compared, outputs, part)
+        stats = _pair_pass(trainer, told, compared if is_compared else None, outputs, part)
         log_ratio = stats["logps"] - stats["ref_logps"]
         for position, row in enumerate(part):
             if hints[row] is not None:

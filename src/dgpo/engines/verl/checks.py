@@ -4,6 +4,7 @@ import logging
 import re
 from typing import Any
 
+from dgpo.engines.hints import OTHER
 from dgpo.engines.verl.checks_megatron import check_megatron_engine
 from dgpo.engines.verl.config import SEPARATE_ASYNC, TRAINER_MODES, read_settings
 from dgpo.errors import ConfigError
@@ -53,7 +54,8 @@ def check_config(config: Any) -> None:
         Traceback (most recent call last):
         dgpo.errors.ConfigError: algorithm.dgpo.tua is not a setting of DGPO. Did you mean 'tau'? There are: tau, ...
     """
-    rule = read_settings(config).rule
+    settings = read_settings(config)
+    rule = settings.rule
     _check_trainer(config["trainer"])
     _check_algorithm(config)
     part = config["actor_rollout_ref"]
@@ -63,6 +65,7 @@ def check_config(config: Any) -> None:
     _check_sequence_parallel(part, has_reference=has_reference)
     if rule.traits.needs_hint:
         _check_hint_pass(rule.name, part["actor"])
+        _check_hint_control(settings.hint_control, config["data"]["train_batch_size"])
     if not part.get("hybrid_engine", True):
         raise ConfigError(
             "actor_rollout_ref.hybrid_engine=False puts policy and reference on different workers; DGPO compares them"
@@ -251,6 +254,15 @@ def _check_hint_pass(rule: str, actor: Any) -> None:
         raise ConfigError(
             f"algorithm.dgpo.rule={rule!r} with ulysses_sequence_parallel_size={sequence_parallel_size(actor)} is not"
             " built: a response lies on other ranks after a prompt with a hint than without. Use 1."
+        )
+
+
+def _check_hint_control(control: str | None, num_prompts: int) -> None:
+    if control == OTHER and num_prompts == 1:
+        raise ConfigError(
+            "algorithm.dgpo.hint_control='other', the default, compares with the hint of another prompt of the batch,"
+            " and data.train_batch_size=1. Raise it; or name an entry of extra_info with a hint to compare with; or set"
+            " algorithm.dgpo.hint_control='plain', for a model that was taught to read hints."
         )
 
 

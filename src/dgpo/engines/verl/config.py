@@ -57,8 +57,9 @@ class DGPOSettings(HintSettings):
         hint: What the reference is shown, for a rule that reads it: `"gold"`, the data set's
             `reward_model.ground_truth`; the name of an entry of its `extra_info`; or `"peer"`, another completion of
             the prompt that is right. None: `"gold"` where the rule reads a hint.
-        hint_control: What the hinted reference is compared with: None, the plain prompt; `"other"`, the prompt with
-            another prompt's hint; or the name of an entry of `extra_info`.
+        hint_control: What the hinted reference is compared with: `"other"`, the prompt with another prompt's hint; the
+            name of an entry of `extra_info`; or `"plain"`, the prompt without any. None: `"other"` where the rule reads
+            a hint.
         rule: The rule with its options, from `credit_rule`, `credit_options`, `tau` and `kappa`.
 
     Raises:

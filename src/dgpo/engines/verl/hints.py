@@ -10,7 +10,7 @@ from verl.utils.tokenizer.chat_template import apply_chat_template
 from verl.utils.tokenizer.tokenizer import normalize_token_ids
 
 from dgpo.credit_log.answers import texts_as_tensor
-from dgpo.engines.hints import OTHER, best_sibling, cut_hints, hinted_prompt, other_hints, template_of
+from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hinted_prompt, other_hints, template_of
 from dgpo.engines.verl.config import DGPOSettings
 from dgpo.engines.verl.credit import groups_of
 from dgpo.engines.verl.hindsight import COMPARED_IDS, HINTED_IDS
@@ -61,7 +61,7 @@ class Hints:
             )
             _check_place(row, *self._place, f"hint={self._settings.hint!r}", remedy)
         control = self._settings.hint_control
-        if control not in (None, OTHER):
+        if control not in (OTHER, PLAIN):
             remedy = "the name of an entry of extra_info, or 'other' for the hint of another prompt"
             _check_place(row, _COLUMNS, str(control), f"hint_control={control!r}", remedy)
 
@@ -80,7 +80,7 @@ class Hints:
             TrainingError: If no prompt could be made with its hint, or a sequence with it has no room in a micro-batch.
         """
         hints, controls = self._of(batch), None
-        if self._settings.hint_control is not None:
+        if self._settings.hint_control != PLAIN:
             controls = self._controls(batch, hints)
             hints = [None if control is None else hint for hint, control in zip(hints, controls, strict=True)]
         data = fetch(batch, "prompts", "input_ids")
@@ -126,8 +126,7 @@ class Hints:
 
     def _controls(self, batch: KVBatchMeta, hints: Sequence[str | None]) -> list[str | None]:
         """What each hint is compared with."""
-        control = self._settings.hint_control
-        assert control is not None
+        control = str(self._settings.hint_control)
         if control == OTHER:
             return other_hints(hints, groups_of(batch.keys).tolist())
         return self._cut(_texts(batch, _COLUMNS, control))
