@@ -91,7 +91,11 @@ def train(
             credit = [assign_credit(one, rule) for one, rule in zip(stats, rules, strict=True)]
             token_advantages = [one.token_advantages for one in credit]
             loss = policy_loss(
-                *(logits, rollout, old_logps, token_advantages, ref_logits),
+                logits,
+                rollout,
+                old_logps,
+                token_advantages,
+                ref_logits,
                 beta=arm.beta,
                 epsilon_high=variant.clip_high,
             )

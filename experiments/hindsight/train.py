@@ -80,7 +80,11 @@ def train(
             else:
                 token_advantages = list(tree.token_advantages)
             loss = policy_loss(
-                *(logits, rollout, old_logps, token_advantages, against),
+                logits,
+                rollout,
+                old_logps,
+                token_advantages,
+                against,
                 beta=arm.beta,
                 epsilon_high=variant.clip_high,
             )
