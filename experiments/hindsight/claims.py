@@ -151,6 +151,7 @@ def advice(results: Mapping[str, Any]) -> str:
     better = [f"`{variant}`" for (variant, _), estimate in areas.items() if above(estimate)]
     useful = [f"`{variant}`" for (variant, _), estimate in peers.items() if above(estimate)]
     controlled = gains(results, [AGAINST], "area").values()
+    kept = " Compared with another prompt's hint (`hint_control=other`, the default) it keeps the gain there."
     wrong_pays = any(above(estimate) for estimate in gains(results, [WRONG], "area").values())
     return (
         "Verified answers in your data, and most of your groups teach GRPO nothing? Then `credit_rule=hindsight` with "
@@ -158,7 +159,7 @@ def advice(results: Mapping[str, Any]) -> str:
         "answers, which GRPO does not, and so also teaches where all completions are wrong. Keep the reference frozen, "
         "and look at `dgpo/hint/auroc` in the log first: near .5 your model does not follow hints, or they are wrong, "
         f"and wrong hints do harm (with a quarter of them wrong it {'still pays' if wrong_pays else 'no longer pays'})."
-        + (" `hint_control=other` keeps the gain there." if controlled and all(map(above, controlled)) else "")
+        + (kept if controlled and all(map(above, controlled)) else "")
         + f" `hint=peer` pays in {', '.join(useful) or 'no variant'}. There the model was taught to follow hints and "
         "the answer is the picks themselves, which is more than most answers say of the steps that lead to them."
     )

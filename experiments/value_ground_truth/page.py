@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from experiments.report import Verdict, folded, markdown_table
@@ -53,7 +54,7 @@ def _knows_the_sign(results: Mapping[str, Any]) -> Verdict:
         "above it and none that is certain below (*gold 1 in 10 wrong*, *gold 1 in 4 wrong*). An interval must lie "
         "above it in all tables."
     )
-    short = "; ".join(f"{_shown(hinted[key])}" for key in best.values() if key)
+    short = _listed({name: hinted[key] for name, key in best.items() if key})
     claim = "A hinted reference knows the sign of a decisive step of a real language model"
     return Verdict(claim, "supported" if holds else "not supported", why, asked_by="us", short=short)
 
@@ -79,7 +80,7 @@ def _likelihood_knows(results: Mapping[str, Any]) -> list[Verdict]:
             "supported" if holds else "not supported",
             why,
             asked_by="us",
-            short="; ".join(_shown(taught) for taught, _ in both.values()),
+            short=_listed({name: taught for name, (taught, _) in both.items()}),
         )
     ]
 
@@ -196,6 +197,14 @@ def table_of(summary: Mapping[str, Any]) -> str:
         + "; ".join(f"{name} {_list(values)}" for name, values in summary["calibration"].items())
         + "."
     )
+
+
+def _listed(found: Mapping[str, Sequence[float | None]]) -> str:
+    """Each measurement's figure behind its name: the part that tells it from the others."""
+    words = [name.split("_") for name in found]
+    shared = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*words, strict=False)))
+    labels = [" ".join(one[shared:] or one) for one in words]
+    return "; ".join(f"{label} {_shown(one)}" for label, one in zip(labels, found.values(), strict=True))
 
 
 def _shown(found: Sequence[float | None] | None) -> str:
