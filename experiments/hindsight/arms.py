@@ -11,6 +11,7 @@ from experiments.hindsight.knowing import Told
 from experiments.hindsight.starts import Start
 
 PLAIN, HINTED, INTERRUPTED = Start(), Start("hinted"), Start("interrupted")
+ANYWHERE = Start("interrupted anywhere")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from experiments.hindsight.rules import (
     LIKELIHOOD,
     PEER_ARM,
     RATED,
+    UNTOLD,
     UNTRUE,
     WITHOUT_D,
     WRONG,
@@ -37,7 +38,7 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     Returns:
         Verdicts.
     """
-    asked = (_to_be_gained, _gold, _peer, _controlled, _likelihood, _untrue)
+    asked = (_to_be_gained, _gold, _peer, _controlled, _likelihood, _untold, _untrue)
     return [verdict for ask in asked if (verdict := ask(results)) is not None]
 
 
@@ -106,11 +107,31 @@ def _likelihood(results: Mapping[str, Any]) -> Verdict | None:
         f"logarithm, mixed half. Area less GRPO's: {_listed(areas)}; final accuracy: {_listed(finals)}; AUROC of its "
         f"sign at a decisive pick {_range(results, LIKELIHOOD, 'sign_auroc')}. Its warm-up taught the policy to answer "
         "when it is interrupted, and GRPO starts from the same policy. It takes a forward pass for each cut and no "
-        "reference. What the same quantity tells in SmolLM2, which nobody taught that, stands in the chapter on where "
-        "value changes; it is no rule of this package."
+        "reference; but it is told which tokens are the picks, and they alone bear the change. What the same quantity "
+        "tells in SmolLM2, which nobody taught that, stands in the chapter on where value changes."
     )
-    claim = "Of a policy that can answer when interrupted, the change of its likelihood of the answer beats GRPO"
+    claim = "Told where decisions lie, a policy that can answer when interrupted finds credit in its own likelihood"
     return _verdict(claim, all(map(above, areas.values())), why, _counted(areas))
+
+
+def _untold(results: Mapping[str, Any]) -> Verdict | None:
+    """On the likelihood where nobody says which tokens decide; nothing where it was not run."""
+    areas = gains(results, UNTOLD, "area")
+    if not areas:
+        return None
+    of_arm = {arm: {key: one for key, one in areas.items() if key[1] == arm} for arm in UNTOLD}
+    why = (
+        "The same change borne by every token of the stretch that it is measured over: "
+        f"{_listed(of_arm[UNTOLD[0]])}. Of a policy that was taught to answer after any token, with a cut after each, "
+        f"so that no place has to be known: {_listed(of_arm[UNTOLD[1]])}; times the entropy of the token: "
+        f"{_listed(of_arm[UNTOLD[2]])}. Each is compared with GRPO from its own start. A change that is not 0 on "
+        "average teaches tokens that decide nothing, form included. So the likelihood is no rule of this package: one "
+        "would have to know which tokens decide, which a hinted reference says by its distance."
+    )
+    claim = "It finds credit there without being told where decisions lie"
+    better, worse = (sum(map(is_beyond, areas.values())) for is_beyond in (above, below))
+    short = f"three ways: {better} better, {worse} worse of {len(areas)}, {_spread(areas)}"
+    return _verdict(claim, any(all(map(above, one.values())) for one in of_arm.values() if one), why, short)
 
 
 def _untrue(results: Mapping[str, Any]) -> Verdict:

@@ -80,12 +80,21 @@ def decisions(stats: TokenStats, *, told: Told, mix: float, signed: bool, by: st
 
 @credit_rule(reads=(), signed=True)
 def value_changes(
-    stats: TokenStats, *, told: Told, mix: float, decay: float = 0.0, logarithm: bool = False, by: str = "batch"
+    stats: TokenStats,
+    *,
+    told: Told,
+    mix: float,
+    decay: float = 0.0,
+    logarithm: bool = False,
+    spread: bool = False,
+    by_entropy: bool = False,
+    by: str = "batch",
 ) -> Tensor:
     """Return what each pick changed of the value; with a decay, generalised advantages of the stretches between picks.
 
     A_k = sum_j decay^j (V_{k + j + 1} - V_{k + j}), the last difference being that of the reward; without a decay the
-    change stands at the pick alone.
+    change stands at the pick alone. With `spread` at every token of the stretch that ends with the pick, as for one who
+    does not know which of them it is; with `by_entropy` times the policy's entropy there.
     """
     assert told.values is not None
     assert told.segment is not None
@@ -105,8 +114,9 @@ def value_changes(
         return mixed(stats, summed.gather(-1, told.segment), mix, by)
     num_picks = changes.shape[-1]
     is_pick = torch.cat([told.segment[:, 1:] != told.segment[:, :-1], torch.zeros_like(told.segment[:, :1])], -1) > 0
-    term = changes.gather(-1, told.segment.clamp(max=num_picks - 1)) * is_pick
-    return mixed(stats, term, mix, by)
+    where = told.segment < num_picks if spread else is_pick
+    term = changes.gather(-1, told.segment.clamp(max=num_picks - 1)) * where
+    return mixed(stats, term * stats.entropy if by_entropy else term, mix, by)
 
 
 @credit_rule(reads=("ref_logps", "kl"), signed=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.hindsight.arms import HINTED, INTERRUPTED, Hint, KnowingArm, Tree
+from experiments.hindsight.arms import ANYWHERE, HINTED, INTERRUPTED, Hint, KnowingArm, Tree
 from experiments.hindsight.knowing import (
     agreeing,
     decisions,
@@ -16,6 +16,8 @@ from experiments.hindsight.starts import Start
 
 HINTS = "grpo hinted"
 STUBS, LIKELIHOOD = "grpo interrupted", "gold likelihood logarithm"
+UNTOLD = ("gold likelihood over stretches", "gold likelihood anywhere", "gold likelihood anywhere by h")
+"""The same without knowing which tokens are picks: at every token before one, and by a cut after every token."""
 GOLD_ARM, PEER_ARM = "hindsight gold", "hindsight peer"
 UNTRUE, WRONG, WITHOUT_D = "no hint is true", "gold 1 in 4 wrong", "gold without d"
 GOLD, PEER = Hint(), Hint("peer")
@@ -65,6 +67,24 @@ ARMS: dict[str, KnowingArm] = {
         start=INTERRUPTED,
         baseline=STUBS,
     ),
+    UNTOLD[0]: _told(
+        value_changes,
+        {"mix": 0.5, "logarithm": True, "spread": True},
+        values="gold likelihood",
+        start=INTERRUPTED,
+        baseline=STUBS,
+    ),
+    f"{STUBS} anywhere": KnowingArm("even", start=ANYWHERE, baseline=f"{STUBS} anywhere"),
+    **{
+        name: _told(
+            value_changes,
+            {"mix": 0.5, "logarithm": True, "by_entropy": by_entropy},
+            values="gold likelihood",
+            start=ANYWHERE,
+            baseline=f"{STUBS} anywhere",
+        )
+        for name, by_entropy in zip(UNTOLD[1:], (False, True), strict=True)
+    },
     "drift bound .5": KnowingArm(drift, {"mix": 0.1, "bound": 0.5}, group="ladder"),
     "drift bound 2": KnowingArm(drift, {"mix": 0.1, "bound": 2.0}, group="ladder"),
     # Hindsight by a frozen reference that is shown a hint.

@@ -11,7 +11,7 @@ from experiments.credit import layout as language
 from experiments.credit.model import Parameters, completion_logits
 from experiments.credit.train import Rollout
 from experiments.hindsight import hints
-from experiments.hindsight.starts import answered_after, fork_width
+from experiments.hindsight.starts import answered_after, fork_width, trace_length
 
 LEAST_VALUE = 0.01
 """Values are kept this far from 0 and 1 before noise is added to their logit."""
@@ -35,8 +35,8 @@ class Values(NamedTuple):
     """Values of the prefixes of a completion at its start and after each pick.
 
     Attributes:
-        at_cuts: (S, B, K + 1).
-        segment: (S, B, T) int64, which of the K + 1 stretches between the cuts a token is in; K after the last pick.
+        at_cuts: (S, B, K + 1); K picks, or as many other places.
+        segment: (S, B, T) int64, which of the K + 1 stretches between the cuts a token is in; K after the last one.
         tokens: Tokens that were scored for it.
     """
 
@@ -139,7 +139,9 @@ def noisy(values: Values, sigma: float, generators: Sequence[torch.Generator], c
 
 
 @torch.no_grad()
-def gold_likelihoods(parameters: Parameters, layout: language.Layout, rollout: Rollout, digits: Tensor) -> Values:
+def gold_likelihoods(
+    parameters: Parameters, layout: language.Layout, rollout: Rollout, digits: Tensor, *, anywhere: bool = False
+) -> Values:
     """Return the likelihood of the right answer when the trace is interrupted at its start and after each fork.
 
     Args:
@@ -147,19 +149,23 @@ def gold_likelihoods(parameters: Parameters, layout: language.Layout, rollout: R
         layout: What a completion looks like.
         rollout: The completions.
         digits: (S, B, K, 2), of the prompt of each.
+        anywhere: After each token of the trace in place of each fork, which takes no knowledge of where forks are.
 
     Returns:
         Likelihoods in place of values.
     """
-    num_forks = layout.num_forks
+    num_forks, every = layout.num_forks, 1 if anywhere else fork_width(layout)
     right = hints.right_picks(digits)
-    _, segment = _picks_and_segments(rollout.roles["pivot"], num_forks)
+    if anywhere:
+        segment = torch.arange(layout.length).clamp(max=trace_length(layout)).expand(rollout.completions.shape)
+    else:
+        _, segment = _picks_and_segments(rollout.roles["pivot"], num_forks)
     likelihoods, tokens = [], 0
-    for cut in range(num_forks + 1):
+    for cut in range(0, trace_length(layout) + 1, every):
         stubs = answered_after(layout, rollout.completions, torch.full(right.shape[:-1], cut), right)
         logps = completion_logits(parameters, rollout.prompts, stubs).log_softmax(-1)
         said = logps.gather(-1, stubs[..., None])[..., 0]
-        first = cut * fork_width(layout) + 1
+        first = cut + 1
         likelihoods.append(said[..., first : first + num_forks].sum(-1).exp())
         tokens += stubs[..., : first + num_forks].numel()
     return Values(torch.stack(likelihoods, -1), segment, tokens)

@@ -33,11 +33,12 @@ class Start:
 
     Attributes:
         kind: `"plain"`: nothing. `"hinted"`: to follow a hint in the prompt. `"interrupted"`: to answer when the trace
-            is cut short, so that the likelihood of the answer can be asked for anywhere.
+            is cut short after a fork, so that the likelihood of the answer can be asked for there. `"interrupted
+            anywhere"`: after any token.
         trust: Probability that a pick of a demonstration follows its hint; at .5 a hint says nothing.
     """
 
-    kind: Literal["plain", "hinted", "interrupted"] = "plain"
+    kind: Literal["plain", "hinted", "interrupted", "interrupted anywhere"] = "plain"
     trust: float = 0.9
 
     @property
@@ -93,7 +94,10 @@ def _warmed_up(start: Start, config: WarmUp, seeds: Sequence[int]) -> tuple[Para
     streams = [language.Prompts(layout, f"credit warm-up {seed}") for seed in seeds]
     generators = [torch.Generator().manual_seed(7000 + seed) for seed in seeds]
     steps = max(1, round(STEPS * config.steps / WarmUp(layout).steps))  # fewer in the reduced variant
-    lesson = _interrupted(layout) if start.kind == "interrupted" else _hinted(layout, start.trust)
+    if start.kind == "hinted":
+        lesson = _hinted(layout, start.trust)
+    else:
+        lesson = _interrupted(layout, every=1 if start.kind == "interrupted anywhere" else fork_width(layout))
     learned = _learn(
         config, lesson, parameters, streams, generators, steps, config.learning_rate, language.REFERENCE_HABIT
     )
@@ -121,11 +125,11 @@ def _hinted(layout: language.Layout, trust: float) -> Lesson:
     return lesson
 
 
-def _interrupted(layout: language.Layout) -> Lesson:
-    """Half of the traces are cut after some fork, and the answer follows at once."""
+def _interrupted(layout: language.Layout, every: int) -> Lesson:
+    """Half of the traces are cut after some multiple of `every` tokens, and the answer follows at once."""
 
     def lesson(digits: Tensor, shown: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        cuts = torch.randint(layout.num_forks + 1, (len(digits),), generator=generator)
+        cuts = every * torch.randint(trace_length(layout) // every + 1, (len(digits),), generator=generator)
         is_cut = torch.rand(len(digits), generator=generator) < SHARE_TAUGHT
         return language.prompt_ids(digits), torch.where(is_cut[:, None], answered_after(layout, shown, cuts), shown)
 
@@ -133,12 +137,12 @@ def _interrupted(layout: language.Layout) -> Lesson:
 
 
 def answered_after(layout: language.Layout, traces: Tensor, cuts: Tensor, answer: Tensor | None = None) -> Tensor:
-    """Return traces that stop after some forks and then answer, padded.
+    """Return traces that stop after some tokens and then answer, padded.
 
     Args:
         layout: What a completion looks like.
         traces: (..., T) ids of well-formed completions.
-        cuts: (...) forks that are kept, 0 to K.
+        cuts: (...) tokens that are kept, 0 to `trace_length`.
         answer: (..., K) ids; the traces' own by default.
 
     Returns:
@@ -148,7 +152,7 @@ def answered_after(layout: language.Layout, traces: Tensor, cuts: Tensor, answer
     tail = traces[..., length - num_forks - 2 :]
     if answer is not None:
         tail = torch.cat([tail[..., :1], answer, tail[..., -1:]], -1)
-    start = cuts[..., None] * fork_width(layout)
+    start = cuts[..., None]
     padded = torch.where(torch.arange(length) < start, traces, torch.full_like(traces, language.PAD))
     return padded.scatter(-1, start + torch.arange(num_forks + 2), tail)
 
@@ -156,6 +160,11 @@ def answered_after(layout: language.Layout, traces: Tensor, cuts: Tensor, answer
 def fork_width(layout: language.Layout) -> int:
     """Return the tokens of a fork in a well-formed trace: fillers, pair, `>`, pick and `;`."""
     return 5 + layout.num_fillers + layout.habit
+
+
+def trace_length(layout: language.Layout) -> int:
+    """Return the tokens of a well-formed completion before its answer."""
+    return layout.num_forks * fork_width(layout)
 
 
 def _learn(

@@ -152,7 +152,8 @@ def _values(
     luck: Sequence[torch.Generator],
 ) -> Values:
     if arm.values == "gold likelihood":
-        return signals.gold_likelihoods(parameters, variant.warm_up.layout, rollout, digits)
+        anywhere = arm.start.kind == "interrupted anywhere"
+        return signals.gold_likelihoods(parameters, variant.warm_up.layout, rollout, digits, anywhere=anywhere)
     exact = signals.exact_values(logits, rollout, digits)
     return signals.noisy(exact, arm.sigma, luck, variant.num_generations) if arm.sigma else exact
 

@@ -91,11 +91,23 @@ def test_a_hint_is_compared_with_its_control():
     assert (same.log_ratio == 0).all()
 
 
+def test_cuts_after_every_token_hold_those_after_every_fork():
+    rollout, digits = rollout_of(trace(7, 9), trace(3, 2)), DIGITS.expand(1, 2, 2, 2)
+    policy = initial_parameters(Shape(language.VOCAB_SIZE, 7 + LAYOUT.length, hidden_size=16), [0])
+    forks = signals.gold_likelihoods(policy, LAYOUT, rollout, digits)
+    every = signals.gold_likelihoods(policy, LAYOUT, rollout, digits, anywhere=True)
+    torch.testing.assert_close(every.at_cuts[..., ::6], forks.at_cuts)
+    assert len(set(every.at_cuts.flatten().tolist())) > 20  # and the others are of their own
+    assert every.segment[0, 0].tolist() == [*range(12), 12, 12, 12, 12]
+
+
 def test_a_cut_trace_answers_at_once():
-    cut = answered_after(LAYOUT, trace(7, 2)[None], torch.tensor([1]), torch.tensor([[20, 21]]))[0]
+    cut = answered_after(LAYOUT, trace(7, 2)[None], torch.tensor([6]), torch.tensor([[20, 21]]))[0]
     assert cut[:6].tolist() == trace(7, 2)[:6].tolist()
     assert cut[6:].tolist() == [language.EQUALS, 20, 21, language.EOS] + [language.PAD] * 6
-    assert answered_after(LAYOUT, trace(7, 2)[None], torch.tensor([2]))[0].equal(trace(7, 2))
+    assert answered_after(LAYOUT, trace(7, 2)[None], torch.tensor([12]))[0].equal(trace(7, 2))
+    within = answered_after(LAYOUT, trace(7, 2)[None], torch.tensor([8]))[0]
+    assert within[:12].tolist() == [*trace(7, 2)[:8].tolist(), *trace(7, 2)[12:].tolist()]
 
 
 def stats_of(rollout, **more):
@@ -124,6 +136,13 @@ def test_value_changes_stand_at_the_picks():
     assert given.nonzero().tolist() == [[0, 4], [0, 10], [1, 4]]
     assert (given[0, 10] / given[0, 4]).item() == pytest.approx(2.0)
     assert given[1, 4] < 0
+    # Borne by the whole stretch, and times the entropy.
+    spread = knowing.value_changes(stats_of(rollout), told=told, mix=1.0, by="batch", spread=True)
+    assert spread[0, :5].unique().numel() == spread[0, 5:11].unique().numel() == 1
+    assert (spread[:, 11:] == 0).all()
+    unsure = stats_of(rollout, entropy=torch.arange(16.0).expand(2, 16))
+    gated = knowing.value_changes(unsure, told=told, mix=1.0, by="batch", spread=True, by_entropy=True)
+    torch.testing.assert_close(gated[0, 1:5] / gated[0, 1], torch.arange(1.0, 5.0))
     # A decay of 1 sums the changes to come: the reward less the value of the stretch's start.
     summed = knowing.value_changes(stats_of(rollout), told=told, mix=1.0, decay=1.0, by="completion")
     torch.testing.assert_close(summed[0, 12] / summed[0, 0], torch.tensor(0.0))
