@@ -5,7 +5,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,8 @@ EXPERIMENTS = {
     "smollm2": "make smollm2 && python -m experiments.smollm2",
 }
 """Package and command of each experiment, in the order of the page."""
+_DOWNLOADED = ("value_ground_truth", "smollm2")
+"""Those that `make experiments` leaves out, as they need a model."""
 
 _HEADER = """# Results
 
@@ -75,7 +77,7 @@ def page() -> str:
     """
     results = {name: _committed(name) for name in EXPERIMENTS}
     chapters = [_chapter(name, one) for name, one in results.items()]
-    parts = [_HEADER, _advice(results), _verdicts(results), *chapters, *single_runs.chapters()]
+    parts = [_HEADER, _again(results), _advice(results), _verdicts(results), *chapters, *single_runs.chapters()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -83,6 +85,19 @@ def _committed(name: str) -> dict[str, Any] | None:
     """The committed results of an experiment, or `None`."""
     files = sorted((ROOT / "experiments" / name / "results").glob("*.json"))
     return json.loads(files[0].read_text()) if files else None
+
+
+def _again(results: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """What it takes to make the figures again that need no download; nothing where a record is missing."""
+    records = [one["record"] for name, one in results.items() if one and name not in _DOWNLOADED]
+    if len(records) < len(results) - len(_DOWNLOADED):
+        return ""
+    cells, seconds = (sum(record[key] for record in records) for key in ("cells", "cpu_seconds"))
+    text = f"All but what needs a model to download is made again by `make experiments`: {cells:,} cells"
+    if all(record["cells_computed_by_this_command"] == record["cells"] for record in records):
+        elapsed = sum(record["wall_seconds"] for record in records)
+        return f"{text}, which took {elapsed / 60:.0f} minutes here (machine and date below each chapter)."
+    return f"{text}, {seconds / 60:.0f} minutes of a processor."
 
 
 def _page_of(name: str) -> ModuleType:

@@ -18,6 +18,7 @@ from experiments.hindsight.rules import (
     LIKELIHOOD,
     PEER_ARM,
     RATED,
+    SPREAD,
     UNTOLD,
     UNTRUE,
     WITHOUT_D,
@@ -120,17 +121,20 @@ def _untold(results: Mapping[str, Any]) -> Verdict | None:
     if not areas:
         return None
     of_arm = {arm: {key: one for key, one in areas.items() if key[1] == arm} for arm in UNTOLD}
+    exact = gains(results, [SPREAD], "area")
     why = (
         "The same change borne by every token of the stretch that it is measured over: "
         f"{_listed(of_arm[UNTOLD[0]])}. Of a policy that was taught to answer after any token, with a cut after each, "
         f"so that no place has to be known: {_listed(of_arm[UNTOLD[1]])}; times the entropy of the token: "
-        f"{_listed(of_arm[UNTOLD[2]])}. Each is compared with GRPO from its own start. A change that is not 0 on "
-        "average teaches tokens that decide nothing, form included. So the likelihood is no rule of this package: one "
-        "would have to know which tokens decide, which a hinted reference says by its distance."
+        f"{_listed(of_arm[UNTOLD[2]])}; of the likelihood and not its logarithm: {_listed(of_arm[UNTOLD[3]])}. Each is "
+        "compared with GRPO from its own start. It is not the spreading: with exact values, borne by every token of a "
+        f"stretch, the area is {_listed(exact) or 'unknown'} from GRPO's. It is the likelihood's errors on tokens that "
+        "decide nothing, form included. So it is no rule of this package: one would have to know which tokens decide, "
+        "which a hinted reference says by its distance."
     )
-    claim = "It finds credit there without being told where decisions lie"
+    claim = "A policy's likelihood of the answer finds credit without being told where decisions lie"
     better, worse = (sum(map(is_beyond, areas.values())) for is_beyond in (above, below))
-    short = f"three ways: {better} better, {worse} worse of {len(areas)}, {_spread(areas)}"
+    short = f"{len(UNTOLD)} ways: {better} better, {worse} worse of {len(areas)}, {_spread(areas)}"
     return _verdict(claim, any(all(map(above, one.values())) for one in of_arm.values() if one), why, short)
 
 

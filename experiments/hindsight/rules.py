@@ -16,8 +16,14 @@ from experiments.hindsight.starts import Start
 
 HINTS = "grpo hinted"
 STUBS, LIKELIHOOD = "grpo interrupted", "gold likelihood logarithm"
-UNTOLD = ("gold likelihood over stretches", "gold likelihood anywhere", "gold likelihood anywhere by h")
+UNTOLD = (
+    "gold likelihood over stretches",
+    "gold likelihood anywhere",
+    "gold likelihood anywhere by h",
+    "gold likelihood anywhere, no logarithm",
+)
 """The same without knowing which tokens are picks: at every token before one, and by a cut after every token."""
+SPREAD = "exact advantage over stretches"
 GOLD_ARM, PEER_ARM = "hindsight gold", "hindsight peer"
 UNTRUE, WRONG, WITHOUT_D = "no hint is true", "gold 1 in 4 wrong", "gold without d"
 GOLD, PEER = Hint(), Hint("peer")
@@ -47,6 +53,7 @@ ARMS: dict[str, KnowingArm] = {
     "right or wrong": _told(decisions, {"mix": 0.5, "signed": True}),
     "exact advantage alone": _told(value_changes, {"mix": 1.0}, values="exact"),
     "exact advantage": _told(value_changes, {"mix": 0.5}, values="exact"),
+    SPREAD: _told(value_changes, {"mix": 0.5, "spread": True}, values="exact"),
     "exact values decay .9": _told(value_changes, _EXACT, values="exact"),
     "values noise .5": _told(value_changes, _EXACT, values="exact", sigma=0.5),
     "values noise 1": _told(value_changes, _EXACT, values="exact", sigma=1.0),
@@ -78,12 +85,12 @@ ARMS: dict[str, KnowingArm] = {
     **{
         name: _told(
             value_changes,
-            {"mix": 0.5, "logarithm": True, "by_entropy": by_entropy},
+            {"mix": 0.5, "logarithm": logarithm, "by_entropy": by_entropy},
             values="gold likelihood",
             start=ANYWHERE,
             baseline=f"{STUBS} anywhere",
         )
-        for name, by_entropy in zip(UNTOLD[1:], (False, True), strict=True)
+        for name, logarithm, by_entropy in zip(UNTOLD[1:], (True, True, False), (False, True, False), strict=True)
     },
     "drift bound .5": KnowingArm(drift, {"mix": 0.1, "bound": 0.5}, group="ladder"),
     "drift bound 2": KnowingArm(drift, {"mix": 0.1, "bound": 2.0}, group="ladder"),

@@ -25,6 +25,17 @@ def test_the_page_names_every_experiment_figure_and_command():
         assert path.stat().st_size < 200_000, f"{figure} is {path.stat().st_size} bytes"
 
 
+@pytest.mark.parametrize(
+    ("computed", "said"), [(5, "2,000 cells, which took 8 minutes here"), (4, "2,000 cells, 17 minutes of a processor")]
+)
+def test_the_page_says_what_it_takes_to_make_it_again(computed, said):
+    record = {"cells": 500, "cells_computed_by_this_command": 100 * computed, "cpu_seconds": 250, "wall_seconds": 120}
+    own = {name: {"record": record} for name in ("credit", "hindsight", "surface", "gradient_stability")}
+    text = page._again(own | {"smollm2": {"record": record}, "value_ground_truth": None})
+    assert said in text
+    assert page._again(own | {"surface": None, "smollm2": None, "value_ground_truth": None}) == ""
+
+
 def test_an_experiment_without_results_is_said_to_be_missing(tmp_path, monkeypatch):
     (tmp_path / "experiments").mkdir()
     monkeypatch.setattr(page, "ROOT", tmp_path)
