@@ -165,6 +165,24 @@ def best_sibling(rewards: "Tensor", group: "Tensor", lengths: "Tensor", least: f
     return [next((row for row in right if row != mine and ids[row] == ids[mine]), None) for mine in range(len(ids))]
 
 
+def hint_text(value: Any) -> str | None:
+    """Return what a column holds as a hint: several answers that are all right are shown as such.
+
+    Args:
+        value: A text, a number, a list of them, or None.
+
+    Returns:
+        The text; None where there is none.
+
+    Example:
+        >>> hint_text(7), hint_text(["1/2", "0.5"]), hint_text(None)
+        ('7', '1/2 or 0.5', None)
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return None if value is None else str(value)
+    return " or ".join(map(str, value)) or None
+
+
 def cut_hint(tokenizer: Any, hint: str, max_length: int) -> str:
     """Return a hint of at most about `max_length` tokens: its first and its last ones.
 

@@ -40,10 +40,6 @@ REFUSED = {
     "a template without it": ([*HINDSIGHT, "+algorithm.dgpo.hint_template=a"], r"dgpo\.hint_template='a' must contain"),
     "no room for it": ([*HINDSIGHT, "+algorithm.dgpo.hint_max_length=0"], r"algorithm\.dgpo\.hint_max_length is 0"),
     "it with ulysses": ([*HINDSIGHT, *FLASH, f"{ACTOR}.ulysses_sequence_parallel_size=2"], r"size=2 is not .*Use 1"),
-    "nothing to compare it with": (
-        [*HINDSIGHT, "data.train_batch_size=1"],
-        r"hint_control='other', the default, .*train_batch_size=1\. Raise it; .*hint_control='plain'",
-    ),
     "a rule of the policy's change": (["+algorithm.dgpo.rule=fipo"], r"'fipo' weighs tokens by the policy's change"),
     "kappa=-1": (["+algorithm.dgpo.kappa=-1"], r"algorithm\.dgpo\.kappa .* -1"),
     "unknown key": (["+algorithm.dgpo.tua=1"], r"algorithm\.dgpo\.tua is not a setting .*'tau'\? .* tau, kappa"),

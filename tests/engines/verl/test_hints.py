@@ -17,6 +17,7 @@ from dgpo.core import HINDSIGHT_STATS
 from dgpo.credit_log.answers import texts_as_text
 from dgpo.engines.verl import hints as module
 from dgpo.engines.verl import queue
+from dgpo.engines.verl.checks import check_config
 from dgpo.engines.verl.config import read_settings
 from dgpo.engines.verl.hindsight import COMPARED_IDS, HINT_PASS, HINTED_IDS, response_positions
 from dgpo.engines.verl.trainer import CreditStages
@@ -165,6 +166,13 @@ def test_a_data_set_without_the_hints_is_refused(hint, row, message):
     config = compose_config("+algorithm.dgpo.rule=hindsight", f"+algorithm.dgpo.hint={hint}", *control)
     with pytest.raises(ConfigError, match=message):
         module.Hints(config, None, read_settings(config)).check_dataset(row)
+
+
+def test_a_batch_of_one_prompt_has_nothing_to_compare_a_hint_with():
+    one = ("+algorithm.dgpo.rule=hindsight", "data.train_batch_size=1")
+    with pytest.raises(ConfigError, match=r"hint_control='other', the default, .*train_batch_size=1\. Raise .*'plain'"):
+        check_config(compose_config(*one))
+    check_config(compose_config(*one, PLAIN))
 
 
 @pytest.mark.parametrize("control", [[], [PLAIN]], ids=["by default", "plain"])

@@ -223,6 +223,18 @@ CASES = [
         "train own.yaml --credit_rule rewards.py",
         "There is no credit rule 'rewards.py'. Name the function in it: rewards.py:function. Rules: dgpo, even, entropy, inverse, capped, floored, one_sided, effective_share, top_entropy, gtpo, fipo, hindsight; or one of your own as 'module:function' or 'file.py:function'.",
     ),
+    (
+        "train own.yaml --credit_rule hindsight --hint way",
+        "hint='way' reads the column 'way', and the data set has prompt, answer. Name one of its columns, or use hint='peer', which shows a completion the solution of another one.",
+    ),
+    (
+        "train own.yaml --credit_rule hindsight --num_generations 16 --num_generations_eval 1",
+        "hint_control='other', the default, compares with the hint of another prompt, and a process samples 16 completions at a time, 16 of each. Raise per_device_train_batch_size to 32, or gradient_accumulation_steps to 2; or name a column of hints to compare with; or set hint_control='plain', for a model that was taught to read hints.",
+    ),
+    (
+        "train own.yaml --credit_rule hindsight --hint_template '{hint}'",
+        "hint_template='{hint}' makes the hint a whole prompt, and hint_control='other', the default, would compare it with another question. Name a column of prompts to compare with, say the same ones with a wrong hint; or put {prompt} into the template; or set hint_control='plain', for a model that was taught to read hints.",
+    ),
     ("tasks forks", "`dgpo tasks` lists all of them, and takes nothing else: 'forks'."),
     ("eval --run nowhere", "nowhere is no directory of a run: it has no recipe.yaml."),
 ]
@@ -239,7 +251,10 @@ def test_a_mistake_gets_its_line(folder, monkeypatch, capsys, words, line):
     assert sorted(folder.iterdir()) == before  # nothing was written
 
 
-@pytest.mark.parametrize("words", [words for words, _ in CASES if words.startswith("train own.yaml")][::4])
+_OWN = [words for words, _ in CASES if words.startswith("train own.yaml")]
+
+
+@pytest.mark.parametrize("words", [words for at, words in enumerate(_OWN) if at % 4 == 0 or "hindsight" in words])
 def test_the_dry_run_finds_it_too(folder, monkeypatch, capsys, words):
     monkeypatch.chdir(folder)
     assert main([*shlex.split(words), "--dry-run"]) == 2

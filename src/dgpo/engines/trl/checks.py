@@ -14,6 +14,7 @@ from dgpo.core import TokenStats
 from dgpo.engines.trl.config import DGPOConfig
 from dgpo.engines.trl.padding_free import check_padding_free
 from dgpo.engines.trl.rollout import holds_whole_groups
+from dgpo.engines.trl.settings import check_hint_data
 from dgpo.errors import ConfigError, DgpoError, TrainingError
 from dgpo.names import did_you_mean
 from dgpo.rules import CreditRule
@@ -36,8 +37,9 @@ def check_config(args: Any) -> None:
         )
 
 
-def check_rule(rule: CreditRule, args: DGPOConfig) -> None:
-    """Refuse a rule that reads what TRL's pass does not give, or that would see parts of groups."""
+def check_rule(rule: CreditRule, args: DGPOConfig, dataset: Any) -> None:
+    """Refuse a rule that reads what neither TRL's pass nor the data set gives, or that would see parts of groups."""
+    check_hint_data(args, getattr(dataset, "column_names", None))
     if "kl" in rule.traits.reads:
         raise ConfigError(
             f"The credit rule {rule.name} reads kl, the divergence over the whole vocabulary; TRL's pass over the heads"

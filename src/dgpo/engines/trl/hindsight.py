@@ -14,52 +14,15 @@ from torch import Tensor
 from trl.trainer.utils import pad
 
 from dgpo.credit_log.answers import texts_as_tensor
-from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hinted_prompt, other_hints, template_of
+from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hint_text, hinted_prompt, other_hints, template_of
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.reference import score_frozen
 from dgpo.engines.trl.rollout import GROUP, HINT, REWARD
 from dgpo.engines.trl.scores import reference_policy
-from dgpo.errors import ConfigError
+from dgpo.engines.trl.settings import hint_column
 
 COLUMNS = {"hindsight_hellinger_sq": "dgpo_hindsight_hellinger_sq", "hindsight_log_ratio": "dgpo_hindsight_log_ratio"}
 """Fields of `TokenStats` to the keys of a rollout that hold them, (B, T) each."""
-
-GOLD_COLUMN = "answer"
-
-
-def check_hint(args: Any, dataset: Any) -> None:
-    """Refuse a column of hints that the data set lacks, and a batch in which no prompt has another beside it.
-
-    Args:
-        args: A `DGPOConfig`; without a hint where the rule reads none.
-        dataset: Of training.
-    """
-    names = getattr(dataset, "column_names", None)
-    for name, keywords, remedy in (
-        ("hint", ["peer"], "hint='peer', which shows a completion the solution of another one"),
-        ("hint_control", [OTHER, PLAIN], "hint_control='other', which compares with the hint of another prompt"),
-    ):
-        value = getattr(args, name)
-        column = hint_column(value) if name == "hint" else value
-        if value not in (None, *keywords) and names is not None and column not in names:
-            raise ConfigError(
-                f"{name}={value!r} reads the column {column!r}, and the data set has {', '.join(names)}. Name one of"
-                f" its columns, or use {remedy}."
-            )
-    size, needed = args.per_device_train_batch_size, 2 * args.num_generations
-    rows = size * args.steps_per_generation
-    if args.hint_control == OTHER and rows <= args.num_generations:
-        raise ConfigError(
-            f"hint_control='other', the default, compares with the hint of another prompt, and a process samples {rows}"
-            f" completions at a time, {args.num_generations} of each. Raise per_device_train_batch_size to {needed}, or"
-            f" gradient_accumulation_steps to {-(-needed // size)}; or name a column of hints to compare with; or set"
-            " hint_control='plain', for a model that was taught to read hints."
-        )
-
-
-def hint_column(hint: str) -> str:
-    """Return the column of the data set that holds the hints."""
-    return GOLD_COLUMN if hint == "gold" else hint
 
 
 def hints_of(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor]) -> list[str | None]:
@@ -106,7 +69,7 @@ def controls_of(
 
 
 def _texts(inputs: Sequence[dict[str, Any]], column: str) -> list[str | None]:
-    return [None if row.get(column) is None else str(row[column]) for row in inputs]
+    return [hint_text(row.get(column)) for row in inputs]
 
 
 @torch.no_grad()

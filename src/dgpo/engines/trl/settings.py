@@ -1,14 +1,19 @@
 """What `DGPOConfig` adds to TRL's settings and every engine's; known without TRL, which takes seconds to load."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dgpo.core.numbers import check_not_negative
-from dgpo.engines.hints import HintSettings
+from dgpo.engines.hints import OTHER, PLAIN, HintSettings
 from dgpo.errors import ConfigError
 
 SUPPORTED_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 """TRL's losses in which every token has an advantage of its own."""
+
+GOLD_COLUMN = "answer"
+"""The column of the data set that `hint="gold"` reads."""
 
 
 @dataclass
@@ -52,3 +57,40 @@ class DGPOSettings(HintSettings):
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self.check_hint(self.resolve_rule())
+
+
+def hint_column(hint: str) -> str:
+    """Return the column of the data set that holds the hints."""
+    return GOLD_COLUMN if hint == "gold" else hint
+
+
+def check_hint_data(args: Any, columns: Sequence[str] | None) -> None:
+    """Refuse a column of hints that the data set lacks, and a batch in which no prompt has another beside it.
+
+    Args:
+        args: A `DGPOConfig`, or the fields of one; without a hint where the rule reads none.
+        columns: Of the data set; None where they are not known.
+
+    Raises:
+        ConfigError: Naming the value and the remedy.
+    """
+    for name, keywords, remedy in (
+        ("hint", ["peer"], "hint='peer', which shows a completion the solution of another one"),
+        ("hint_control", [OTHER, PLAIN], "hint_control='other', which compares with the hint of another prompt"),
+    ):
+        value = getattr(args, name)
+        column = hint_column(value) if name == "hint" else value
+        if value not in (None, *keywords) and columns is not None and column not in columns:
+            raise ConfigError(
+                f"{name}={value!r} reads the column {column!r}, and the data set has {', '.join(columns)}. Name one of"
+                f" its columns, or use {remedy}."
+            )
+    size, needed = args.per_device_train_batch_size, 2 * args.num_generations
+    rows = size * args.steps_per_generation
+    if args.hint_control == OTHER and rows <= args.num_generations:
+        raise ConfigError(
+            f"hint_control='other', the default, compares with the hint of another prompt, and a process samples {rows}"
+            f" completions at a time, {args.num_generations} of each. Raise per_device_train_batch_size to {needed}, or"
+            f" gradient_accumulation_steps to {-(-needed // size)}; or name a column of hints to compare with; or set"
+            " hint_control='plain', for a model that was taught to read hints."
+        )

@@ -102,7 +102,7 @@ class DGPOTrainer(
         self._uses_reference = self._rule.traits.needs_reference or args.beta != 0.0
         # What a hint says of a completion is known once a rollout, without the policy.
         self._compares = bool(set(self._rule.traits.reads) - set(HINDSIGHT_STATS)) or args.beta != 0.0
-        checks.check_rule(self._rule, args)
+        checks.check_rule(self._rule, args, train_dataset)
         checks.check_text_only(processing_class)
         if self._uses_reference:
             checks.check_model(model, is_peft=peft_config is not None or hasattr(model, "peft_config"))
@@ -134,7 +134,6 @@ class DGPOTrainer(
         self._credit_logging = CreditLogging.of(self, self._rule)
         checks.check_trainer(self)
         keep_base_weights(self)
-        hindsight.check_hint(args, train_dataset)
 
     # ------------------------------------------------------------------------------------------------ rollout
 

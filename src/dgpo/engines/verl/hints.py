@@ -10,7 +10,7 @@ from verl.utils.tokenizer.chat_template import apply_chat_template
 from verl.utils.tokenizer.tokenizer import normalize_token_ids
 
 from dgpo.credit_log.answers import texts_as_tensor
-from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hinted_prompt, other_hints, template_of
+from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hint_text, hinted_prompt, other_hints, template_of
 from dgpo.engines.verl.config import DGPOSettings
 from dgpo.engines.verl.credit import groups_of
 from dgpo.engines.verl.hindsight import COMPARED_IDS, HINTED_IDS
@@ -171,7 +171,7 @@ def _texts(batch: KVBatchMeta, field: str, name: str) -> list[str | None]:
     """An entry of a field of each row's data, None where there is none."""
     found = [facts.get(field) for facts in facts_of(batch, field)]
     values = [value.get(name) if isinstance(value, Mapping) else None for value in found]
-    return [None if value is None else str(value) for value in values]
+    return [hint_text(value) for value in values]
 
 
 def _nested(rows: Sequence[Tensor]) -> Tensor:

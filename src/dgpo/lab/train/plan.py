@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dgpo.engines.trl.settings import check_hint_data
 from dgpo.lab import yaml12
 from dgpo.lab.evaluation.problems import on_hub as problems_on_hub
 from dgpo.lab.models import resolve_model
@@ -65,6 +66,7 @@ def _rows(recipe: Recipe, config: Any, path: Path, task: Any) -> list[tuple[str,
         ("task", _task_text(recipe, task)),
         ("model", f"{recipe['model_name_or_path']}, {fitting}, {recipe['dtype']}"),
         ("credit", _credit(config)),
+        *([] if config.hint is None else [("hint", f"{config.hint}, compared with {config.hint_control}")]),
         ("each sampling", f"{prompts} prompts x {config.num_generations} completions"),
         ("steps", _counted(steps, "unknown until the data is read")),
         ("completions", _counted(None if samplings is None else samplings * completions, "unknown")),
@@ -129,10 +131,12 @@ def _read_task(recipe: Recipe, config: Any) -> tuple[Any, list[tuple[str, str]]]
     model = _local_model(recipe)
     if on_hub(recipe["task"]):
         check_task_of_hub(recipe)
+        check_hint_data(config, None)
         if model is not None:
             read_model_of(recipe, model, planning=True)
         return None, []
     task = load_task(recipe)
+    check_hint_data(config, task.train.names())
     check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     notes, kwargs = list(task.notes), config.chat_template_kwargs
     prompt = _one_line(task.train["prompt"][0])

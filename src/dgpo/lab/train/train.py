@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.checkpoint_files import TRAINER_STATE
+from dgpo.engines.trl.settings import check_hint_data
 from dgpo.errors import ConfigError, DgpoError, TrainingError
 from dgpo.lab.foreign_text import say
 from dgpo.lab.progress import EVALUATING
@@ -84,6 +85,7 @@ def _start(request: Request, begun: list[Session]) -> int:
     # Data that cannot be used, or a model that is not there, leaves no directory behind.
     with config.main_process_first(desc="task"):
         task = load_task(recipe)
+    check_hint_data(config, task.train.names())
     check_data_fills_a_step(len(task.train), prompts_per_sampling(config))
     model = model_path(recipe, config)
     facts = read_model_of(recipe, model)
