@@ -48,6 +48,20 @@ def test_the_dry_run_refuses_what_is_not_there(folder, monkeypatch, capsys, word
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "column answer, compared with another prompt's hint"),
+        ("--hint peer --hint_control plain", "a right completion of the prompt, compared with the plain prompt"),
+        ("--hint prompt --hint_control answer", "column prompt, compared with column answer"),
+    ],
+)
+def test_the_dry_run_says_what_the_reference_is_shown(folder, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(folder)
+    assert main(["train", "own.yaml", "--credit_rule", "hindsight", *shlex.split(words), "--dry-run"]) == 0
+    assert f" {said}\n" in capsys.readouterr().out
+
+
 def test_the_dry_run_of_a_task_of_the_hub_reads_nothing_of_it(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert main(["train", "own.yaml", "--task", "owner/name", "--eval_task", "aime24", "--dry-run"]) == 0

@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dgpo.engines.trl.settings import check_hint_data
+from dgpo.engines.hints import OTHER, PLAIN
+from dgpo.engines.trl.settings import check_hint_data, hint_column
 from dgpo.lab import yaml12
 from dgpo.lab.evaluation.problems import on_hub as problems_on_hub
 from dgpo.lab.models import resolve_model
@@ -66,7 +67,7 @@ def _rows(recipe: Recipe, config: Any, path: Path, task: Any) -> list[tuple[str,
         ("task", _task_text(recipe, task)),
         ("model", f"{recipe['model_name_or_path']}, {fitting}, {recipe['dtype']}"),
         ("credit", _credit(config)),
-        *([] if config.hint is None else [("hint", f"{config.hint}, compared with {config.hint_control}")]),
+        *([] if config.hint is None else [("hint", _hint(config))]),
         ("each sampling", f"{prompts} prompts x {config.num_generations} completions"),
         ("steps", _counted(steps, "unknown until the data is read")),
         ("completions", _counted(None if samplings is None else samplings * completions, "unknown")),
@@ -91,6 +92,13 @@ def _credit(config: Any) -> str:
     options = {"tau": config.tau, "kappa": config.kappa, **config.credit_options}
     parts = [f"{name} = {value}" for name, value in options.items() if value is not None]
     return ", ".join([*([] if rule == "dgpo" else [rule]), *parts, f"policy: {config.credit_policy}"])
+
+
+def _hint(config: Any) -> str:
+    """What the reference is shown, and what that is compared with."""
+    shown = "a right completion of the prompt" if config.hint == "peer" else f"column {hint_column(config.hint)}"
+    names = {OTHER: "another prompt's hint", PLAIN: "the plain prompt"}
+    return f"{shown}, compared with {names.get(config.hint_control, f'column {config.hint_control}')}"
 
 
 def steps_per_sampling(config: Any) -> float:
