@@ -132,6 +132,7 @@ def collect_completion(
     reward: float | None = None,
     answer: str | None = None,
     hint: str | None = None,
+    control: str | None = None,
     group: int | str | None = None,
     ended: str | None = None,
     truncated: bool = False,
@@ -155,6 +156,7 @@ def collect_completion(
         reward: Their weighted sum.
         answer: The correct answer, as text.
         hint: What the reference was shown, `""` for a completion without a hint; None where the rule reads none.
+        control: What the hint was compared with; None for the plain prompt.
         group: Which prompt of the step the completion belongs to.
         ended: Why it ended, from `reason_it_ended`.
         truncated: Without `ended`: whether the completion was cut off at its greatest length.
@@ -232,6 +234,7 @@ def collect_completion(
         rewards=dict(rewards or {}),
         answer=answer,
         hint=hint,
+        control=control,
         group=group,
         ended=ended or (LENGTH if truncated else None),
         num_tokens=len(ids),

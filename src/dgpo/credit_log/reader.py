@@ -169,6 +169,7 @@ def _check(completion: CompletionCredit) -> None:
         "prompt": str,
         "answer": text,
         "hint": text,
+        "control": text,
         "ended": text,
         "group": (int, str, type(None)),
         "rewards": dict,

@@ -69,6 +69,7 @@ class CompletionCredit:
         rewards: Each reward function's value by its name.
         answer: The correct answer, as text; `None` where it is not known.
         hint: What the reference was shown where the rule reads a hint, `""` where it had none; `None` for other rules.
+        control: What the hint was compared with; `None` where that was the plain prompt, or there is no hint.
         group: Which prompt of the step the completion belongs to, a number or a name; `None` where it is not known.
         ended: Why it ended: `"eos"`, `"length"`, or an engine's own word; `None` where it is not known.
         num_tokens: Tokens of the whole completion, kept or not.
@@ -94,6 +95,7 @@ class CompletionCredit:
     rewards: dict[str, float | None] = field(default_factory=dict)
     answer: str | None = None
     hint: str | None = None
+    control: str | None = None
     group: int | str | None = None
     ended: str | None = None
     num_tokens: int = 0

@@ -9,7 +9,7 @@ from dgpo.credit_log.record import CompletionCredit
 
 TABLE, HISTOGRAM = "dgpo/credit", "dgpo/weights"
 _COLUMNS = (
-    *("step", "group", "prompt", "answer", "hint", "completion", "ended", "reward", "advantage"),
+    *("step", "group", "prompt", "answer", "hint", "control", "completion", "ended", "reward", "advantage"),
     *("effective_share", "weight_max", "most_credited"),
 )
 _LISTED, _LONGEST = 5, 2000
@@ -62,6 +62,7 @@ def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
         completion.prompt[-_LONGEST:],
         completion.answer,
         completion.hint,
+        completion.control,
         _text(completion),
         completion.ended,
         completion.reward,

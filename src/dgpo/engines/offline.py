@@ -65,6 +65,7 @@ def score_text(
     rule: CreditRule,
     temperature: float = 1.0,
     hint: str | None = None,
+    control: str | None = None,
     hinted_ids: Tensor | None = None,
     control_ids: Tensor | None = None,
 ) -> CompletionCredit:
@@ -81,6 +82,7 @@ def score_text(
         rule: What `dgpo.rules.resolve` gave.
         temperature: Of the sampling; both distributions are taken at it.
         hint: What the reference is shown, for a rule that reads it.
+        control: What that is compared with; None: the plain prompt.
         hinted_ids: (Q,) int64, the prompt with the hint.
         control_ids: (C,) int64, what that is compared with: the prompt with another hint; None: the prompt.
 
@@ -127,6 +129,7 @@ def score_text(
         vocab_size=vocab_size,
         prompt_ids=prompt_ids.tolist(),
         hint=hint,
+        control=control,
         alternatives=alternatives_at(places.tolist(), tops),
         max_tokens=MAX_TOKENS,
     )

@@ -179,10 +179,11 @@ def test_token_advantages_are_the_rules_and_the_reference_is_left_out_of_the_los
         check_advantages(outputs)
 
 
-@pytest.mark.parametrize("source", ["gold", "peer"])
-def test_the_log_holds_the_hint_and_what_it_said(checkpoint, tmp_path, source):
+@pytest.mark.parametrize(("source", "control"), [("gold", "plain"), ("peer", "plain"), ("gold", "prompt")])
+def test_the_log_holds_the_hint_and_what_it_said(checkpoint, tmp_path, source, control):
     """Of shuffled micro-batches; a completion without a hint says so and has no numbers of it."""
     options = RULE | {"hint": source, "reward": first_letter_reward, "dataset": GOLD, "max_steps": 2}
+    options |= {"hint_control": control}
     options |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "credit_log_steps": 1}
     trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options)
     seen, hints = rollouts_of(trainer), set()
@@ -197,6 +198,7 @@ def test_the_log_holds_the_hint_and_what_it_said(checkpoint, tmp_path, source):
                 hint = trainer._tokenizer.decode(hint, skip_special_tokens=True)
             hints.add(found.hint)
             assert found.hint == (hint or "")
+            assert found.control == (inputs[row]["prompt"] if hint and control == "prompt" else None)
             expected = {name: outputs[key][row][keep[row]].tolist() for name, key in COLUMNS.items() if hint}
             logged = {name: values for name, values in found.columns.items() if name in COLUMNS}
             assert logged == {name: pytest.approx(values, rel=1e-4) for name, values in expected.items()}

@@ -16,7 +16,7 @@ from dgpo.credit_log import CompletionCredit, read_credit_log
 from dgpo.credit_log.answers import texts_as_tensor
 from dgpo.engines.verl import credit_logging, queue
 from dgpo.engines.verl.config import DGPOSettings
-from dgpo.engines.verl.hints import HINT
+from dgpo.engines.verl.hints import CONTROL, HINT
 
 SIGNED = f"{HERE / 'credit_rules.py'}:signed_share"
 REFERENCE = {"hellinger_sq", "ref_logps", "scores"}
@@ -48,9 +48,10 @@ def logged(monkeypatch, tmp_path):
         if name == "extra_fields":
             info = {"acc": True, "form": 0.5, "pred": "7"}
             return stacked(name, [{"reward_extra_info": info} if facts else {} for _ in rows])
-        assert (name, more) == ("prompts", ["responses", HINT])
+        assert (name, more) == ("prompts", ["responses", HINT, CONTROL])
         ids = [torch.arange(LENGTHS[row]) for row in rows]
-        told = {} if hints is None else {HINT: nested(texts_as_tensor([hints[row] for row in rows]).unbind())}
+        said = {} if hints is None else {HINT: hints, CONTROL: [text and f"not {text}" for text in hints]}
+        told = {name: nested(texts_as_tensor([each[row] for row in rows]).unbind()) for name, each in said.items()}
         return {"prompts": nested([[7, 8]] * len(rows)), "responses": nested(ids)} | told
 
     monkeypatch.setattr(credit_logging, "collect_completion", collect)
@@ -137,6 +138,7 @@ def test_hints_are_logged_with_what_they_said(logged):
     said = {name: nested([[0.5] * length for length in LENGTHS]) for name in HINDSIGHT_STATS}
     _, given = logged("hindsight", batch(**said), has_hints=["42", "", "a b", ""])
     assert [completion["hint"] for completion in given] == ["42", "a b", ""]
+    assert [completion["control"] for completion in given] == ["not 42", "not a b", ""]
     assert given[1]["per_token"].keys() >= set(HINDSIGHT_STATS)
     assert given[1]["per_token"]["hindsight_log_ratio"].tolist() == [0.5] * 4
     assert logged("dgpo", batch())[1][-1]["hint"] is None

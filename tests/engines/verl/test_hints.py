@@ -83,6 +83,10 @@ def put(model, monkeypatch):
         if read_settings(config).hint_control == "plain":
             assert [one.tolist() for one in compared] == [one.tolist() for one in data["input_ids"].unbind()]
         told, others = ([tokenizer.decode(sequence) for sequence in made] for made in (sequences, compared))
+        controls = texts_as_text(stored[module.CONTROL])
+        is_plain = read_settings(config).hint_control == "plain"
+        for control, is_shown, text in zip(controls, shown, others, strict=True):
+            assert control in text if is_shown and not is_plain else control is None
         return shown, texts_as_text(stored[module.HINT]), told, others
 
     return put

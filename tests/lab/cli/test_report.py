@@ -337,7 +337,7 @@ def test_a_hint_is_shown_to_the_reference(pair, tmp_path, monkeypatch, control):
     compared = ["--hint-control", control] if control else []
     assert main(["inspect", *words, *HINDSIGHT, "--hint", "f", *compared, "-o", str(tmp_path / "page.html")]) == 0
     (found,) = pages[0][0].steps[0].completions
-    assert (found.prompt, found.hint, found.tokens) == ("a b", "f", ["c", " d", " e"])
+    assert (found.prompt, found.hint, found.control, found.tokens) == ("a b", "f", control, ["c", " d", " e"])
     reference = AutoModelForCausalLM.from_pretrained(pair / "reference", dtype=torch.float32)
     a, b, c, d, e, f = (2 + place for place in range(6))  # after the special ones
     prompts = [f, a, b], [e, a, b] if control else [a, b]

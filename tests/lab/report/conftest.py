@@ -36,6 +36,7 @@ def hostile(completion):
         *HOSTILE,
         prompt="".join(HOSTILE),
         hint="".join(HOSTILE),
+        control="".join(HOSTILE),
         alternatives=alternatives,
         rewards={"<b>": 1.0, "</script>": 0.5},
     )

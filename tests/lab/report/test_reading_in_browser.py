@@ -124,19 +124,20 @@ def test_a_log_without_a_credit_rule_shows_what_it_has(browser, completion, tmp_
 
 
 def test_a_hint_stands_above_its_completion_and_its_numbers_colour_the_tokens(browser, completion, tmp_path):
-    """Of four completions: a short hint, a right sibling, none, and a log of before hints were logged."""
+    """Of five completions: a short hint, a right sibling, none, a log of before hints were logged, and two hints."""
     columns = {"hindsight_log_ratio": [0.5, 1.0, 0.0, 2.0], "hindsight_hellinger_sq": [0.25, 0.5, 0.0, 0.125]}
     sibling = "First <b>this</b>.\n" * 9
     texts = [{"hint": "42", "columns": columns}, {"hint": sibling, "columns": columns}, {"hint": ""}, {}]
+    texts += [{"hint": "42", "control": "<7>"}]
     group = [
-        completion("so ", "it ", "is ", f"{n}", group=0, advantage=4.0 - n, **more) for n, more in enumerate(texts)
+        completion("so ", "it ", "is ", f"{n}", group=0, advantage=5.0 - n, **more) for n, more in enumerate(texts)
     ]
     page = write(tmp_path / "page.html", [Run("", steps=[LoggedStep(7, {}, group)])])
     browser.open(page, fragment="run=0&step=7&completion=0&by=column:hindsight_log_ratio")
     hints = browser.run(
         "[...document.querySelectorAll('.card')].map((c) => c.querySelector('.told')?.innerText ?? null)"
     )
-    assert hints == ["hint 42", "hint First <b>this</b>. …", "no hint, plain rule", None]
+    assert hints == ["hint 42", "hint First <b>this</b>. …", "no hint, plain rule", None, "hint 42 compared with <7>"]
     browser.run("document.querySelector('details.told summary').click()")
     assert text_of(browser, "details.told .prompt") == sibling
     assert violations(browser) == []

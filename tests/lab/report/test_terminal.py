@@ -49,9 +49,10 @@ def test_the_group_with_right_and_wrong_completions_is_printed(completion):
 
 def test_the_hint_and_what_it_says_of_the_tokens_are_printed(completion):
     columns = {"hindsight_log_ratio": [0.5, -2.0, None], "hindsight_hellinger_sq": [0.25, 0.5, None]}
-    told = completion("a", "b", "c", hint="the\nanswer", columns=columns)
+    told = completion("a", "b", "c", hint="the\nanswer", control="another", columns=columns)
     text = printed(LoggedStep(1, {}, [told, completion("a", hint="", group=1), completion("a")]))
-    assert "hint the\nanswer\nlog-ratios of the hint: 'b' -2 (d 0.5), 'a' +0.5 (d 0.25)\n" in text
+    said = "log-ratios of the hint: 'b' -2 (d 0.5), 'a' +0.5 (d 0.25)"
+    assert f"hint the\nanswer\ncompared with another\n{said}\n" in text
     assert text.count("hint") == 2
     assert "no hint, plain rule" in printed(LoggedStep(1, {}, [completion("a", hint="")]))
 
@@ -67,7 +68,8 @@ def test_tokens_are_coloured_by_their_weight(completion):
 
 @pytest.mark.parametrize("colour", [False, True])
 def test_hostile_text_commands_nothing(completion, colour):
-    facts = {"prompt": "".join(HOSTILE), "hint": "".join(HOSTILE), "answer": "\x1b[2J[red]", "ended": "\x07[/x]"}
+    facts = {name: "".join(HOSTILE) for name in ("prompt", "hint", "control")}
+    facts |= {"answer": "\x1b[2J[red]", "ended": "\x07[/x]"}
     step = LoggedStep(1, {"rule": "\x1b[31m[bold]", "options": {"[i]": "\x1b"}}, [completion(*HOSTILE, **facts)])
     text = printed(step, colour=colour)
     own = re.sub(r"\x1b\[[\d;]*m", "", text) if colour else text

@@ -17,7 +17,7 @@ from dgpo.credit_log.answers import texts_as_tensor
 from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hint_text, hinted_prompt, other_hints, template_of
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.reference import score_frozen
-from dgpo.engines.trl.rollout import GROUP, HINT, REWARD
+from dgpo.engines.trl.rollout import CONTROL, GROUP, HINT, REWARD
 from dgpo.engines.trl.scores import reference_policy
 from dgpo.engines.trl.settings import hint_column
 
@@ -83,7 +83,7 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
 
     Returns:
         d and i of `COLUMNS`, (B, T) float32, 0 off the mask and in completions without a hint, or without one to
-        compare it with; and the hints for the credit log, `HINT`.
+        compare it with; and for the credit log the hints, `HINT`, and what they are compared with, `CONTROL`.
     """
     hints = hints_of(trainer, inputs, outputs)
     controls: list[str | None] = [None] * len(hints)
@@ -91,10 +91,12 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
     if is_compared:
         controls = controls_of(trainer, inputs, outputs, hints)
         hints = [None if control is None else hint for hint, control in zip(hints, controls, strict=True)]
+        controls = [None if hint is None else control for hint, control in zip(hints, controls, strict=True)]
     mask = outputs["completion_mask"]
     zeros = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     found = {key: zeros.clone() for key in COLUMNS.values()}
     found[HINT] = texts_as_tensor([hint or "" for hint in hints]).to(mask.device)
+    found[CONTROL] = texts_as_tensor(controls).to(mask.device)
     rows = [row for row, hint in enumerate(hints) if hint is not None]
     # A sharded model gathers its weights on all ranks at once, so that each makes the same number of passes.
     scored = list(range(len(hints))) if trainer.is_fsdp_enabled else rows

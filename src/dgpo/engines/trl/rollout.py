@@ -13,9 +13,9 @@ GROUP, REWARD = "dgpo_group", "dgpo_reward"
 TOKEN_ADVANTAGES = "dgpo_token_advantages"
 """Key of the token advantages, (B, T), where the rollout fixes them."""
 
-REWARDS, ANSWER, HINT = "dgpo_rewards", "dgpo_answer", "dgpo_hint"
+REWARDS, ANSWER, HINT, CONTROL = "dgpo_rewards", "dgpo_answer", "dgpo_hint", "dgpo_hint_control"
 """Keys of what the credit log holds of a prompt and its completions: each function's reward, (B, functions), and gold
-answers and hints, (B, L) uint8 each; a completion without a hint has an empty one."""
+answers, hints and what these are compared with, (B, L) uint8 each; a completion without a hint has an empty one."""
 
 REF_LOGPS = "ref_per_token_logps"
 """TRL's key of the reference's log-probabilities."""

@@ -27,7 +27,7 @@ from dgpo.credit_log.collect import (
 )
 from dgpo.credit_log.trackers import send_tables
 from dgpo.engines.trl.likeliest import LikeliestTokens
-from dgpo.engines.trl.rollout import ANSWER, GROUP, HINT, REWARDS
+from dgpo.engines.trl.rollout import ANSWER, CONTROL, GROUP, HINT, REWARDS
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ SAMPLING_LOG_RATIO = "sampling_log_ratio"
 
 _INPUTS = (
     *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"),
-    *(GROUP, REWARDS, ANSWER, HINT),
+    *(GROUP, REWARDS, ANSWER, HINT, CONTROL),
 )
 
 
@@ -188,21 +188,23 @@ class StepLog(TrainerCallback):
             alternatives: list[dict[int, Any]] = [{} for _ in part.trained]
             for places in part.likeliest:
                 alternatives[places.row] |= alternatives_at(places.positions.tolist(), places.top)
-            answers, hints = (
-                texts_as_text(part.inputs[key]) if key in part.inputs else [None] * len(alternatives)
-                for key in (ANSWER, HINT)
-            )
+            texts = {
+                name: texts_as_text(part.inputs[key]) if key in part.inputs else [None] * len(alternatives)
+                for name, key in (("answer", ANSWER), ("hint", HINT), ("control", CONTROL))
+            }
             # Where TRL masks cut-off completions, nothing of them is scored and there is nothing to show.
             scored = part.inputs["completion_mask"].any(-1).tolist()
             rows = [row for row, is_scored in enumerate(scored) if is_scored]
-            completions += [self._completion(part, row, answers[row], hints[row], alternatives[row]) for row in rows]
+            for row in rows:
+                given = {name: each[row] for name, each in texts.items()}
+                completions.append(self._completion(part, row, given, alternatives[row]))
         groups: list[Any] = [completion.group for completion in completions]
         advantages = [completion.advantage or 0.0 for completion in completions]
         order = rows_of_whole_groups([groups.index(group) for group in groups], advantages, len(groups))
         return [completions[row] for row in order]
 
     def _completion(
-        self, part: PickedRows, row: int, answer: str | None, hint: str | None, alternatives: dict[int, Any]
+        self, part: PickedRows, row: int, texts: Mapping[str, str | None], alternatives: dict[int, Any]
     ) -> CompletionCredit:
         trainer, inputs = self._trainer, part.inputs
         scored = inputs["completion_mask"][row].bool()
@@ -220,8 +222,9 @@ class StepLog(TrainerCallback):
             advantage=advantages_of(inputs)[row].item(),
             rewards=dict(zip(trainer.reward_func_names, values, strict=False)),
             reward=sum(known) if known else None,
-            answer=answer,
-            hint=hint,
+            answer=texts["answer"],
+            hint=texts["hint"],
+            control=texts["control"],
             group=int(inputs[GROUP][row]) if GROUP in inputs else None,
             ended=reason_it_ended(ids.tolist(), self._eos_ids()),
             alternatives=alternatives,

@@ -17,7 +17,7 @@ from dgpo.credit_log.answers import VERL_ANSWER, gold_answer, texts_as_text
 from dgpo.credit_log.collect import collect_completion, reason_it_ended, rows_of_whole_groups
 from dgpo.credit_log.record import EOS
 from dgpo.engines.verl.config import DGPOSettings
-from dgpo.engines.verl.hints import HINT
+from dgpo.engines.verl.hints import CONTROL, HINT
 from dgpo.engines.verl.queue import facts_of, fetch
 
 logger = logging.getLogger(__name__)
@@ -88,10 +88,13 @@ class CreditLogging:
             )
             rows = [real[index] for index in chosen]
             keys = [batch.keys[row] for row in rows]
-            data = fetch(batch, "prompts", "responses", HINT, keys=keys)
-            hints = texts_as_text(torch.stack(data[HINT].unbind())) if HINT in data else [None] * len(keys)
+            data = fetch(batch, "prompts", "responses", HINT, CONTROL, keys=keys)
+            hints, controls = (
+                texts_as_text(torch.stack(data[name].unbind())) if name in data else [None] * len(keys)
+                for name in (HINT, CONTROL)
+            )
             facts = facts_of(batch, "reward_model", "extra_fields", keys=keys)
-            texts = zip(rows, data["prompts"].unbind(), data["responses"].unbind(), facts, hints, strict=True)
+            texts = zip(rows, data["prompts"].unbind(), data["responses"].unbind(), facts, hints, controls, strict=True)
             completions = [self._completion(stats, credit, *text) for text in texts]
             self._log.write(step, completions, out_of=len(real))
         except Exception:  # a view of the training must not end it
@@ -106,6 +109,7 @@ class CreditLogging:
         ids: Tensor,
         facts: Mapping[str, Any],
         hint: str | None,
+        control: str | None,
     ) -> CompletionCredit:
         """Return one row for the log; what was not computed, such as distances without a reference, is left out."""
         per_token = {
@@ -135,6 +139,7 @@ class CreditLogging:
             reward=reward,
             answer=gold_answer(facts, VERL_ANSWER),
             hint=hint,
+            control=control,
             group=int(stats.group[row]),
             ended=self._reason(ids.tolist()),
             max_tokens=self._log.max_tokens,

@@ -17,8 +17,9 @@ from dgpo.engines.verl.hindsight import COMPARED_IDS, HINTED_IDS
 from dgpo.engines.verl.queue import facts_of, fetch, store
 from dgpo.errors import ConfigError, TrainingError
 
-HINT = "dgpo_hint"
-"""Field of the hints for the credit log, (B, L) uint8; a completion without one has an empty one."""
+HINT, CONTROL = "dgpo_hint", "dgpo_hint_control"
+"""Fields of the hints for the credit log, and of what they are compared with, (B, L) uint8; a completion without a hint
+has an empty one."""
 
 _GOLD = ("reward_model", "ground_truth")
 _COLUMNS = "extra_info"
@@ -113,8 +114,11 @@ class Hints:
                 f" rollout.log_prob_max_token_len_per_gpu={self._longest}. Raise it, or lower"
                 f" algorithm.dgpo.hint_max_length={self._settings.hint_max_length}."
             )
-        texts = [hint if is_shown and hint else "" for hint, is_shown in zip(hints, shown, strict=True)]
-        store(batch, **{HINTED_IDS: _nested(told), COMPARED_IDS: _nested(others), HINT: texts_as_tensor(texts)})
+        logged = {
+            name: texts_as_tensor([text if is_shown else none for text, is_shown in zip(texts, shown, strict=True)])
+            for name, texts, none in ((HINT, hints, ""), (CONTROL, controls or [None] * len(hints), None))
+        }
+        store(batch, **{HINTED_IDS: _nested(told), COMPARED_IDS: _nested(others)}, **logged)
         return shown, lengths
 
     def _of(self, batch: KVBatchMeta) -> list[str | None]:

@@ -117,7 +117,7 @@ def inspect_pair(request: InspectRequest) -> None:
             name: _prompt_ids(request, tokenizer, hinted_prompt(request.prompt, text, template))
             for name, text in texts.items()
             if text is not None
-        } | {"hint": request.hint}
+        } | {"hint": request.hint, "control": request.hint_control}
     if text is None:
         prompt_ids, ids = _sampled(request, policy, prompt_ids)
     else:

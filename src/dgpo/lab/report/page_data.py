@@ -187,7 +187,10 @@ def _completion(index: int, whole: CompletionCredit, max_tokens: int, max_places
         "a": shown.advantage,
         "reward": shown.reward,
         "rewards": list(shown.rewards.items()),
-        "hint": None if shown.hint is None else _shortened(shown.hint, _PROMPT_CHARACTERS),
+        **{
+            name: None if text is None else _shortened(text, _PROMPT_CHARACTERS)
+            for name, text in (("hint", shown.hint), ("control", shown.control))
+        },
         "ended": shown.ended,
         "n": shown.num_tokens,
         "head": shown.head,

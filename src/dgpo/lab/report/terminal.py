@@ -148,7 +148,9 @@ def _hint(completion: CompletionCredit) -> str:
     told = [row for row in zip(completion.tokens, *lists, strict=False) if None not in row]
     largest = sorted(told, key=lambda row: -abs(row[1]))[:LISTED]
     changed = ", ".join(f"{visible(token)!r} {i:+.3g} (d {d:.2g})" for token, i, d in largest)
-    return f"hint {_middle_left_out(completion.hint)}" + (f"\nlog-ratios of the hint: {changed}" if changed else "")
+    control = "" if completion.control is None else f"\ncompared with {_middle_left_out(completion.control)}"
+    numbers = f"\nlog-ratios of the hint: {changed}" if changed else ""
+    return f"hint {_middle_left_out(completion.hint)}{control}{numbers}"
 
 
 def _fork(one: CompletionCredit, other: CompletionCredit) -> str:

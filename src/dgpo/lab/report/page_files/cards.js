@@ -72,7 +72,7 @@ function makeCard({ run, step }, c) {
   if (c.ended === "length") meta.append(el("b", { text: "cut off", title: "it reached the greatest length" }));
   else if (c.ended !== null && c.ended !== "eos") meta.append(fact("ended", c.ended));
   const tokens = el("div", { class: "tokens", dir: "auto", role: "group", "aria-label": "Completion: arrow keys go from token to token" });
-  const hint = c.hint === null ? [] : [hintOf(c.hint)];
+  const hint = c.hint === null ? [] : [hintOf(c.hint, c.control)];
   const side = c.a > 0 ? " above" : c.a < 0 ? " below" : "";
   const card = el("article", { class: `card${side}`, tabindex: -1 }, meta, ...hint, tokens);
   const entry = { run, step, completion: c, spans: [], tokens, card, fork: null };
@@ -81,13 +81,20 @@ function makeCard({ run, step }, c) {
   shown.push(entry);
   return card;
 }
-/* What the reference was shown; a long one (another completion, say) opens. */
-function hintOf(hint) {
+/* What the reference was shown, and what that was compared with; long ones (other completions, say) open. */
+function hintOf(hint, control) {
   if (!hint) return el("p", { class: "told", text: "no hint, plain rule", title: "the reference was shown nothing: the rule hindsight then gives each token the completion's advantage" });
-  const first = hint.trim().split("\n")[0];
-  if (first === hint && hint.length <= SHORT_HINT) return el("p", { class: "told" }, "hint ", el("b", {}, ...visible(hint)));
-  const summary = el("summary", {}, "hint ", el("b", {}, ...visible(shortened(first, SHORT_HINT)), first.length <= SHORT_HINT ? " …" : ""));
-  return el("details", { class: "told" }, summary, el("div", { class: "prompt", dir: "auto" }, ...visibleLines(hint)));
+  const texts = control === null ? [["hint ", hint]] : [["hint ", hint], [" compared with ", control]];
+  const isShort = (text) => text.trim().split("\n")[0] === text && text.length <= SHORT_HINT;
+  const line = texts.flatMap(([name, text]) => [name, el("b", {}, ...beginning(text))]);
+  if (texts.every(([, text]) => isShort(text))) return el("p", { class: "told" }, ...line);
+  const whole = texts.flatMap(([, text]) => el("div", { class: "prompt", dir: "auto" }, ...visibleLines(text)));
+  return el("details", { class: "told" }, el("summary", {}, ...line), ...whole);
+}
+/* The first line of a text, or as much of it as has room. */
+function beginning(text) {
+  const first = text.trim().split("\n")[0];
+  return [...visible(shortened(first, SHORT_HINT)), first !== text && first.length <= SHORT_HINT ? " …" : ""];
 }
 /* The first token at which two completions of a prompt differ. */
 function markFork(one, other) {
