@@ -24,6 +24,7 @@ from experiments.smollm2.rules import (
     BASE,
     CHOSEN_ON,
     GRPO,
+    HINDSIGHT,
     HINTS,
     MODEL,
     RATED,
@@ -81,8 +82,24 @@ def advice(results: Mapping[str, Any]) -> str:
     return (
         "A real small model? On two short trainings of SmolLM2-135M "
         + (f"these beat GRPO: {'; '.join(better)}. " if better else "none of the arms beats GRPO on both tasks. ")
-        + "A hint leaks: a hinted reference may find a wrong step likelier because its number is the answer, which "
-        "`hint_control` takes off and the plain comparison does not."
+        + _control(results)
+        + "A hint leaks as well: a hinted reference may find a wrong step likelier because its number is the answer."
+    )
+
+
+def _control(results: Mapping[str, Any]) -> str:
+    """What a hint's control does, in a sentence; nothing where it was not run with and without on a task."""
+    pairs = {
+        task: [summary.accuracy(results, task, rule) for rule in (HINDSIGHT, "hindsight-plain")]
+        for task in trained(results)
+    }
+    told = {task: [statistics.fmean(one.values()) for one in both] for task, both in pairs.items() if all(both)}
+    if not told:
+        return ""
+    ends = ", ".join(f"{against:.3f} and {plain:.3f} on `{task}`" for task, (against, plain) in told.items())
+    return (
+        "A hint changes how a model writes, whatever it says: compared with a wrong hint and with none, hindsight ends "
+        f"at {ends}; so leave `hint_control` on. "
     )
 
 
