@@ -8,7 +8,7 @@ if TYPE_CHECKING:  # what a rule reads is known without torch, which takes secon
     from torch import Tensor
 
 HINDSIGHT_STATS = ("hindsight_hellinger_sq", "hindsight_log_ratio")
-"""Fields of `TokenStats` for which a reference must be scored with and without a hint."""
+"""Fields of `TokenStats` for which a reference must be scored with a hint, and with another one or none."""
 REFERENCE_STATS = ("hellinger_sq", "ref_logps", "kl", *HINDSIGHT_STATS)
 """Fields of `TokenStats` for which a reference must be scored; `None` where none is."""
 
@@ -32,7 +32,7 @@ class TokenStats(NamedTuple):
         group: (B,) int64, which prompt a completion belongs to; or None.
         kl: (B, T) float, KL(policy || reference) over the vocabulary in nats; None unless an engine computes it.
         hindsight_hellinger_sq: (B, T) float, squared Hellinger distance of the reference that is shown a hint to the
-            reference that is not, in [0, 1], 0 in a completion without a hint; or None.
+            one that is shown another, or none, in [0, 1], 0 in a completion without a hint; or None.
         hindsight_log_ratio: (B, T) float, log pi_ref(y | x, hint) - log pi_ref(y | x, other) of the sampled tokens in
             nats, where the other is another hint or none; 0 in a completion without a hint; or None.
     """

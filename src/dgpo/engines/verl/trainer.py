@@ -147,7 +147,7 @@ class CreditStages(PPOTrainer):
         return rows_to_score(live, lengths, is_padding, ranks=ranks, multiple=ranks * micro_batch)
 
     def _score_hinted(self, batch: KVBatchMeta, hints: Hints) -> None:
-        """Let the reference score the completions that have a hint, after it and without it."""
+        """Let the reference score the completions that have a hint, after it and after what it is compared with."""
         shown, lengths = hints.put(batch)
         if any(shown):
             part = batch.select_keys([batch.keys[row] for row in self._with_others(batch, shown, lengths)])

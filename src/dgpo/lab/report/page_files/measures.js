@@ -15,8 +15,8 @@ const MEASURES = {
 /* Further columns, as a rule or an engine logged them; those of our engines have names in words, and signed ones a middle. */
 const COLUMNS = {
   sampling_log_ratio: { name: "log-ratio to the sampling policy", title: "log p of the policy less log p of the policy that sampled the token", middle: 0 },
-  hindsight_log_ratio: { name: "log-ratio of the hint", title: "i: log p of the reference that is shown the hint less log p of the one that is not; above 0, the token fits the hint", middle: 0 },
-  hindsight_hellinger_sq: { name: "distance by the hint", title: "d of hindsight: squared Hellinger distance of the reference with the hint from the one without, 0 to 1", middle: null },
+  hindsight_log_ratio: { name: "log-ratio of the hint", title: "i: log p of the reference that is shown the hint less log p of the one that is shown another hint, or none; above 0, the token fits the hint", middle: 0 },
+  hindsight_hellinger_sq: { name: "distance by the hint", title: "d of hindsight: squared Hellinger distance of the reference with the hint from the one with another hint, or none, 0 to 1", middle: null },
 };
 function readColumns() {
   for (const run of DATA.runs) for (const step of run.credit) for (const group of step.groups) for (const c of group.completions) {
