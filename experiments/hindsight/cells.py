@@ -8,7 +8,7 @@ from experiments.credit.stacks import run_stack, settings_of
 from experiments.credit.variants import VARIANTS
 from experiments.digests import CORE, files_in
 from experiments.harness import Cell
-from experiments.hindsight.rules import ARMS, GOLD_ARM, HINTS, PEER_ARM, RATED
+from experiments.hindsight.rules import ARMS, CHECKED, GOLD_ARM, HINTS, PEER_ARM, RATED
 from experiments.hindsight.train import train
 
 CODE = (
@@ -18,7 +18,7 @@ CODE = (
     *files_in("experiments/credit", ("layout", "model", "train", "warm_up")),
     *files_in("experiments/hindsight", ("hints", "record", "signals", "starts", "train", "trees")),
 )
-EVERYWHERE = (HINTS, GOLD_ARM, PEER_ARM)
+EVERYWHERE = (HINTS, GOLD_ARM, PEER_ARM, f"{GOLD_ARM}, checked")
 """In all variants."""
 RUNGS = ("grpo", "exact advantage", "values noise 1", "right or wrong", "which tokens decide")
 """Of the ladder, those that run in all variants."""
@@ -52,6 +52,7 @@ def planned(seeds: Sequence[int], reduced: bool = False) -> list[Cell]:
     # Neighbours start from different models, so that no two processes warm up the same one.
     pairs = [(variant, rule) for variants in (TWO, VARIANTS) for rule in EVERYWHERE for variant in variants]
     pairs += [(variant, rule) for rule in FIRST for variant in TWO]
+    pairs += [(variant, rule) for rule in CHECKED for variant in TWO]
     pairs += [(variant, rule) for variant in VARIANTS for rule in RUNGS]
     pairs += [(variant, rule) for rule in ARMS for variant in TWO]
     cells = [Cell(*pair, seed) for pair in dict.fromkeys(pairs) for seed in seeds]

@@ -12,6 +12,7 @@ from experiments.hindsight.rules import (
     AGAINST_WRONG,
     ARMS,
     BARE,
+    CHECKED,
     DEAF,
     GOLD_ARM,
     HINTS,
@@ -39,7 +40,7 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
     Returns:
         Verdicts.
     """
-    asked = (_to_be_gained, _gold, _peer, _controlled, _likelihood, _untold, _untrue)
+    asked = (_to_be_gained, _gold, _peer, _controlled, _checked, _likelihood, _untold, _untrue)
     return [verdict for ask in asked if (verdict := ask(results)) is not None]
 
 
@@ -96,6 +97,31 @@ def _controlled(results: Mapping[str, Any]) -> Verdict | None:
     )
     claim = "Compared with another prompt's hint (`hint_control=other`), the answer still beats GRPO"
     return _verdict(claim, all(map(above, others.values())), why, _counted(others))
+
+
+def _checked(results: Mapping[str, Any]) -> Verdict | None:
+    """On leaving out hints that the rewards contradict; nothing where it was not run."""
+    changed = {plain: between(results, checked, plain) for checked, plain in CHECKED.items()}
+    right, wrong = changed[GOLD_ARM], changed[WRONG]
+    if not right or not wrong:
+        return None
+    left = {plain: gains(results, [f"{plain}, checked"], "area") for plain in (WRONG, UNTRUE)}
+    why = (
+        "A hint is left out for a prompt whose own completions contradict it. Where all hints are right that changes "
+        f"the area by {_listed(right)}; where one in four is wrong by {_listed(wrong)}, which makes it "
+        f"{_listed(left[WRONG])} from GRPO's"
+        + (
+            f"; where no hint is true by {_listed(changed[UNTRUE])}, which leaves it {_listed(left[UNTRUE])} from "
+            "GRPO's"
+            if changed[UNTRUE]
+            else ""
+        )
+        + ". A prompt whose completions are all wrong contradicts nothing."
+    )
+    claim = "Leaving out hints that the rewards contradict helps where hints are wrong and costs nothing elsewhere"
+    holds = all(map(above, wrong.values())) and not any(map(below, right.values()))
+    short = f"all right: {_spread(right)}; one in four wrong: {_spread(wrong)}"
+    return _verdict(claim, holds, why, short)
 
 
 def _likelihood(results: Mapping[str, Any]) -> Verdict | None:
@@ -184,9 +210,24 @@ def advice(results: Mapping[str, Any]) -> str:
         "answers, which GRPO does not, and so also teaches where all completions are wrong. Keep the reference frozen, "
         "and look at `dgpo/hint/auroc` in the log first: near .5 your model does not follow hints, or they are wrong, "
         f"and wrong hints do harm (with a quarter of them wrong it {'still pays' if wrong_pays else 'no longer pays'})."
+        + _said_of_checks(results)
         + (kept if controlled and all(map(above, controlled)) else "")
         + f" `hint=peer` pays in {', '.join(useful) or 'no variant'}. There the model was taught to follow hints and "
         "the answer is the picks themselves, which is more than most answers say of the steps that lead to them."
+    )
+
+
+def _said_of_checks(results: Mapping[str, Any]) -> str:
+    """What leaving out hints that the rewards contradict is good for; nothing where it was not run."""
+    checked = f"{WRONG}, checked"
+    helps = between(results, checked, WRONG)
+    if not helps:
+        return ""
+    does = "gains" if all(map(above, helps.values())) else "changes the area by"
+    return (
+        f" A hint that its prompt's own rewards contradict is left out by default, which then {does} "
+        f"{_spread(helps)} and ends {_spread(gains(results, [checked], 'area'))} from GRPO; "
+        "`dgpo/hint/contradicted` says how many there are: look at their answers."
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from experiments.credit.comparison import points
 from experiments.hindsight import claims
 from experiments.hindsight.cells import TWO
-from experiments.hindsight.comparison import gain, gains, mean
-from experiments.hindsight.rules import ARMS, GOLD_ARM, LADDER, PEER_ARM, RATED
+from experiments.hindsight.comparison import between, gain, gains, mean
+from experiments.hindsight.rules import ARMS, CHECKED, GOLD_ARM, LADDER, PEER_ARM, RATED
 from experiments.report import folded, listed_verdicts, markdown_table, record_line
 
 verdicts = claims.verdicts
@@ -16,7 +16,7 @@ advice = claims.advice
 
 def section(results: Mapping[str, Any]) -> str:
     """Return the chapter of docs/results.md."""
-    attacks = [arm for arm in ARMS if ARMS[arm].hint and arm not in (GOLD_ARM, PEER_ARM, *RATED)]
+    attacks = [arm for arm in ARMS if ARMS[arm].hint and arm not in (GOLD_ARM, PEER_ARM, *RATED, *CHECKED)]
     parts = [
         "## What a rule would have to know, and what hindsight knows",
         listed_verdicts(verdicts(results)),
@@ -37,8 +37,8 @@ def section(results: Mapping[str, Any]) -> str:
         "`credit_rule=hindsight`: .7 of GRPO's advantage, .3 of i d in units of its root mean square over a "
         "completion, less where that is below a floor (chosen on other seeds); i is the log-ratio of the hinted to the "
         "plain reference, d their squared Hellinger distance. Gold: the answer. Peer: a right sibling. The warm-up "
-        "taught the model to follow a hint 9 times in 10; GRPO starts from the same model. Simultaneous intervals over "
-        "the table (Bonferroni).",
+        "taught the model to follow a hint 9 times in 10; GRPO starts from the same model. Every hint is used "
+        "(`min_agreement=0`). Simultaneous intervals over the table (Bonferroni).",
         _hindsight_table(results),
         "![hindsight by variant](figures/hindsight-variants.png)",
         claims.without_distance(results),
@@ -53,6 +53,7 @@ def section(results: Mapping[str, Any]) -> str:
             "the answer in which every pick is wrong. Points, 95 % each.",
             _table(results, attacks, ("sign_auroc", "place_auroc", "overconfidence")),
         ),
+        *_checked(results),
         *_rates(results),
         folded(
             "cost",
@@ -132,6 +133,34 @@ def _hindsight_table(results: Mapping[str, Any]) -> str:
         )
     header = ["variant", "GRPO, area", "gold: area", "gold: final", "peer: area", "peer: final", "sign", "place"]
     return markdown_table(header, rows)
+
+
+def _checked(results: Mapping[str, Any]) -> list[str]:
+    """What it changes to leave out hints that the rewards contradict, where it was run."""
+    variants = [variant for variant in TWO if variant in results["rules"]]
+    rows = []
+    for checked, plain in CHECKED.items():
+        changed = {variant: one for (variant, _), one in between(results, checked, plain).items()}
+        compared = [variant for variant in variants if variant in changed and _is_compared(results, variant, checked)]
+        if not compared:
+            continue
+        cells = {
+            variant: [points(gain(results, variant, arm, "area")) for arm in (plain, checked)]
+            + [points(changed[variant])]
+            for variant in compared
+        }
+        rows.append([plain, *(text for variant in variants for text in cells.get(variant, [""] * 3))])
+    if not rows:
+        return []
+    titles = ("every hint", "checked", "difference")
+    return [
+        "### Hints that the rewards contradict",
+        "`credit_rule=hindsight` leaves a hint out for a prompt whose own completions contradict it: where, of the "
+        "pairs with different rewards, the better one is less often than not the one that the hint makes likelier "
+        "(`min_agreement=.5`). Without any such pair the hint is used. Area less GRPO's, points; the differences with "
+        "intervals that hold for both variants together.",
+        markdown_table(["arm", *(f"`{variant}`: {title}" for variant in variants for title in titles)], rows),
+    ]
 
 
 def _rates(results: Mapping[str, Any]) -> list[str]:

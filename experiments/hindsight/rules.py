@@ -1,5 +1,6 @@
 """What is compared, by name, and with which baseline: GRPO from the same start."""
 
+from dataclasses import replace
 from typing import Any
 
 from experiments.hindsight.arms import ANYWHERE, HINTED, INTERRUPTED, Hint, KnowingArm, Tree
@@ -41,7 +42,8 @@ def _hinted(
     rule: Any = "hindsight", options: dict[str, Any] | None = None, hint: Hint = GOLD, **more: Any
 ) -> KnowingArm:
     given: dict[str, Any] = {"start": HINTED, "baseline": HINTS, "group": "hindsight"} | more
-    return KnowingArm(rule, options or {}, hint=hint, **given)
+    uses_all = {"min_agreement": 0.0} if rule == "hindsight" else {}
+    return KnowingArm(rule, uses_all | (options or {}), hint=hint, **given)
 
 
 _EXACT = {"mix": 0.5, "decay": 0.9}
@@ -140,5 +142,12 @@ ARMS: dict[str, KnowingArm] = {
     },
     **{f"{GOLD_ARM} rate {name}": _hinted(rate=rate) for name, rate in RATES.items()},
 }
+_WITH_A_CHECK = (
+    *(GOLD_ARM, WRONG, UNTRUE, "gold 1 in 10 wrong", "gold 1 in 2 wrong"),
+    *(PEER_ARM, AGAINST, WRONG_AGAINST, DEAF),
+)
+CHECKED = {f"{name}, checked": name for name in _WITH_A_CHECK}
+"""The arms that leave out hints which the rewards contradict, as the library does, and those that use every hint."""
+ARMS |= {name: replace(ARMS[plain], options={}, group="checked") for name, plain in CHECKED.items()}
 LADDER = tuple(name for name, arm in ARMS.items() if arm.group == "ladder")
 RATED = tuple(name for name in ARMS if " rate " in name)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgpo.core import TokenStats, assign_credit
+from dgpo.core.hindsight import hint_pairs, hint_totals
 from experiments.credit import layout as language
 from experiments.credit.model import Parameters, completion_logits, sample
 from experiments.credit.train import Rollout, clip_each_seed, described, policy_loss, token_stats
@@ -158,6 +159,15 @@ def _values(
     return signals.noisy(exact, arm.sigma, luck, variant.num_generations) if arm.sigma else exact
 
 
+def _agreement(stats: TokenStats) -> Tensor:
+    assert stats.hindsight_log_ratio is not None
+    assert stats.hindsight_hellinger_sq is not None
+    assert stats.rewards is not None
+    assert stats.group is not None
+    totals = hint_totals(stats.hindsight_log_ratio, stats.hindsight_hellinger_sq, stats.completion_mask)
+    return hint_pairs(totals, stats.rewards, stats.group).agreement
+
+
 def _credit(
     arm: KnowingArm, stats: Sequence[TokenStats], rollout: Rollout, opinion: Opinion | None, values: Values | None
 ) -> list[Tensor]:
@@ -168,6 +178,7 @@ def _credit(
             one = one._replace(
                 hindsight_log_ratio=opinion.log_ratio[index], hindsight_hellinger_sq=opinion.hellinger_sq[index]
             )
+            one = one._replace(hint_agreement=_agreement(one))
         told = Told(rollout.causal[index])
         if values is not None:
             told = Told(rollout.causal[index], values.at_cuts[index], values.segment[index])

@@ -21,21 +21,25 @@ HINTS: Mapping[str, tuple[str, str | None]] = {
     "hindsight-slow": (HINTED, MISLED),
     "hindsight-plain": (HINTED, None),
     "hindsight-solution": (SOLVED, MISSOLVED),
+    "hindsight-checked": (HINTED, MISLED),
 }
 """The column of what the reference is shown, and of what that is compared with; None: the plain prompt."""
 
+EVERY: Mapping[str, float] = {"min_agreement": 0.0}
+"""Every hint is used, one that the rewards contradict as well."""
 ARMS: Mapping[str, Arm] = {
     GRPO: Arm("even", label="GRPO"),
     "dgpo": Arm("dgpo", {"tau": 0.5}, label="DGPO, tau = 0.5"),
-    HINDSIGHT: Arm("hindsight", label="hindsight, answer against a wrong one"),
-    "hindsight-plain": Arm("hindsight", label="hindsight, answer against none"),
-    "hindsight-solution": Arm("hindsight", label="hindsight, solution against a wrong one"),
+    HINDSIGHT: Arm("hindsight", EVERY, label="hindsight, answer against a wrong one"),
+    "hindsight-plain": Arm("hindsight", EVERY, label="hindsight, answer against none"),
+    "hindsight-solution": Arm("hindsight", EVERY, label="hindsight, solution against a wrong one"),
     SDPO: Arm("even", label="SDPO, shown the answer"),
     "dgpo-sharp": Arm("dgpo", {"tau": 0.1}, label="DGPO, tau = 0.1"),
     "share": Arm("effective_share", {"share": 0.8}, label="effective share 80 %"),
     "entropy": Arm("entropy", {"tau": 0.5}, label="entropy only, tau = 0.5"),
     "grpo-slow": Arm("even", label="GRPO, learning rate x 0.3"),
-    "hindsight-slow": Arm("hindsight", label="hindsight, answer against a wrong one, learning rate x 0.3"),
+    "hindsight-slow": Arm("hindsight", EVERY, label="hindsight, answer against a wrong one, learning rate x 0.3"),
+    "hindsight-checked": Arm("hindsight", label="hindsight, answer against a wrong one, checked by the rewards"),
 }
 RATES: Mapping[str, float] = {"grpo-slow": 0.3, "hindsight-slow": 0.3}
 """Factor of the learning rate, where it is not 1."""

@@ -110,13 +110,15 @@ def fipo(stats: TokenStats, *, gamma: float = 0.95, low: float = 0.8, high: floa
 
 
 @credit_rule(reads=HINDSIGHT_STATS, signed=True)
-def hindsight(stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0, floor: float = 0.02) -> Tensor:
+def hindsight(
+    stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0, floor: float = 0.02, min_agreement: float = 0.5
+) -> Tensor:
     """Return the group advantage mixed with what a hint to the answer says of each token; GRPO where there is none."""
     assert stats.hindsight_log_ratio is not None
     assert stats.hindsight_hellinger_sq is not None
-    log_ratio, distance = stats.hindsight_log_ratio, stats.hindsight_hellinger_sq
+    given = (stats.advantages, stats.hindsight_log_ratio, stats.hindsight_hellinger_sq, stats.completion_mask)
     return core.hindsight_advantages(
-        stats.advantages, log_ratio, distance, stats.completion_mask, mix=mix, clip=clip, floor=floor
+        *given, stats.hint_agreement, mix=mix, clip=clip, floor=floor, min_agreement=min_agreement
     )
 
 

@@ -2,9 +2,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given as for_all
+from hypothesis import strategies as st
 
 from dgpo.core import TokenStats, assign_credit, hindsight_advantages
-from dgpo.core.hindsight import hint_metrics
+from dgpo.core.hindsight import hint_metrics, hint_pairs, hint_totals
 from dgpo.rules import resolve
 
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False], [True] * 4, [True, False, False, False]])
@@ -78,6 +80,8 @@ def test_what_is_refused():
         given(clip=0.0)
     with pytest.raises(ValueError, match="floor must be a finite number above 0"):
         given(floor=0.0)
+    with pytest.raises(ValueError, match=r"min_agreement is 1\.5; it is a share of pairs"):
+        given(min_agreement=1.5)
 
 
 def test_the_rule_is_the_function():
@@ -87,14 +91,58 @@ def test_the_rule_is_the_function():
     stats = stats._replace(hindsight_log_ratio=LOG_RATIO, hindsight_hellinger_sq=DISTANCE)
     assert assign_credit(stats, rule).token_advantages.equal(given(mix=0.4))
     assert not rule.traits.whole_groups
+    agreement = torch.tensor([0.4, 0.5, torch.nan, 0.0])
+    told = stats._replace(hint_agreement=agreement)
+    assert assign_credit(told, rule).token_advantages.equal(given(mix=0.4, agreement=agreement))
+    assert assign_credit(told, resolve("hindsight", mix=0.4, min_agreement=0)).token_advantages.equal(given(mix=0.4))
+
+
+def test_a_hint_that_the_rewards_contradict_is_left_out_and_the_others_stay():
+    plain, whole = ADVANTAGES[:, None] * MASK, given()
+    result = given(agreement=torch.tensor([0.4, 0.5, torch.nan, 0.0]))
+    assert result[[0, 3]].equal(plain[[0, 3]])
+    assert result[[1, 2]].equal(whole[[1, 2]])
+    assert not whole[[0, 3]].equal(plain[[0, 3]])
+
+
+FEW = st.sampled_from([-1.0, 0.0, 0.5, 2.0, math.nan])
+
+
+@for_all(st.lists(st.tuples(FEW, FEW, st.integers(-1, 3)), max_size=10))
+def test_agreement_counts_the_pairs_of_a_prompt_one_by_one(rows):
+    totals, rewards, group = (torch.tensor([row[column] for row in rows]) for column in range(3))
+    found = hint_pairs(totals, rewards, group.long())
+    for one, (total, _, prompt) in enumerate(rows):
+        mine = [row for row in rows if row[2] == prompt and not math.isnan(row[0])]
+        pairs = [(a, b) for a in mine for b in mine if a[1] > b[1]]
+        agreed = sum((a[0] > b[0]) + 0.5 * (a[0] == b[0]) for a, b in pairs)
+        if pairs:
+            assert found.agreement[one].item() == pytest.approx(agreed / len(pairs))
+        else:
+            assert found.agreement[one].isnan()
+        better = [] if math.isnan(total) else [b for b in mine if rows[one][1] > b[1]]
+        assert found.pairs[one].item() == len(better)
+        assert found.wins[one].item() == sum((total > b[0]) + 0.5 * (total == b[0]) for b in better)
+
+
+def test_rubbish_off_the_mask_is_no_hint():
+    assert hint_totals(LOG_RATIO, DISTANCE, MASK)[[0, 2, 3]].tolist() == pytest.approx([-2.3, 5.0, 0.4])
+    assert hint_totals(LOG_RATIO, DISTANCE, MASK)[1].isnan()
 
 
 def test_metrics_of_hints():
     """A group of three with hints and one without; the better ones have the larger sums in one pair of two."""
     log_ratio = torch.tensor([[1.0, 1.0], [3.0, -9.0], [-1.0, 0.0], [0.0, 0.0]])
     mask = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]]).bool()
-    rewards, group = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([0, 0, 0, 0])
-    sums = hint_metrics(log_ratio, log_ratio.abs() / 10, mask, rewards, group).items()
-    means = {name.rpartition("/")[2]: (total / count).item() for name, (total, count) in sums}
+    distance, rewards = log_ratio.abs() / 10, torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    def means(*group):
+        compared = hint_pairs(hint_totals(log_ratio, distance, mask), rewards, torch.tensor(group))
+        sums = hint_metrics(log_ratio, distance, mask, compared).items()
+        return {name.rpartition("/")[2]: (total / count).item() for name, (total, count) in sums}
+
     size = (0.1 + 0.9 + 0.1 / 2**0.5) / 3  # of the first three: root mean squares of i |i| / 10
-    assert means == pytest.approx({"share": 0.75, "hellinger_sq": 0.12, "log_ratio": 1.2, "size": size, "auroc": 0.5})
+    expected = {"share": 0.75, "hellinger_sq": 0.12, "log_ratio": 1.2, "size": size, "auroc": 0.5, "contradicted": 0.0}
+    assert means(0, 0, 0, 0) == pytest.approx(expected)
+    # The first two by themselves contradict their hint; the third has nobody to be compared with.
+    assert means(0, 0, 1, 0) == pytest.approx(expected | {"auroc": 0.0, "contradicted": 1.0})

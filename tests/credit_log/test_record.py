@@ -57,14 +57,18 @@ def test_further_columns_come_back_under_their_names(tmp_path, settings):
 def test_a_hint_comes_back_and_without_one_there_are_no_numbers_of_it(tmp_path, settings):
     """A log of a rule that reads no hint is what it was: earlier versions read it."""
     values = {"weights": torch.ones(3)} | {name: torch.ones(3) for name in HINDSIGHT_STATS}
-    hinted = [collect(values, hint=hint, control=control) for hint, control in (("42", "7"), ("", None))]
+    told = {"hint": "42", "control": "7", "hint_agreement": 0.25}
+    hinted = [collect(values, **facts) for facts in (told, {"hint": "", "hint_agreement": torch.nan})]
     path = CreditLog(tmp_path, settings).write(1, [*hinted, collect({"weights": torch.ones(3)})])
     told, untold, plain = read_credit_log(tmp_path)[0].completions
     assert (told.hint, untold.hint, plain.hint) == ("42", "", None)
     assert (told.control, untold.control, plain.control) == ("7", None, None)
+    assert (told.hint_agreement, untold.hint_agreement, plain.hint_agreement) == (0.25, None, None)
     assert told.columns == {name: [1.0] * 3 for name in HINDSIGHT_STATS}
     assert untold.columns == {}
-    assert {"hint", "control"}.isdisjoint(json.loads(gzip.decompress(path.read_bytes()).splitlines()[3]))
+    assert {"hint", "control", "hint_agreement"}.isdisjoint(
+        json.loads(gzip.decompress(path.read_bytes()).splitlines()[3])
+    )
 
 
 def test_what_is_known_of_the_prompt_and_the_end_comes_back(tmp_path, settings):

@@ -33,14 +33,14 @@ def rows_of(board):
 
 def test_completions_of_a_prompt_come_together(board, completion):
     made = [
-        completion(f"c{n}", group=group, answer="42", hint="is 42", control="is 7", ended="eos")
+        completion(f"c{n}", group=group, answer="42", hint="is 42", control="is 7", hint_agreement=0.5, ended="eos")
         for n, group in enumerate((1, 2, 1))
     ]
     trackers.send_tables(7, made, trackers=(), boards=[board])
     rows = rows_of(board)
     assert [row["completion"] for row in rows] == ["c0", "c2", "c1"]
-    told = ("group", "answer", "hint", "control", "ended", "step")
-    assert [rows[0][name] for name in told] == ["1", "42", "is 42", "is 7", "eos", "7"]
+    told = ("group", "answer", "hint", "control", "hint_agreement", "ended", "step")
+    assert [rows[0][name] for name in told] == ["1", "42", "is 42", "is 7", "0.5", "eos", "7"]
 
 
 def test_completions_without_a_group_keep_their_order(board, completion):

@@ -11,15 +11,15 @@ from experiments.command import main
 from experiments.credit import layout as language
 from experiments.credit.layout import Layout
 from experiments.credit.model import Shape, initial_parameters
-from experiments.credit.train import described
+from experiments.credit.train import described, token_stats
 from experiments.credit.variants import REDUCED
 from experiments.hindsight import claims, hints, knowing, page, signals
 from experiments.hindsight.__main__ import EXPERIMENT
 from experiments.hindsight.arms import Tree
 from experiments.hindsight.knowing import Told
-from experiments.hindsight.rules import ARMS
+from experiments.hindsight.rules import ARMS, CHECKED, GOLD_ARM
 from experiments.hindsight.starts import answered_after
-from experiments.hindsight.train import train
+from experiments.hindsight.train import _credit, train
 from experiments.hindsight.trees import CONTINUATIONS, grown
 
 RESULTS = EXPERIMENT.results
@@ -89,6 +89,24 @@ def test_a_hint_is_compared_with_its_control():
     torch.testing.assert_close(against.hellinger_sq, back.hellinger_sq)
     assert against.hellinger_sq[rollout.mask].max() > 0
     assert (same.log_ratio == 0).all()
+
+
+def test_arms_with_a_check_leave_out_a_hint_that_the_rewards_contradict_and_the_others_use_it():
+    rollout = rollout_of(trace(7, 9), trace(3, 2))
+    logits = torch.zeros(1, 2, LAYOUT.length, language.VOCAB_SIZE)
+    stats = token_stats(logits, logits, rollout, None, 2)
+    says = (2 * rollout.rewards - 1)[..., None] * rollout.mask  # the right one is likelier with the hint
+
+    def credit(arm, log_ratio):
+        opinion = signals.Opinion(log_ratio, log_ratio.abs() / 2, 0)
+        return _credit(ARMS[arm], stats, rollout, opinion, None)[0]
+
+    checked, every = f"{GOLD_ARM}, checked", GOLD_ARM
+    grpo = rollout.advantages[0][:, None] * rollout.mask[0]
+    assert credit(checked, says).equal(credit(every, says))
+    assert credit(checked, -says).equal(grpo)
+    assert not credit(every, -says).equal(grpo)
+    assert set(CHECKED) < set(ARMS)
 
 
 def test_cuts_after_every_token_hold_those_after_every_fork():

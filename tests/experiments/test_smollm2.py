@@ -60,6 +60,7 @@ def test_arms_are_rules_of_the_library():
     assert {name: arm.credit_rule.traits.needs_reference for name, arm in ARMS.items()} == {
         "grpo": False, "dgpo": True, "hindsight": True, "hindsight-plain": True, "hindsight-solution": True,
         "sdpo": False, "dgpo-sharp": True, "share": True, "entropy": False, "grpo-slow": False, "hindsight-slow": True,
+        "hindsight-checked": True,
     }  # fmt: skip
     assert [name for name, arm in ARMS.items() if arm.credit_rule.traits.needs_hint] == sorted(
         HINTS, key=list(ARMS).index

@@ -133,6 +133,7 @@ def collect_completion(
     answer: str | None = None,
     hint: str | None = None,
     control: str | None = None,
+    hint_agreement: float | None = None,
     group: int | str | None = None,
     ended: str | None = None,
     truncated: bool = False,
@@ -157,6 +158,7 @@ def collect_completion(
         answer: The correct answer, as text.
         hint: What the reference was shown, `""` for a completion without a hint; None where the rule reads none.
         control: What the hint was compared with; None for the plain prompt.
+        hint_agreement: How the rewards of the prompt's completions agree with the hint; None or nan: it is not known.
         group: Which prompt of the step the completion belongs to.
         ended: Why it ended, from `reason_it_ended`.
         truncated: Without `ended`: whether the completion was cut off at its greatest length.
@@ -235,6 +237,7 @@ def collect_completion(
         answer=answer,
         hint=hint,
         control=control,
+        hint_agreement=None if hint_agreement is None or math.isnan(hint_agreement) else hint_agreement,
         group=group,
         ended=ended or (LENGTH if truncated else None),
         num_tokens=len(ids),

@@ -174,7 +174,7 @@ def _check(completion: CompletionCredit) -> None:
         "group": (int, str, type(None)),
         "rewards": dict,
     }
-    kinds |= dict.fromkeys(("advantage", "reward", "effective_share"), number)
+    kinds |= dict.fromkeys(("advantage", "reward", "hint_agreement", "effective_share"), number)
     kinds |= dict.fromkeys(("num_tokens", "head"), int)
     for name, kind in kinds.items():
         _typed(name, getattr(completion, name), kind)

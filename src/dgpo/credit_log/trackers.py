@@ -9,8 +9,8 @@ from dgpo.credit_log.record import CompletionCredit
 
 TABLE, HISTOGRAM = "dgpo/credit", "dgpo/weights"
 _COLUMNS = (
-    *("step", "group", "prompt", "answer", "hint", "control", "completion", "ended", "reward", "advantage"),
-    *("effective_share", "weight_max", "most_credited"),
+    *("step", "group", "prompt", "answer", "hint", "control", "hint_agreement", "completion", "ended"),
+    *("reward", "advantage", "effective_share", "weight_max", "most_credited"),
 )
 _LISTED, _LONGEST = 5, 2000
 
@@ -63,6 +63,7 @@ def _row(step: int, completion: CompletionCredit) -> dict[str, Any]:
         completion.answer,
         completion.hint,
         completion.control,
+        completion.hint_agreement,
         _text(completion),
         completion.ended,
         completion.reward,

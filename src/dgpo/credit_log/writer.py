@@ -188,8 +188,8 @@ def forget_after(run_directory: Path | str, step: int) -> None:
 
 
 def _row(completion: CompletionCredit) -> dict[str, Any]:
-    """The fields of a completion, without the lists of numbers, the hint and its control that it does not have."""
+    """The fields of a completion, without the lists of numbers and the facts of a hint that it does not have."""
     row = vars(completion)
     absent = [name for name in PER_TOKEN_FIELDS if not any(value is not None for value in row[name])]
-    absent += [name for name in ("hint", "control") if row[name] is None]
+    absent += [name for name in ("hint", "control", "hint_agreement") if row[name] is None]
     return {name: value for name, value in row.items() if name not in absent}

@@ -1,5 +1,7 @@
 """What a hinted reference thinks of a rollout: against a naive recomputation from logits, and what is refused."""
 
+import math
+
 import pytest
 import torch
 from datasets import Dataset
@@ -10,10 +12,11 @@ from test_equals_grpo import assert_same_training
 from transformers import AutoModelForCausalLM
 
 from dgpo.core import hindsight_advantages
+from dgpo.core.hindsight import hint_pairs, hint_totals
 from dgpo.credit_log import read_credit_log
 from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt, other_hints
 from dgpo.engines.trl.hindsight import COLUMNS
-from dgpo.engines.trl.rollout import GROUP, REWARD, TOKEN_ADVANTAGES
+from dgpo.engines.trl.rollout import AGREEMENT, GROUP, REWARD, TOKEN_ADVANTAGES
 from dgpo.errors import ConfigError
 
 RULE = {"credit_rule": "hindsight", "credit_options": {"mix": 0.5}, "hint_template": "{hint} q {prompt}"}
@@ -161,12 +164,15 @@ def test_a_prompt_that_completions_share_runs_once(checkpoint, tmp_path, more):
 
 def check_advantages(outputs):
     distance, log_ratio = (outputs[key] for key in COLUMNS.values())
-    mask = outputs["completion_mask"].bool()
-    expected = hindsight_advantages(outputs["advantages"], log_ratio, distance, mask, mix=0.5)
+    mask, agreement = outputs["completion_mask"].bool(), outputs[AGREEMENT]
+    expected = hint_pairs(hint_totals(log_ratio, distance, mask), outputs[REWARD], outputs[GROUP]).agreement
+    torch.testing.assert_close(agreement, expected, equal_nan=True)
+    expected = hindsight_advantages(outputs["advantages"], log_ratio, distance, mask, agreement, mix=0.5)
     torch.testing.assert_close(outputs[TOKEN_ADVANTAGES], expected)
-    without = (distance == 0).all(-1)
+    without = (distance == 0).all(-1) | (agreement < 0.5)
     plain = outputs["advantages"][:, None] * mask
     torch.testing.assert_close(outputs[TOKEN_ADVANTAGES][without], plain[without])
+    return {"contradicted": bool((agreement < 0.5).any()), "used": bool((~without).any())}
 
 
 def test_token_advantages_are_the_rules_and_the_reference_is_left_out_of_the_loss(checkpoint, tmp_path):
@@ -175,8 +181,9 @@ def test_token_advantages_are_the_rules_and_the_reference_is_left_out_of_the_los
     trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options, **batch)
     assert trainer.args.hint == "gold"
     assert not trainer._compares
-    for _, outputs in rollouts_of(trainer):
-        check_advantages(outputs)
+    seen = [check_advantages(outputs) for _, outputs in rollouts_of(trainer)]
+    assert all(any(one[name] for one in seen) for name in ("contradicted", "used"))
+    assert any(step.get("dgpo/hint/contradicted", 0) > 0 for step in trainer.recorder.steps)
 
 
 @pytest.mark.parametrize(("source", "control"), [("gold", "plain"), ("peer", "plain"), ("gold", "prompt")])
@@ -199,6 +206,8 @@ def test_the_log_holds_the_hint_and_what_it_said(checkpoint, tmp_path, source, c
             hints.add(found.hint)
             assert found.hint == (hint or "")
             assert found.control == (inputs[row]["prompt"] if hint and control == "prompt" else None)
+            agreement = outputs[AGREEMENT][row].item() if hint else math.nan
+            assert found.hint_agreement == (None if math.isnan(agreement) else pytest.approx(agreement, rel=1e-4))
             expected = {name: outputs[key][row][keep[row]].tolist() for name, key in COLUMNS.items() if hint}
             logged = {name: values for name, values in found.columns.items() if name in COLUMNS}
             assert logged == {name: pytest.approx(values, rel=1e-4) for name, values in expected.items()}

@@ -135,12 +135,15 @@ def test_columns_of_a_rule_are_logged(logged):
 
 
 def test_hints_are_logged_with_what_they_said(logged):
-    said = {name: nested([[0.5] * length for length in LENGTHS]) for name in HINDSIGHT_STATS}
+    values = [[0.25] * LENGTHS[0], *([0.5] * length for length in LENGTHS[1:])]
+    said = {name: nested(values) for name in HINDSIGHT_STATS}
     _, given = logged("hindsight", batch(**said), has_hints=["42", "", "a b", ""])
     assert [completion["hint"] for completion in given] == ["42", "a b", ""]
     assert [completion["control"] for completion in given] == ["not 42", "not a b", ""]
     assert given[1]["per_token"].keys() >= set(HINDSIGHT_STATS)
     assert given[1]["per_token"]["hindsight_log_ratio"].tolist() == [0.5] * 4
+    # The better one of the two of a prompt is the first one, which the hint makes less likely than the other.
+    assert [completion["hint_agreement"] for completion in given] == [0.0, 0.0, None]
     assert logged("dgpo", batch())[1][-1]["hint"] is None
 
 

@@ -128,7 +128,7 @@ def test_a_hint_stands_above_its_completion_and_its_numbers_colour_the_tokens(br
     columns = {"hindsight_log_ratio": [0.5, 1.0, 0.0, 2.0], "hindsight_hellinger_sq": [0.25, 0.5, 0.0, 0.125]}
     sibling = "First <b>this</b>.\n" * 9
     texts = [{"hint": "42", "columns": columns}, {"hint": sibling, "columns": columns}, {"hint": ""}, {}]
-    texts += [{"hint": "42", "control": "<7>"}]
+    texts += [{"hint": "42", "control": "<7>", "hint_agreement": 0.25}]
     group = [
         completion("so ", "it ", "is ", f"{n}", group=0, advantage=5.0 - n, **more) for n, more in enumerate(texts)
     ]
@@ -137,7 +137,9 @@ def test_a_hint_stands_above_its_completion_and_its_numbers_colour_the_tokens(br
     hints = browser.run(
         "[...document.querySelectorAll('.card')].map((c) => c.querySelector('.told')?.innerText ?? null)"
     )
-    assert hints == ["hint 42", "hint First <b>this</b>. …", "no hint, plain rule", None, "hint 42 compared with <7>"]
+    agrees = " · the rewards agree in 25 % of the pairs"
+    told = ["hint 42", "hint First <b>this</b>. …", "no hint, plain rule", None, f"hint 42 compared with <7>{agrees}"]
+    assert hints == told
     browser.run("document.querySelector('details.told summary').click()")
     assert text_of(browser, "details.told .prompt") == sibling
     assert violations(browser) == []

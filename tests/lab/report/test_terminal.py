@@ -80,6 +80,12 @@ def test_hostile_text_commands_nothing(completion, colour):
     own.encode()
 
 
+def test_a_hint_is_printed_with_what_it_was_compared_with_and_how_the_rewards_agree(completion):
+    step = LoggedStep(1, {}, [completion("a", hint="42", control="7", hint_agreement=0.25)])
+    assert "hint 42\ncompared with 7\nthe rewards agree with it in 25% of the prompt's pairs" in printed(step)
+    assert "agree" not in printed(LoggedStep(1, {}, [completion("a", hint="42")]))
+
+
 def test_a_log_without_credit_is_coloured_by_the_entropy(completion):
     text = printed(LoggedStep(1, {}, [completion("a", "b", w=[None, None], d=[None, None])]), colour=True)
     assert "highest entropies: 'b' 0.667, 'a' 0.333" in text

@@ -13,16 +13,21 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import pad
 
+from dgpo.core import HINDSIGHT_STATS
+from dgpo.core.hindsight import HintPairs, hint_pairs, hint_totals
 from dgpo.credit_log.answers import texts_as_tensor
 from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hint_text, hinted_prompt, other_hints, template_of
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.reference import score_frozen
-from dgpo.engines.trl.rollout import CONTROL, GROUP, HINT, REWARD
+from dgpo.engines.trl.rollout import AGREEMENT, CONTROL, GROUP, HINT, REWARD
 from dgpo.engines.trl.scores import reference_policy
 from dgpo.engines.trl.settings import hint_column
 
-COLUMNS = {"hindsight_hellinger_sq": "dgpo_hindsight_hellinger_sq", "hindsight_log_ratio": "dgpo_hindsight_log_ratio"}
+COLUMNS = {name: f"dgpo_{name}" for name in HINDSIGHT_STATS}
 """Fields of `TokenStats` to the keys of a rollout that hold them, (B, T) each."""
+
+FIELDS = COLUMNS | {"hint_agreement": AGREEMENT}
+"""All that a rule may read of hints: that, and how the rewards agree with them, (B,)."""
 
 
 def hints_of(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor]) -> list[str | None]:
@@ -82,8 +87,9 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
         outputs: The rollout, with group and reward.
 
     Returns:
-        d and i of `COLUMNS`, (B, T) float32, 0 off the mask and in completions without a hint, or without one to
-        compare it with; and for the credit log the hints, `HINT`, and what they are compared with, `CONTROL`.
+        What `FIELDS` names: d and i, (B, T) float32, 0 off the mask and in completions without a hint, or without one
+        to compare it with, and the agreement of the hints with the rewards, (B,); and for the credit log the hints,
+        `HINT`, and what they are compared with, `CONTROL`.
     """
     hints = hints_of(trainer, inputs, outputs)
     controls: list[str | None] = [None] * len(hints)
@@ -112,7 +118,32 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
             if hints[row] is not None:
                 found[COLUMNS["hindsight_hellinger_sq"]][row] = stats["hellinger_sq"][position]
                 found[COLUMNS["hindsight_log_ratio"]][row] = log_ratio[position]
+    found[AGREEMENT] = compared_hints(trainer, outputs | found).agreement
     return found
+
+
+def trained_mask(outputs: dict[str, Tensor]) -> Tensor:
+    """Return which tokens of a rollout the policy has sampled, (B, T) bool: a tool's answers are not among them."""
+    mask = outputs["completion_mask"].bool()
+    return mask & outputs["tool_mask"].bool() if "tool_mask" in outputs else mask
+
+
+def compared_hints(trainer: Any, outputs: dict[str, Tensor]) -> HintPairs:
+    """Return how the hints of this rank's completions agree with the rewards of all ranks.
+
+    Args:
+        trainer: A `DGPOTrainer`.
+        outputs: The rollout, with `COLUMNS`, group and reward. The completions of a prompt may be spread over ranks.
+
+    Returns:
+        (B,) each, of this rank's completions.
+    """
+    log_ratio, distance = (outputs[COLUMNS[name]] for name in ("hindsight_log_ratio", "hindsight_hellinger_sq"))
+    accelerator = trainer.accelerator
+    totals = hint_totals(log_ratio, distance, trained_mask(outputs))
+    compared = hint_pairs(*(accelerator.gather(x) for x in (totals, outputs[REWARD], outputs[GROUP])))
+    first = accelerator.process_index * len(totals)
+    return HintPairs(*(x[first : first + len(totals)] for x in compared))
 
 
 def _prompt(trainer: Any, prompt: Any, hint: str | None) -> Any:

@@ -11,8 +11,7 @@ from dgpo.core import CreditTotals, TokenStats
 from dgpo.core.hindsight import hint_metrics
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.trl import checks
-from dgpo.engines.trl.hindsight import COLUMNS
-from dgpo.engines.trl.rollout import GROUP, REWARD
+from dgpo.engines.trl.hindsight import COLUMNS, compared_hints, trained_mask
 from dgpo.engines.trl.sampler import SamplerMonitor
 from dgpo.errors import TrainingError
 from dgpo.rules import CreditRule
@@ -145,7 +144,7 @@ class CreditMetrics:
     def _log_hints(self, outputs: dict[str, Tensor]) -> None:
         """Log what the hints of a rollout said: means over the rollouts of all ranks."""
         log_ratio, distance = (outputs[COLUMNS[name]] for name in ("hindsight_log_ratio", "hindsight_hellinger_sq"))
-        sums = hint_metrics(log_ratio, distance, outputs["completion_mask"].bool(), outputs[REWARD], outputs[GROUP])
+        sums = hint_metrics(log_ratio, distance, trained_mask(outputs), compared_hints(self, outputs))
         for name, value in sums.items():
             total, count = self._sum_over_ranks(value).tolist()
             if count:

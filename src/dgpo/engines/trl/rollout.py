@@ -17,6 +17,9 @@ REWARDS, ANSWER, HINT, CONTROL = "dgpo_rewards", "dgpo_answer", "dgpo_hint", "dg
 """Keys of what the credit log holds of a prompt and its completions: each function's reward, (B, functions), and gold
 answers, hints and what these are compared with, (B, L) uint8 each; a completion without a hint has an empty one."""
 
+AGREEMENT = "dgpo_hint_agreement"
+"""Key of how often the rewards of a completion's prompt agree with its hint, (B,)."""
+
 REF_LOGPS = "ref_per_token_logps"
 """TRL's key of the reference's log-probabilities."""
 

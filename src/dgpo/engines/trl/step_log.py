@@ -27,7 +27,7 @@ from dgpo.credit_log.collect import (
 )
 from dgpo.credit_log.trackers import send_tables
 from dgpo.engines.trl.likeliest import LikeliestTokens
-from dgpo.engines.trl.rollout import ANSWER, CONTROL, GROUP, HINT, REWARDS
+from dgpo.engines.trl.rollout import AGREEMENT, ANSWER, CONTROL, GROUP, HINT, REWARDS
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ SAMPLING_LOG_RATIO = "sampling_log_ratio"
 
 _INPUTS = (
     *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"),
-    *(GROUP, REWARDS, ANSWER, HINT, CONTROL),
+    *(GROUP, REWARDS, ANSWER, HINT, CONTROL, AGREEMENT),
 )
 
 
@@ -225,6 +225,7 @@ class StepLog(TrainerCallback):
             answer=texts["answer"],
             hint=texts["hint"],
             control=texts["control"],
+            hint_agreement=inputs[AGREEMENT][row].item() if texts["hint"] else None,
             group=int(inputs[GROUP][row]) if GROUP in inputs else None,
             ended=reason_it_ended(ids.tolist(), self._eos_ids()),
             alternatives=alternatives,

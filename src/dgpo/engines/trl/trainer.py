@@ -282,7 +282,7 @@ class DGPOTrainer(
             ref_logps=per_token.get("ref_logps"),
             rewards=inputs.get(REWARD),
             group=inputs.get(GROUP),
-            **{name: inputs.get(key) for name, key in hindsight.COLUMNS.items()},
+            **{name: inputs.get(key) for name, key in hindsight.FIELDS.items()},
         )
         credit, error = None, None
         try:

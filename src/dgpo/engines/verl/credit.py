@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from verl.workers.utils.padding import response_from_nested
 
+from dgpo.core.hindsight import hint_pairs, hint_totals
 from dgpo.core.token_stats import HINDSIGHT_STATS, TokenStats
 from dgpo.errors import TrainingError
 
@@ -58,13 +59,18 @@ def token_stats(
     rewards = _padded(data["rm_scores"]).sum(-1)
     if is_padding is not None:
         rewards = rewards.masked_fill(torch.tensor(is_padding, dtype=torch.bool), torch.nan)
+    group, agreement = groups_of(keys), None
+    if per_token.keys() >= set(HINDSIGHT_STATS):
+        totals = hint_totals(per_token["hindsight_log_ratio"], per_token["hindsight_hellinger_sq"], mask)
+        agreement = hint_pairs(totals, rewards, group).agreement
     return TokenStats(
         completion_mask=mask,
         advantages=advantages,
         old_logps=per_token["logps"],
         vocab_size=vocab_size,
         rewards=rewards,
-        group=groups_of(keys),
+        group=group,
+        hint_agreement=agreement,
         **per_token,
     )
 

@@ -140,6 +140,7 @@ class CreditLogging:
             answer=gold_answer(facts, VERL_ANSWER),
             hint=hint,
             control=control,
+            hint_agreement=stats.hint_agreement[row].item() if hint and stats.hint_agreement is not None else None,
             group=int(stats.group[row]),
             ended=self._reason(ids.tolist()),
             max_tokens=self._log.max_tokens,

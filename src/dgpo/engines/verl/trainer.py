@@ -20,7 +20,7 @@ from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from dgpo.core import HINDSIGHT_STATS
 from dgpo.core.assign import Credit, assign_credit
-from dgpo.core.hindsight import hint_metrics
+from dgpo.core.hindsight import hint_metrics, hint_pairs, hint_totals
 from dgpo.core.token_stats import TokenStats
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.verl.checks import check_config
@@ -247,5 +247,7 @@ def _means_of_hints(stats: TokenStats, rows: Tensor) -> dict[str, float]:
     """`dgpo/hint/*` of some rows of a batch, (B,) bool; without those of which there is nothing to measure."""
     log_ratio, distance = stats.hindsight_log_ratio, stats.hindsight_hellinger_sq
     columns = (log_ratio, distance, stats.completion_mask, stats.rewards, stats.group)
-    sums = hint_metrics(*(column[rows] for column in columns if column is not None))
+    log_ratio, distance, mask, rewards, group = (column[rows] for column in columns if column is not None)
+    compared = hint_pairs(hint_totals(log_ratio, distance, mask), rewards, group)
+    sums = hint_metrics(log_ratio, distance, mask, compared)
     return {name: float(total / count) for name, (total, count) in sums.items() if count}

@@ -191,6 +191,7 @@ def _completion(index: int, whole: CompletionCredit, max_tokens: int, max_places
             name: None if text is None else _shortened(text, _PROMPT_CHARACTERS)
             for name, text in (("hint", shown.hint), ("control", shown.control))
         },
+        "agreement": shown.hint_agreement,
         "ended": shown.ended,
         "n": shown.num_tokens,
         "head": shown.head,

@@ -150,7 +150,9 @@ def _hint(completion: CompletionCredit) -> str:
     changed = ", ".join(f"{visible(token)!r} {i:+.3g} (d {d:.2g})" for token, i, d in largest)
     control = "" if completion.control is None else f"\ncompared with {_middle_left_out(completion.control)}"
     numbers = f"\nlog-ratios of the hint: {changed}" if changed else ""
-    return f"hint {_middle_left_out(completion.hint)}{control}{numbers}"
+    agreement = completion.hint_agreement
+    agrees = "" if agreement is None else f"\nthe rewards agree with it in {agreement:.0%} of the prompt's pairs"
+    return f"hint {_middle_left_out(completion.hint)}{control}{agrees}{numbers}"
 
 
 def _fork(one: CompletionCredit, other: CompletionCredit) -> str:

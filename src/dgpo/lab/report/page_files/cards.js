@@ -72,7 +72,7 @@ function makeCard({ run, step }, c) {
   if (c.ended === "length") meta.append(el("b", { text: "cut off", title: "it reached the greatest length" }));
   else if (c.ended !== null && c.ended !== "eos") meta.append(fact("ended", c.ended));
   const tokens = el("div", { class: "tokens", dir: "auto", role: "group", "aria-label": "Completion: arrow keys go from token to token" });
-  const hint = c.hint === null ? [] : [hintOf(c.hint, c.control)];
+  const hint = c.hint === null ? [] : [hintOf(c)];
   const side = c.a > 0 ? " above" : c.a < 0 ? " below" : "";
   const card = el("article", { class: `card${side}`, tabindex: -1 }, meta, ...hint, tokens);
   const entry = { run, step, completion: c, spans: [], tokens, card, fork: null };
@@ -81,12 +81,13 @@ function makeCard({ run, step }, c) {
   shown.push(entry);
   return card;
 }
-/* What the reference was shown, and what that was compared with; long ones (other completions, say) open. */
-function hintOf(hint, control) {
+/* What the reference was shown, what that was compared with, and how the rewards agree; long texts open. */
+function hintOf({ hint, control, agreement }) {
   if (!hint) return el("p", { class: "told", text: "no hint, plain rule", title: "the reference was shown nothing: the rule hindsight then gives each token the completion's advantage" });
   const texts = control === null ? [["hint ", hint]] : [["hint ", hint], [" compared with ", control]];
   const isShort = (text) => text.trim().split("\n")[0] === text && text.length <= SHORT_HINT;
   const line = texts.flatMap(([name, text]) => [name, el("b", {}, ...beginning(text))]);
+  if (agreement !== null) line.push(el("span", { title: "how often the better one of two completions of the prompt is the one that the hint makes likelier; below 50 % the hint may be wrong, and the rule hindsight leaves it out by default", text: ` · the rewards agree in ${Math.round(100 * agreement)} % of the pairs` }));
   if (texts.every(([, text]) => isShort(text))) return el("p", { class: "told" }, ...line);
   const whole = texts.flatMap(([, text]) => el("div", { class: "prompt", dir: "auto" }, ...visibleLines(text)));
   return el("details", { class: "told" }, el("summary", {}, ...line), ...whole);
