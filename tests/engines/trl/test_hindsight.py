@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from dgpo.core import hindsight_advantages
 from dgpo.core.hindsight import hint_pairs, hint_totals
 from dgpo.credit_log import read_credit_log
+from dgpo.engines import hint_monitor
 from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt, other_hints
 from dgpo.engines.trl.hindsight import COLUMNS
 from dgpo.engines.trl.rollout import AGREEMENT, GROUP, REWARD, TOKEN_ADVANTAGES
@@ -184,6 +185,20 @@ def test_token_advantages_are_the_rules_and_the_reference_is_left_out_of_the_los
     seen = [check_advantages(outputs) for _, outputs in rollouts_of(trainer)]
     assert all(any(one[name] for one in seen) for name in ("contradicted", "used"))
     assert any(step.get("dgpo/hint/contradicted", 0) > 0 for step in trainer.recorder.steps)
+
+
+def test_hints_that_say_nothing_of_the_outcome_are_named_once(checkpoint, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(hint_monitor, "_ENOUGH", 1)
+    options = RULE | {"reward": first_letter_reward, "dataset": GOLD, "max_steps": 8}
+    trainer = make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options)
+    seen, update = [], trainer._hint_monitor.update
+    trainer._hint_monitor.update = lambda *sums: seen.append(sums) or update(*sums)
+    trainer.train()
+    logged = [step.get("dgpo/hint/auroc") for step in trainer.recorder.steps]
+    assert [wins / pairs if pairs else None for wins, pairs in seen] == logged
+    assert min(share for share in logged if share is not None) < 0.6
+    assert caplog.text.count("Hints say next to nothing of the outcome: of the last") == 1
+    assert "hint='gold'" in caplog.text
 
 
 @pytest.mark.parametrize(("source", "control"), [("gold", "plain"), ("peer", "plain"), ("gold", "prompt")])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dgpo.core import CreditTotals, TokenStats
 from dgpo.core.hindsight import hint_metrics
+from dgpo.engines.hint_monitor import HintMonitor
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.trl import checks
 from dgpo.engines.trl.hindsight import COLUMNS, compared_hints, trained_mask
@@ -45,6 +46,7 @@ class CreditMetrics:
         self._vocab_size = int(self.model.config.get_text_config().vocab_size)
         self._inert_monitor = InertMonitor.of(rule, self.args.inert_warning_steps)
         self._sampler_monitor = SamplerMonitor.of(self.args)
+        self._hint_monitor = HintMonitor(self.args.hint)
 
     @property
     def _mode(self) -> str:
@@ -142,13 +144,17 @@ class CreditMetrics:
         super().log(logs, start_time)
 
     def _log_hints(self, outputs: dict[str, Tensor]) -> None:
-        """Log what the hints of a rollout said: means over the rollouts of all ranks."""
+        """Log what the hints of a rollout said, means over all ranks, and warn where that is nothing."""
         log_ratio, distance = (outputs[COLUMNS[name]] for name in ("hindsight_log_ratio", "hindsight_hellinger_sq"))
         sums = hint_metrics(log_ratio, distance, trained_mask(outputs), compared_hints(self, outputs))
         for name, value in sums.items():
             total, count = self._sum_over_ranks(value).tolist()
             if count:
                 self._metrics[self._mode][name].append(total / count)
+            if name == "dgpo/hint/auroc" and self._mode == "train":
+                notice = self._hint_monitor.update(total, count)
+                if notice and self.accelerator.is_main_process:
+                    logger.warning(notice)
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         total: Tensor = self.accelerator.reduce(value.to(self.accelerator.device), reduction="sum")

@@ -22,6 +22,7 @@ from dgpo.core import HINDSIGHT_STATS
 from dgpo.core.assign import Credit, assign_credit
 from dgpo.core.hindsight import hint_metrics, hint_pairs, hint_totals
 from dgpo.core.token_stats import TokenStats
+from dgpo.engines.hint_monitor import HintMonitor
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.verl.checks import check_config
 from dgpo.engines.verl.compat import check_verl_version
@@ -66,6 +67,7 @@ class CreditStages(PPOTrainer):
         self._say_what_is_uncertain(config)
         prepare_config(config)
         self._inert_monitor = InertMonitor.of(self._settings.rule, self._settings.inert_warning_steps)
+        self._hint_monitor = HintMonitor(self._settings.hint)
         self._credit_logging: CreditLogging | None = None
         self._vocab_size = 0
         super().__init__(config)
@@ -198,7 +200,10 @@ class CreditStages(PPOTrainer):
         store(batch, advantages=response_to_nested(credit.token_advantages, data["response_mask"]))
         self._report(credit, metrics)
         if self._hints is not None:
-            metrics.update(_means_of_hints(stats, torch.tensor(is_padding).logical_not()))
+            sums = _sums_of_hints(stats, torch.tensor(is_padding).logical_not())
+            metrics.update({name: total / count for name, (total, count) in sums.items() if count})
+            if notice := self._hint_monitor.update(*sums["dgpo/hint/auroc"]):
+                logger.warning(notice)
         if self._credit_logging is not None:
             self._credit_logging.log(batch, self.global_steps, stats, credit)
         return batch
@@ -243,11 +248,11 @@ for _mode, _trainer in zip(TRAINER_MODES, (DGPOTrainer, DGPOColocateAsyncTrainer
 register_trainer(SEPARATE_ASYNC)(DGPOTrainer)  # whose check refuses it
 
 
-def _means_of_hints(stats: TokenStats, rows: Tensor) -> dict[str, float]:
-    """`dgpo/hint/*` of some rows of a batch, (B,) bool; without those of which there is nothing to measure."""
+def _sums_of_hints(stats: TokenStats, rows: Tensor) -> dict[str, tuple[float, float]]:
+    """`dgpo/hint/*` of some rows of a batch, (B,) bool: sums and counts."""
     log_ratio, distance = stats.hindsight_log_ratio, stats.hindsight_hellinger_sq
     columns = (log_ratio, distance, stats.completion_mask, stats.rewards, stats.group)
     log_ratio, distance, mask, rewards, group = (column[rows] for column in columns if column is not None)
     compared = hint_pairs(hint_totals(log_ratio, distance, mask), rewards, group)
     sums = hint_metrics(log_ratio, distance, mask, compared)
-    return {name: float(total / count) for name, (total, count) in sums.items() if count}
+    return {name: (float(total), float(count)) for name, (total, count) in sums.items()}
