@@ -40,9 +40,14 @@ def gold_answer(row: Mapping[str, Any], column: str | None = None) -> str | None
             break
     else:
         return None
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False)
     half = MAX_CHARACTERS // 2
     return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} […] {text[-half:]}"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value: of what pandas reads, lists are arrays."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _cell(row: Mapping[str, Any], name: str) -> Any:

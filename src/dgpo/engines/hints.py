@@ -169,7 +169,7 @@ def hint_text(value: Any) -> str | None:
     """Return what a column holds as a hint: several answers that are all right are shown as such.
 
     Args:
-        value: A text, a number, a list of them, or None.
+        value: A text, a number, a list or an array of them, or None; nothing of a list that is None is shown.
 
     Returns:
         The text; None where there is none.
@@ -178,9 +178,10 @@ def hint_text(value: Any) -> str | None:
         >>> hint_text(7), hint_text(["1/2", "0.5"]), hint_text(None)
         ('7', '1/2 or 0.5', None)
     """
+    value = getattr(value, "tolist", lambda: value)()  # of what pandas reads, lists are arrays
     if isinstance(value, str) or not isinstance(value, Sequence):
         return None if value is None else str(value)
-    return " or ".join(map(str, value)) or None
+    return " or ".join(str(one) for one in value if one is not None) or None
 
 
 def cut_hint(tokenizer: Any, hint: str, max_length: int) -> str:

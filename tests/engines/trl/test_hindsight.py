@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -14,8 +15,9 @@ from transformers import AutoModelForCausalLM
 from dgpo.core import hindsight_advantages
 from dgpo.core.hindsight import hint_pairs, hint_totals
 from dgpo.credit_log import read_credit_log
+from dgpo.credit_log.answers import gold_answer
 from dgpo.engines import hint_monitor
-from dgpo.engines.hints import best_sibling, cut_hint, hinted_prompt, other_hints
+from dgpo.engines.hints import best_sibling, cut_hint, hint_text, hinted_prompt, other_hints
 from dgpo.engines.trl.hindsight import COLUMNS
 from dgpo.engines.trl.rollout import AGREEMENT, GROUP, REWARD, TOKEN_ADVANTAGES
 from dgpo.errors import ConfigError
@@ -313,3 +315,14 @@ def test_braces_of_hints_and_prompts_stand_for_themselves():
 def test_what_is_refused(checkpoint, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         make_trainer(FixedDGPOTrainer, checkpoint, tmp_path, **options)
+
+
+def test_several_answers_are_one_hint_whatever_holds_them():
+    for held in (["1/2", "0.5"], ("1/2", None, "0.5"), np.array(["1/2", "0.5"], dtype=object)):
+        assert hint_text(held) == "1/2 or 0.5"
+    assert [hint_text(held) for held in (np.int64(7), torch.tensor([7, 8]), [], [None], None)] == [
+        *("7", "7 or 8"),
+        *(None, None, None),
+    ]
+    assert gold_answer({"answer": np.array([1, 2])}) == "[1, 2]"
+    assert gold_answer({"answer": [np.int64(3)]}) == "[3]"
