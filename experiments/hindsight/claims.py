@@ -107,7 +107,8 @@ def _checked(results: Mapping[str, Any]) -> Verdict | None:
         return None
     left = {plain: gains(results, [f"{plain}, checked"], "area") for plain in (WRONG, UNTRUE)}
     why = (
-        "A hint is left out for a prompt whose own completions contradict it. Where all hints are right that changes "
+        "A hint is left out for a prompt whose own completions contradict it; the rewards here are right, whatever the "
+        "hint says. Where all hints are right that changes "
         f"the area by {_listed(right)}; where one in four is wrong by {_listed(wrong)}, which makes it "
         f"{_listed(left[WRONG])} from GRPO's"
         + (

@@ -114,12 +114,11 @@ def hindsight(
     stats: TokenStats, *, mix: float = 0.3, clip: float = 2.0, floor: float = 0.02, min_agreement: float = 0.5
 ) -> Tensor:
     """Return the group advantage mixed with what a hint to the answer says of each token; GRPO where there is none."""
-    assert stats.hindsight_log_ratio is not None
-    assert stats.hindsight_hellinger_sq is not None
-    given = (stats.advantages, stats.hindsight_log_ratio, stats.hindsight_hellinger_sq, stats.completion_mask)
-    return core.hindsight_advantages(
-        *given, stats.hint_agreement, mix=mix, clip=clip, floor=floor, min_agreement=min_agreement
-    )
+    log_ratio, distance = stats.hindsight_log_ratio, stats.hindsight_hellinger_sq
+    assert log_ratio is not None
+    assert distance is not None
+    given = (stats.advantages, log_ratio, distance, stats.completion_mask, stats.hint_agreement)
+    return core.hindsight_advantages(*given, mix=mix, clip=clip, floor=floor, min_agreement=min_agreement)
 
 
 BUILT_IN: dict[str, Callable[..., Tensor]] = {
@@ -281,6 +280,7 @@ def _try(rule: CreditRule) -> bool:
         vocab_size=8,
         rewards=torch.tensor([1.0, 0.0, 1.0, 0.0]),
         group=torch.tensor([0, 0, 1, 1]),
+        hint_agreement=torch.tensor([1.0, 1.0, 0.25, 0.25]) if rule.traits.needs_hint else None,
         **dict.fromkeys(rule.traits.reads, values.flip(0) / 2),
     )
     try:

@@ -216,7 +216,7 @@ def test_a_completion_without_credit_has_no_effective_share():
 def test_the_documented_fields_are_those_that_are_written(tmp_path, settings, completion):
     page = (Path(__file__).parents[2] / "docs" / "credit-log.md").read_text()
     sections = page.split("\n## ")
-    whole = completion("a", a=[0.5], hint="a", control="b")
+    whole = completion("a", a=[0.5], hint="a", control="b", hint_agreement=0.5)
     lines = gzip.decompress(CreditLog(tmp_path, settings).write(1, [whole]).read_bytes()).splitlines()
     for section, line in zip(sections[1:3], lines, strict=True):
         rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]

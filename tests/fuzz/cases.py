@@ -84,7 +84,7 @@ _CALLS = {
     "top": lambda v, o, m, a, g, x: rules.top_entropy_weights(v.abs(), m, fraction=x),
     "gtpo": lambda v, o, m, a, g, x: rules.group_entropy_weights(v.abs(), m, a, group=g, bonus=x),
     "fipo": lambda v, o, m, a, g, x: rules.future_kl_weights(v, o, m, gamma=x),
-    "hindsight": lambda v, o, m, a, g, x: hindsight_advantages(a, v, o.abs(), m, group=g, mix=x),
+    "hindsight": lambda v, o, m, a, g, x: hindsight_advantages(a, v, o.abs(), m, a.abs(), mix=x),
     "clipped": lambda v, o, m, a, g, x: clipped_policy_loss(v, o, a, epsilon_low=x, completion_mask=m),
     "advantages": lambda v, o, m, a, g, x: group_advantages(a, 2, eps=x, scale=("group", "batch", "none")[len(m) % 3]),
     "loss": lambda v, o, m, a, g, x: aggregate_loss(v, m, normalizer=x),

@@ -168,12 +168,12 @@ def hint_metrics(
 ) -> dict[str, Tensor]:
     """Return what to log of a rollout's hints, each a sum and a count, (2,).
 
-    `dgpo/hint/share`: completions that have a hint. `dgpo/hint/hellinger_sq` and `dgpo/hint/log_ratio`: means of d and
-    |i| over their tokens. `dgpo/hint/size`: root mean square of i d over a completion, mean over those with a hint;
-    below the rule's `floor` the hint says next to nothing. `dgpo/hint/auroc`: how often the better one of two
-    completions of a prompt has the larger sum of i; near .5 the hint says nothing that the reward does not contradict,
-    and the rule should not be used. `dgpo/hint/contradicted`: of the hinted completions whose prompt has such pairs,
-    those where that is below .5, which is about the share of wrong hints where most are right.
+    `dgpo/hint/share`: of the completions of which a token is trained, those that have a hint.
+    `dgpo/hint/hellinger_sq` and `dgpo/hint/log_ratio`: means of d and |i| over their tokens. `dgpo/hint/size`: root
+    mean square of i d over a completion, mean over those with a hint; below the rule's `floor` the hint says next to
+    nothing. `dgpo/hint/auroc`: how often the better one of two completions of a prompt has the larger sum of i; near .5
+    the hint says nothing that the reward does not contradict, and the rule should not be used.
+    `dgpo/hint/contradicted`: of the hinted completions whose prompt has such pairs, those where that is below .5.
 
     Args:
         log_ratio: i; 0 throughout a completion without a hint.
@@ -189,7 +189,7 @@ def hint_metrics(
     tokens = mask & hinted[:, None]
     sizes = ((log_ratio * distance * mask).square().sum(-1) / mask.sum(-1).clamp(min=1)).sqrt()
     return {
-        "dgpo/hint/share": _sum_and_count(hinted.float(), torch.ones_like(hinted)),
+        "dgpo/hint/share": _sum_and_count(hinted.float(), mask.any(-1)),
         "dgpo/hint/hellinger_sq": _sum_and_count(distance, tokens),
         "dgpo/hint/log_ratio": _sum_and_count(log_ratio.abs(), tokens),
         "dgpo/hint/size": _sum_and_count(sizes, hinted),

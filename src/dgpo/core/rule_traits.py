@@ -82,7 +82,7 @@ def credit_rule(
         if name not in REFERENCE_STATS:
             raise ValueError(
                 f"reads={name!r} is not a statistic that costs extra; there are {', '.join(REFERENCE_STATS)}. All other"
-                " fields of TokenStats are always there."
+                " fields of TokenStats are always there, hint_agreement where one of the hindsight_ ones is read."
             )
     traits = RuleTraits(tuple(reads), signed, whole_groups, mean_one, batch_wide)
 

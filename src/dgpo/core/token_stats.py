@@ -35,8 +35,8 @@ class TokenStats(NamedTuple):
             one that is shown another, or none, in [0, 1], 0 in a completion without a hint; or None.
         hindsight_log_ratio: (B, T) float, log pi_ref(y | x, hint) - log pi_ref(y | x, other) of the sampled tokens in
             nats, where the other is another hint or none; 0 in a completion without a hint; or None.
-        hint_agreement: (B,) float, how often the better one of two completions of the prompt is the one that the hint
-            makes likelier, in [0, 1], nan where no two differ; None where there are no hints, or a single completion.
+        hint_agreement: (B,) float, how often the better one of two hinted completions of the prompt is the one that the
+            hint makes likelier, in [0, 1], nan where no two differ in reward; None where the rule reads no hints.
     """
 
     completion_mask: Tensor

@@ -70,7 +70,7 @@ class CompletionCredit:
         answer: The correct answer, as text; `None` where it is not known.
         hint: What the reference was shown where the rule reads a hint, `""` where it had none; `None` for other rules.
         control: What the hint was compared with; `None` where that was the plain prompt, or there is no hint.
-        hint_agreement: How often the better one of two completions of the prompt is the one that the hint makes
+        hint_agreement: How often the better one of two hinted completions of the prompt is the one that the hint makes
             likelier, in [0, 1]; `None` where no two differ in reward, or there is no hint.
         group: Which prompt of the step the completion belongs to, a number or a name; `None` where it is not known.
         ended: Why it ended: `"eos"`, `"length"`, or an engine's own word; `None` where it is not known.

@@ -1,4 +1,4 @@
-"""A notice, given once, when hints say nothing of the outcome: they are wrong, or the reference ignores them."""
+"""A notice, given once, when hints do not tell the better completions: wrong ones, or a reference that ignores them."""
 
 _ENOUGH = 100
 """Pairs of completions after which the share is looked at; pairs of one prompt hang together."""
@@ -20,7 +20,7 @@ class HintMonitor:
         >>> monitor.update(25.0, 50.0) is None    # too few
         True
         >>> print(monitor.update(27.0, 50.0))
-        Hints say next to nothing of the outcome: of the last 100 pairs of completions of a prompt the better one was \
+        Hints do not tell the better completions: of the last 100 pairs of completions of a prompt the better one was \
 the one that the hint makes likelier in 52 %, where 50 % is chance (dgpo/hint/auroc). Either they are wrong, and wrong \
 hints do harm, or the reference does not follow them any more, or never did. Read hint='gold' above the completions of \
 `dgpo report`; stop the run if they are wrong, or if accuracy falls.
@@ -50,7 +50,7 @@ hints do harm, or the reference does not follow them any more, or never did. Rea
             return None
         self._notified = True
         return (
-            f"Hints say next to nothing of the outcome: of the last {count} pairs of completions of a prompt the better"
+            f"Hints do not tell the better completions: of the last {count} pairs of completions of a prompt the better"
             f" one was the one that the hint makes likelier in {100 * share:.0f} %, where 50 % is chance"
             " (dgpo/hint/auroc). Either they are wrong, and wrong hints do harm, or the reference does not follow them"
             f" any more, or never did. Read hint={self._hint!r} above the completions of `dgpo report`; stop the run if"

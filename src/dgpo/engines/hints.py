@@ -169,7 +169,7 @@ def hint_text(value: Any) -> str | None:
     """Return what a column holds as a hint: several answers that are all right are shown as such.
 
     Args:
-        value: A text, a number, a list or an array of them, or None; nothing of a list that is None is shown.
+        value: A text, a number, a list or an array of them, or None or nan; neither is shown of a list.
 
     Returns:
         The text; None where there is none.
@@ -179,9 +179,8 @@ def hint_text(value: Any) -> str | None:
         ('7', '1/2 or 0.5', None)
     """
     value = getattr(value, "tolist", lambda: value)()  # of what pandas reads, lists are arrays
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return None if value is None else str(value)
-    return " or ".join(str(one) for one in value if one is not None) or None
+    several = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+    return " or ".join(str(one) for one in several if one is not None and one == one) or None  # nan: pandas' None
 
 
 def cut_hint(tokenizer: Any, hint: str, max_length: int) -> str:

@@ -109,6 +109,7 @@ def score_text(
         vocab_size=vocab_size,
         group=torch.zeros(1, dtype=torch.long),
         old_logps=per_token["logps"][None],
+        hint_agreement=None if hinted_ids is None else torch.full((1,), torch.nan),  # no other completion, no pair
         **{name: values[None] for name, values in per_token.items()},
     )
     credit = assign_credit(stats, rule)

@@ -86,8 +86,9 @@ RANK_CASES = {
 DEAD_CASES = {f"{name}-dead": RANK_CASES[name] for name in ("grpo-1-full-current", "dapo-1-lora-current")}
 RANK_CASES |= DEAD_CASES  # with groups of equal rewards, so that a rank may have nothing to score
 RANK_CASES["sorted"] = RANK_CASES["dapo-2-full-current"]  # by length
-RANK_CASES["hindsight"] = RANK_CASES["dapo-1-full-current"]  # groups that are spread over the ranks
-HINDSIGHT = {"credit_rule": "hindsight", "hint": "prompt", "hint_control": "plain", "num_generations": 8}
+HINDSIGHT_CASES = ("prompt", "peer")  # hints, and groups that are spread over the ranks
+RANK_CASES |= dict.fromkeys(HINDSIGHT_CASES, RANK_CASES["dapo-1-full-current"])
+HINDSIGHT = {"credit_rule": "hindsight", "hint_min_reward": 0.6, "num_generations": 8}
 
 
 def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
@@ -97,7 +98,8 @@ def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
         results = {}
         for name, (loss_type, accumulation, adapter, credit) in RANK_CASES.items():
             options = {"num_iterations": 2} if credit == "old" or (adapter and name not in DEAD_CASES) else {}
-            options |= HINDSIGHT if name == "hindsight" else {"tau": 0.05}
+            is_hinted = name in HINDSIGHT_CASES
+            options |= HINDSIGHT | {"hint": name} if is_hinted else {"tau": 0.05}
             trainer = make_trainer(
                 FixedDGPOTrainer,
                 checkpoint,
@@ -107,7 +109,7 @@ def train_ranks(folder: Path, checkpoint: str, world_size: int) -> None:
                 peft_config=lora() if adapter else None,
                 loss_type=loss_type,
                 gradient_accumulation_steps=accumulation,
-                per_device_train_batch_size=8 // world_size,
+                per_device_train_batch_size=(24 if is_hinted else 8) // world_size,
                 credit_policy=credit,
                 sort_by_length=name == "sorted",
                 overlap_reference=name == "sorted",

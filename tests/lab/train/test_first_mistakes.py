@@ -229,7 +229,7 @@ CASES = [
     ),
     (
         "train own.yaml --credit_rule hindsight --num_generations 16 --num_generations_eval 1",
-        "hint_control='other', the default, compares with the hint of another prompt, and a process samples 16 completions at a time, 16 of each. Raise per_device_train_batch_size to 32, or gradient_accumulation_steps to 2; or name a column of hints to compare with; or set hint_control='plain', for a model that was taught to read hints.",
+        "hint_control='other', the default, compares with the hint of another prompt, and a rollout has 16 completions, 16 of each. Raise per_device_train_batch_size to 32, or gradient_accumulation_steps to 2; or name a column of hints to compare with; or set hint_control='plain', for a model that was taught to read hints.",
     ),
     (
         "train own.yaml --credit_rule hindsight --hint_template '{hint}'",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl.trainer.utils import pad
 
@@ -19,7 +20,7 @@ from dgpo.credit_log.answers import texts_as_tensor
 from dgpo.engines.hints import OTHER, PLAIN, best_sibling, cut_hints, hint_text, hinted_prompt, other_hints, template_of
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.reference import score_frozen
-from dgpo.engines.trl.rollout import AGREEMENT, CONTROL, GROUP, HINT, REWARD
+from dgpo.engines.trl.rollout import AGREEMENT, CONTROL, GROUP, HINT, REWARD, trained_mask
 from dgpo.engines.trl.scores import reference_policy
 from dgpo.engines.trl.settings import hint_column
 
@@ -31,7 +32,7 @@ FIELDS = COLUMNS | {"hint_agreement": AGREEMENT}
 
 
 def hints_of(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor]) -> list[str | None]:
-    """Return the hint of each completion of a rollout, None where there is none.
+    """Return the hint of each completion of a rollout, None where there is none; whatever rank has what.
 
     Args:
         trainer: A `DGPOTrainer`.
@@ -43,10 +44,15 @@ def hints_of(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, 
     """
     args, tokenizer = trainer.args, trainer._tokenizer
     if args.hint == "peer":
-        masks = outputs["completion_mask"].bool()
-        rows = best_sibling(outputs[REWARD], outputs[GROUP], masks.sum(-1), args.hint_min_reward)
-        ids = [None if row is None else outputs["completion_ids"][row][masks[row]] for row in rows]
-        texts = [None if one is None else tokenizer.decode(one, skip_special_tokens=True) for one in ids]
+        masks, rewards = outputs["completion_mask"].bool(), outputs[REWARD]
+        shown = [
+            tokenizer.decode(ids[mask], skip_special_tokens=True) if reward >= args.hint_min_reward else ""
+            for ids, mask, reward in zip(outputs["completion_ids"], masks, rewards.tolist(), strict=True)
+        ]
+        shown = gather_object(shown)
+        rewards, group, lengths = (trainer.accelerator.gather(x) for x in (rewards, outputs[GROUP], masks.sum(-1)))
+        rows = best_sibling(rewards, group, lengths, args.hint_min_reward)[_own_rows(trainer, len(masks))]
+        texts: list[str | None] = [None if row is None else shown[row] for row in rows]
     else:
         column = hint_column(args.hint)
         texts = _texts(inputs, column)
@@ -69,8 +75,15 @@ def controls_of(
     """
     args = trainer.args
     if args.hint_control == OTHER:
-        return other_hints(hints, outputs[GROUP].tolist())
+        others = other_hints(gather_object(list(hints)), trainer.accelerator.gather(outputs[GROUP]).tolist())
+        return others[_own_rows(trainer, len(hints))]
     return cut_hints(trainer._tokenizer, _texts(inputs, args.hint_control), args.hint_max_length)
+
+
+def _own_rows(trainer: Any, count: int) -> slice:
+    """Where this rank's completions stand among those of all ranks, which have as many each."""
+    first = trainer.accelerator.process_index * count
+    return slice(first, first + count)
 
 
 def _texts(inputs: Sequence[dict[str, Any]], column: str) -> list[str | None]:
@@ -78,7 +91,9 @@ def _texts(inputs: Sequence[dict[str, Any]], column: str) -> list[str | None]:
 
 
 @torch.no_grad()
-def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def hindsight_stats(
+    trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], HintPairs]:
     """Return what the hinted reference thinks of a rollout.
 
     Args:
@@ -89,7 +104,7 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
     Returns:
         What `FIELDS` names: d and i, (B, T) float32, 0 off the mask and in completions without a hint, or without one
         to compare it with, and the agreement of the hints with the rewards, (B,); and for the credit log the hints,
-        `HINT`, and what they are compared with, `CONTROL`.
+        `HINT`, and what they are compared with, `CONTROL`. And the pairs that the agreement is counted in.
     """
     hints = hints_of(trainer, inputs, outputs)
     controls: list[str | None] = [None] * len(hints)
@@ -118,32 +133,17 @@ def hindsight_stats(trainer: Any, inputs: Sequence[dict[str, Any]], outputs: dic
             if hints[row] is not None:
                 found[COLUMNS["hindsight_hellinger_sq"]][row] = stats["hellinger_sq"][position]
                 found[COLUMNS["hindsight_log_ratio"]][row] = log_ratio[position]
-    found[AGREEMENT] = compared_hints(trainer, outputs | found).agreement
-    return found
+    pairs = _compared(trainer, outputs | found)
+    found[AGREEMENT] = pairs.agreement
+    return found, pairs
 
 
-def trained_mask(outputs: dict[str, Tensor]) -> Tensor:
-    """Return which tokens of a rollout the policy has sampled, (B, T) bool: a tool's answers are not among them."""
-    mask = outputs["completion_mask"].bool()
-    return mask & outputs["tool_mask"].bool() if "tool_mask" in outputs else mask
-
-
-def compared_hints(trainer: Any, outputs: dict[str, Tensor]) -> HintPairs:
-    """Return how the hints of this rank's completions agree with the rewards of all ranks.
-
-    Args:
-        trainer: A `DGPOTrainer`.
-        outputs: The rollout, with `COLUMNS`, group and reward. The completions of a prompt may be spread over ranks.
-
-    Returns:
-        (B,) each, of this rank's completions.
-    """
+def _compared(trainer: Any, outputs: dict[str, Tensor]) -> HintPairs:
+    """How the hints of this rank's completions agree with the rewards; a prompt's may be spread over ranks."""
     log_ratio, distance = (outputs[COLUMNS[name]] for name in ("hindsight_log_ratio", "hindsight_hellinger_sq"))
-    accelerator = trainer.accelerator
     totals = hint_totals(log_ratio, distance, trained_mask(outputs))
-    compared = hint_pairs(*(accelerator.gather(x) for x in (totals, outputs[REWARD], outputs[GROUP])))
-    first = accelerator.process_index * len(totals)
-    return HintPairs(*(x[first : first + len(totals)] for x in compared))
+    compared = hint_pairs(*(trainer.accelerator.gather(x) for x in (totals, outputs[REWARD], outputs[GROUP])))
+    return HintPairs(*(x[_own_rows(trainer, len(totals))] for x in compared))
 
 
 def _prompt(trainer: Any, prompt: Any, hint: str | None) -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dgpo.engines.trl import heads
 from dgpo.engines.trl.likeliest import LikeliestObserver
+from dgpo.engines.trl.rollout import trained_mask
 from dgpo.engines.trl.step_log import SAMPLING_LOG_RATIO, PickedRows
 
 _PLACES = 1 / 8
@@ -65,8 +66,7 @@ class Listener:
             ratio[scored] = logps[flat].float() - sampling_logps[index][scored]
         observer = LikeliestObserver(scored, range(len(self._rows)), self._kappa, share=_PLACES)
         observer(heads.HeadView(call, self._reference, stats))
-        trained = mask & inputs["tool_mask"].bool() if "tool_mask" in inputs else mask
-        picked = PickedRows.of(self._rows, inputs, trained, {}, [])
+        picked = PickedRows.of(self._rows, inputs, trained_mask(inputs), {}, [])
         picked.per_token, picked.likeliest = {**per_token, SAMPLING_LOG_RATIO: ratio}, observer.found
         self.picked = picked
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from dgpo.core import CreditTotals, TokenStats
-from dgpo.core.hindsight import hint_metrics
+from dgpo.core.hindsight import HintPairs, hint_metrics
 from dgpo.engines.hint_monitor import HintMonitor
 from dgpo.engines.inert import InertMonitor
 from dgpo.engines.trl import checks
-from dgpo.engines.trl.hindsight import COLUMNS, compared_hints, trained_mask
+from dgpo.engines.trl.hindsight import COLUMNS
+from dgpo.engines.trl.rollout import trained_mask
 from dgpo.engines.trl.sampler import SamplerMonitor
 from dgpo.errors import TrainingError
 from dgpo.rules import CreditRule
@@ -143,10 +144,10 @@ class CreditMetrics:
                         logger.warning(notice)
         super().log(logs, start_time)
 
-    def _log_hints(self, outputs: dict[str, Tensor]) -> None:
+    def _log_hints(self, outputs: dict[str, Tensor], compared: HintPairs) -> None:
         """Log what the hints of a rollout said, means over all ranks, and warn where that is nothing."""
         log_ratio, distance = (outputs[COLUMNS[name]] for name in ("hindsight_log_ratio", "hindsight_hellinger_sq"))
-        sums = hint_metrics(log_ratio, distance, trained_mask(outputs), compared_hints(self, outputs))
+        sums = hint_metrics(log_ratio, distance, trained_mask(outputs), compared)
         for name, value in sums.items():
             total, count = self._sum_over_ranks(value).tolist()
             if count:

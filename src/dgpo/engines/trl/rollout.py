@@ -73,6 +73,12 @@ def add_rollout_columns(trainer: Any, outputs: dict[str, Any]) -> None:
     outputs[REWARD] = weighted.to(device)
 
 
+def trained_mask(outputs: Mapping[str, Any]) -> torch.Tensor:
+    """Return which tokens of a rollout the policy has sampled, (B, T) bool: a tool's answers are not among them."""
+    mask: torch.Tensor = outputs["completion_mask"].bool()
+    return mask & outputs["tool_mask"].bool() if "tool_mask" in outputs else mask
+
+
 def holds_whole_groups(args: Any, what: Literal["micro-batch", "rollout"]) -> bool:
     """Return whether every part of a rollout that is given credit at once holds whole groups.
 

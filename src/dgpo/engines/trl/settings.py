@@ -85,12 +85,13 @@ def check_hint_data(args: Any, columns: Sequence[str] | None) -> None:
                 f"{name}={value!r} reads the column {column!r}, and the data set has {', '.join(columns)}. Name one of"
                 f" its columns, or use {remedy}."
             )
-    size, needed = args.per_device_train_batch_size, 2 * args.num_generations
-    rows = size * args.steps_per_generation
+    size, rows, needed = args.per_device_train_batch_size, args.generation_batch_size, 2 * args.num_generations
     if args.hint_control == OTHER and rows <= args.num_generations:
+        processes = rows // (size * args.steps_per_generation)
         raise ConfigError(
-            f"hint_control='other', the default, compares with the hint of another prompt, and a process samples {rows}"
-            f" completions at a time, {args.num_generations} of each. Raise per_device_train_batch_size to {needed}, or"
-            f" gradient_accumulation_steps to {-(-needed // size)}; or name a column of hints to compare with; or set"
-            " hint_control='plain', for a model that was taught to read hints."
+            f"hint_control='other', the default, compares with the hint of another prompt, and a rollout has {rows}"
+            f" completions, {args.num_generations} of each. Raise per_device_train_batch_size to"
+            f" {-(-needed // processes)}, or gradient_accumulation_steps to {-(-needed // (size * processes))}; or name"
+            " a column of hints to compare with; or set hint_control='plain', for a model that was taught to read"
+            " hints."
         )

@@ -225,7 +225,7 @@ class StepLog(TrainerCallback):
             answer=texts["answer"],
             hint=texts["hint"],
             control=texts["control"],
-            hint_agreement=inputs[AGREEMENT][row].item() if texts["hint"] else None,
+            hint_agreement=inputs[AGREEMENT][row].item() if texts["hint"] and AGREEMENT in inputs else None,
             group=int(inputs[GROUP][row]) if GROUP in inputs else None,
             ended=reason_it_ended(ids.tolist(), self._eos_ids()),
             alternatives=alternatives,

@@ -155,8 +155,9 @@ class DGPOTrainer(
         outputs.pop(REF_LOGPS, None)  # placeholders, see _get_per_token_logps_and_entropies
         add_rollout_columns(self, outputs)
         if self._rule.traits.needs_hint:
-            outputs |= hindsight.hindsight_stats(self, inputs, outputs)
-            self._log_hints(outputs)
+            columns, compared = hindsight.hindsight_stats(self, inputs, outputs)
+            outputs |= columns
+            self._log_hints(outputs, compared)
         if self._credit_logging is not None:
             self._credit_logging.add_columns(inputs, outputs)
         if self.args.credit_policy == "old":
