@@ -72,5 +72,17 @@ def _cell_of(row: Mapping[str, Any]) -> Cell:
 
 def _record(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The record of this command, with the time of both and every machine and version that occurs."""
-    seconds = round(before["cpu_seconds"] + now["cpu_seconds"], 1)
-    return {**now, "cpu_seconds": seconds, "made": joined([made_of(before), made_of(now)])}
+    names = ("cpu_seconds", "wall_seconds") if is_timed(before) else ("cpu_seconds",)
+    times = {name: round(before[name] + now[name], 1) for name in names}
+    timed = {"cells_timed": cells_timed(before) + now["cells_computed_by_this_command"]} if is_timed(before) else {}
+    return {**now, **times, **timed, "made": joined([made_of(before), made_of(now)])}
+
+
+def cells_timed(record: Mapping[str, Any]) -> int:
+    """Return how many cells were computed in the `wall_seconds` of a record."""
+    return int(record.get("cells_timed", record["cells_computed_by_this_command"]))
+
+
+def is_timed(record: Mapping[str, Any]) -> bool:
+    """Return whether the `wall_seconds` of a record are those of all its cells."""
+    return cells_timed(record) >= record["cells"]

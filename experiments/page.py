@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from experiments import single_runs
+from experiments.added import is_timed
 from experiments.report import ROOT, Verdict, folded, markdown_table
 
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
@@ -94,7 +95,7 @@ def _again(results: Mapping[str, Mapping[str, Any] | None]) -> str:
         return ""
     cells, seconds = (sum(record[key] for record in records) for key in ("cells", "cpu_seconds"))
     text = f"All but what needs a model to download is made again by `make experiments`: {cells:,} cells"
-    if all(record["cells_computed_by_this_command"] == record["cells"] for record in records):
+    if all(map(is_timed, records)):
         elapsed = sum(record["wall_seconds"] for record in records)
         return f"{text}, which took {elapsed / 60:.0f} minutes here (machine and date below each chapter)."
     return f"{text}, {seconds / 60:.0f} minutes of a processor."

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import command
-from experiments.added import held, merged
+from experiments.added import held, is_timed, merged
 from experiments.command import Experiment
 from experiments.harness import Cell
 
@@ -97,6 +97,10 @@ def test_what_is_missing_is_added_and_the_rest_is_not_computed_again(form, tmp_p
     expected = {cell: (10 + place) * (1 if cell.rule == "b" else -1) for place, cell in enumerate(PLAN)}
     assert numbers_of(added) == expected
     record = added["record"]
+    assert not is_timed(whole["record"] | {"cells_computed_by_this_command": 7})
+    assert record["cells_timed"] == 12  # of 8: a cell that is computed again took its time twice
+    assert is_timed(record)
+    assert record["wall_seconds"] >= whole["record"]["wall_seconds"]
     assert record["cells_computed_by_this_command"] == 4
     assert (record["cells"], record["cells_missing"]) == (8, 0)
     assert record["cpu_seconds"] >= 1000.0
@@ -123,7 +127,8 @@ def test_a_rule_that_lacks_a_seed_is_computed_whole_where_seeds_are_averaged():
 
 
 def test_what_is_still_missing_is_counted():
-    record = {"date": "d", "machine": "m", "python": "3", "versions": {}, "cpu_seconds": 1.0}
+    record = {"date": "d", "machine": "m", "python": "3", "versions": {}, "cpu_seconds": 1.0, "wall_seconds": 1.0}
+    record |= {"cells": 1, "cells_computed_by_this_command": 1}
     one, other = ({"record": record, "cells": [{"cell": name(cell)}]} for cell in PLAN[:2])
     assert merged(one, other, PLAN)["record"]["cells_missing"] == len(PLAN) - 2
 
