@@ -210,7 +210,8 @@ def advice(results: Mapping[str, Any]) -> str:
         f"`hint=gold` is worth a trial: on `forks` it pays in {len(better)} of {len(areas)} variants. It reads the "
         "answers, which GRPO does not, and so also teaches where all completions are wrong. Keep the reference frozen, "
         "and look at `dgpo/hint/auroc` in the log first: near .5 your model does not follow hints, or they are wrong, "
-        f"and wrong hints do harm (with a quarter of them wrong it {'still pays' if wrong_pays else 'no longer pays'})."
+        "and wrong hints do harm (where every hint is used it "
+        f"{'still pays' if wrong_pays else 'no longer pays'} with a quarter of them wrong)."
         + _said_of_checks(results)
         + (kept if controlled and all(map(above, controlled)) else "")
         + f" `hint=peer` pays in {', '.join(useful) or 'no variant'}. There the model was taught to follow hints and "
@@ -220,15 +221,14 @@ def advice(results: Mapping[str, Any]) -> str:
 
 def _said_of_checks(results: Mapping[str, Any]) -> str:
     """What leaving out hints that the rewards contradict is good for; nothing where it was not run."""
-    checked = f"{WRONG}, checked"
-    helps = between(results, checked, WRONG)
-    if not helps:
+    areas = gains(results, [f"{WRONG}, checked"], "area")
+    if not areas:
         return ""
-    does = "gains" if all(map(above, helps.values())) else "changes the area by"
+    pays = "pays" if all(map(above, areas.values())) else "does not surely pay"
     return (
-        f" A hint that its prompt's own rewards contradict is left out by default, which then {does} "
-        f"{_spread(helps)} and ends {_spread(gains(results, [checked], 'area'))} from GRPO; "
-        "`dgpo/hint/contradicted` says how many there are: look at their answers."
+        " A hint that its prompt's own rewards contradict is left out by default. With a quarter of them wrong, and "
+        f"rewards that do not come from the same wrong answers, it then {pays}: {_spread(areas)}. "
+        "`dgpo/hint/contradicted` says how often that is so."
     )
 
 
