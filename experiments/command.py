@@ -5,7 +5,7 @@ import functools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,8 @@ def parse_options(experiment: Experiment, arguments: Sequence[str] | None = None
     add = parser.add_argument
     add("--reduced", action="store_true", help="a small part of it, to see that everything runs")
     add("--seeds", type=parse_seeds, default=None, help=f"such as 5, 0-9 or 0,3,4; {seeds} by default")
-    add("--variants", type=_names, default=(), help="only these, by commas")
-    add("--rules", type=_names, default=(), help="only these, by commas")
+    add("--variants", default="", help="only these, by commas")
+    add("--rules", default="", help="only these, by commas")
     add(
         "--add",
         action="store_true",
@@ -183,15 +183,22 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _chosen(cells: Sequence[Cell], attribute: str, names: Sequence[str]) -> set[Cell]:
-    """The cells of these variants or rules; all without any name."""
+def _chosen(cells: Sequence[Cell], attribute: str, text: str) -> set[Cell]:
+    """The cells of the variants or rules that a text names; all without any name."""
     planned = {getattr(cell, attribute) for cell in cells}
+    names = _names(text, planned)
     for name in names:
         if name not in planned:
             near = did_you_mean(name, planned)
-            sys.exit(f"No {attribute} {name!r} is planned.{near} There are {', '.join(sorted(planned))}.")
+            sys.exit(f"No {attribute} {name!r} is planned.{near} There are {'; '.join(sorted(planned))}.")
     return {cell for cell in cells if not names or getattr(cell, attribute) in names}
+
+
+def _names(text: str, planned: Collection[str]) -> list[str]:
+    """The names between the commas of a text. A name may have commas of its own: the longest that fits counts."""
+    names = []
+    while text := text.strip(", "):
+        fitting = [name for name in planned if f"{text},".startswith(f"{name},")]
+        names.append(max(fitting, key=len) if fitting else text.partition(",")[0].strip())
+        text = text[len(names[-1]) :]
+    return names

@@ -107,6 +107,18 @@ def test_fresh_makes_the_models_again_and_only_those_of_this_cache(recorded, tmp
     assert not model.exists()
 
 
+def test_every_name_that_is_planned_can_be_chosen_whatever_commas_it_has(recorded):
+    _, _, experiment = recorded
+    cells = list(experiment.plan(experiment.seeds, False))
+    for attribute in ("variant", "rule"):
+        names = sorted({getattr(cell, attribute) for cell in cells})
+        for name in names:
+            found = command._chosen(cells, attribute, name)
+            assert {getattr(cell, attribute) for cell in found} == {name}
+        for comma in (",", ", "):
+            assert command._chosen(cells, attribute, comma.join(names)) == set(cells)
+
+
 def test_a_name_that_is_not_planned_is_refused_with_the_nearest(recorded):
     call, asked, experiment = recorded
     first = next(iter(experiment.plan(experiment.seeds, False)))
