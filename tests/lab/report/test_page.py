@@ -2,11 +2,15 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import torch
 
+from dgpo.core.hindsight import hint_metrics, hint_pairs
 from dgpo.credit_log import CreditLog, LoggedStep
 from dgpo.errors import DataError
+from dgpo.lab.report import page
 from dgpo.lab.report.credit_summary import summarize_credit
 from dgpo.lab.report.differences import config_differences, run_labels, seed_bands
 from dgpo.lab.report.page import render_page
@@ -48,6 +52,14 @@ def test_a_log_that_is_too_large_is_cut_with_a_note(completion, monkeypatch):
     assert any("256 tokens are shown, the first and the last" in note for note in run["notes"])
     assert any("likeliest tokens are shown nowhere" in note for note in run["notes"])
     assert run["summary"]["tokens"] == 20 * 320  # of the whole log
+
+
+def test_the_page_says_what_every_metric_of_hints_is():
+    known = (Path(page.__file__).parent / "page_files" / "curves.js").read_text()
+    one = torch.ones(1, 1)
+    pairs = hint_pairs(one[0], one[0], torch.zeros(1, dtype=torch.long))
+    for name in hint_metrics(one, one, one.bool(), pairs):
+        assert f'"{name}": ["' in known
 
 
 def test_curves_share_a_budget_and_leave_the_rest_to_the_credit(completion, monkeypatch):
