@@ -72,10 +72,12 @@ def _cell_of(row: Mapping[str, Any]) -> Cell:
 
 def _record(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The record of this command, with the time of both and every machine and version that occurs."""
-    names = ("cpu_seconds", "wall_seconds") if is_timed(before) else ("cpu_seconds",)
-    times = {name: round(before[name] + now[name], 1) for name in names}
-    timed = {"cells_timed": cells_timed(before) + now["cells_computed_by_this_command"]} if is_timed(before) else {}
-    return {**now, **times, **timed, "made": joined([made_of(before), made_of(now)])}
+    seconds = round(before["cpu_seconds"] + now["cpu_seconds"], 1)
+    record = {**now, "cpu_seconds": seconds, "made": joined([made_of(before), made_of(now)])}
+    if is_timed(before):
+        record["wall_seconds"] = round(before["wall_seconds"] + now["wall_seconds"], 1)
+        record["cells_timed"] = cells_timed(before) + now["cells_computed_by_this_command"]
+    return record
 
 
 def cells_timed(record: Mapping[str, Any]) -> int:
